@@ -1,0 +1,2 @@
+//! A PV guest kernel as a library.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! Shared rings and split-driver protocols.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,1 @@
+//! Integration tests: hosts in QEMU, driven by xl.

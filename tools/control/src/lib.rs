@@ -1,0 +1,1 @@
+//! The protocol between xl and dom0.

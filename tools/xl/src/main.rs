@@ -1,0 +1,2 @@
+//! The toolstack's command line.
+fn main() {}
