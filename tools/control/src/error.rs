@@ -1,0 +1,103 @@
+//! What dom0 answers when it does not do what was asked. Each variant's text is one line, fit to be
+//! shown to the user.
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::DomainRef;
+use crate::image::ImageHash;
+
+/// Why a request failed. Nothing of what was asked remains half done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Error {
+    /// No domain has that id or name.
+    #[error("no such domain: {0}")]
+    NoSuchDomain(DomainRef),
+    /// Another domain has the name.
+    #[error("the name {name:?} is in use by domain {domid}")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Who has it.
+        domid: u16,
+    },
+    /// Another domain has the UUID.
+    #[error("the uuid is in use by domain {domid}")]
+    UuidInUse {
+        /// Who has it.
+        domid: u16,
+    },
+    /// The host has not so much memory free.
+    #[error("not enough memory: {needed_kib} KiB needed, {free_kib} KiB free")]
+    NotEnoughMemory {
+        /// What the domain takes in all, in KiB.
+        needed_kib: u64,
+        /// What is free, in KiB.
+        free_kib: u64,
+    },
+    /// The kernel is no PV kernel that can be booted. The text says which header or note is missing
+    /// or wrong.
+    #[error("the kernel cannot be booted: {0}")]
+    BadKernel(String),
+    /// The ramdisk does not fit or cannot be read.
+    #[error("the ramdisk cannot be used: {0}")]
+    BadRamdisk(String),
+    /// The image cache has no image of that hash; it can have been dropped for room since it was
+    /// asked for.
+    #[error("image {0} is not in the cache")]
+    NoSuchImage(ImageHash),
+    /// What was uploaded has another hash or size than was said.
+    #[error("image {0} was damaged on its way")]
+    DamagedImage(ImageHash),
+    /// The image is larger than the cache has room for.
+    #[error("an image of {size} bytes does not fit the cache, which has room for {room}")]
+    ImageTooLarge {
+        /// The image's size in bytes.
+        size: u64,
+        /// The room in bytes.
+        room: u64,
+    },
+    /// A value of the configuration is out of its range.
+    #[error("{field}: {why}")]
+    BadConfig {
+        /// The key as in xl.cfg.
+        field: String,
+        /// What is wrong with its value.
+        why: String,
+    },
+    /// The domain is not in a state in which this can be done.
+    #[error("domain {domid} {why}")]
+    BadState {
+        /// Which domain.
+        domid: u16,
+        /// What is in the way: "is dying", "is not paused".
+        why: String,
+    },
+    /// The guest does not take requests to shut down or reboot.
+    #[error("domain {domid} takes no shutdown requests; destroy ends it")]
+    NoShutdownControl {
+        /// Which domain.
+        domid: u16,
+    },
+    /// It must not be done to that domain, dom0 for example.
+    #[error("not permitted: {0}")]
+    NotPermitted(String),
+    /// This version of dom0 cannot do it.
+    #[error("not supported: {0}")]
+    NotSupported(String),
+    /// Something of which there is a limited number has run out.
+    #[error("no more room for {0}")]
+    NoRoom(String),
+    /// The request made no sense where it came.
+    #[error("bad request: {0}")]
+    BadRequest(String),
+    /// The hypervisor refused a hypercall that should have worked.
+    #[error("the hypervisor refused {call}: error {errno}")]
+    Hypervisor {
+        /// Which operation.
+        call: String,
+        /// Xen's error number, positive.
+        errno: i32,
+    },
+}

@@ -1,0 +1,220 @@
+//! What is said on a channel.
+//!
+//! xl sends a [`Request`]; dom0 answers it with one [`Reply`] or a row of them, then takes the next
+//! request of that channel. The exceptions: [`Request::ImageChunk`] and [`Request::ConsoleInput`]
+//! are not answered one by one, and a console, once attached, keeps its channel until it ends.
+//! Whatever fails is answered by [`Reply::Error`].
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::domain::{DomainConfig, DomainInfo, DomainRef, ShutdownReason};
+use crate::error::Error;
+use crate::frame::MAX_PAYLOAD;
+use crate::host::HostInfo;
+use crate::image::ImageHash;
+
+/// The most bytes in one [`Request::ImageChunk`], [`Request::ConsoleInput`],
+/// [`Reply::ConsoleOutput`] or [`Reply::Text`]; with the rest of the message they fit a frame.
+pub const MAX_CHUNK: usize = MAX_PAYLOAD - 64;
+/// The most domains in one [`Reply::Domains`]; with names of full length they fit a frame.
+pub const MAX_DOMAINS: usize = 64;
+
+/// What xl asks of dom0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Are you there? Answer: [`Reply::Hello`].
+    Hello,
+
+    /// Is this image cached? Answer: [`Reply::ImageCached`].
+    HasImage(ImageHash),
+    /// Here comes an image of `size` bytes. Answer: [`Reply::Done`] when its chunks may come. When
+    /// the last byte has come and the hash is right, [`Reply::Done`] again. An error at any time
+    /// ends the upload; chunks still on their way are dropped. An image that is cached already may
+    /// be uploaded again.
+    UploadImage {
+        /// The hash of all its bytes.
+        hash: ImageHash,
+        /// How many.
+        size: u64,
+    },
+    /// The next bytes of the image, at most [`MAX_CHUNK`].
+    ImageChunk(#[serde(with = "serde_bytes")] Vec<u8>),
+
+    /// Build a domain. Answer: [`Reply::Domid`].
+    CreateDomain {
+        /// What to build.
+        config: Box<DomainConfig>,
+        /// Leave it paused.
+        paused: bool,
+    },
+    /// All domains, or one. Answer: [`Reply::Domains`], repeated while `more` is set; ordered by
+    /// domid.
+    ListDomains(Option<DomainRef>),
+    /// What a domain was created from. Answer: [`Reply::Config`].
+    DomainConfig(DomainRef),
+    /// Which id has it? Answer: [`Reply::Domid`]. Fails if there is no such domain, also for a
+    /// number.
+    Domid(DomainRef),
+    /// Which name has it? Answer: [`Reply::Name`].
+    DomainName(DomainRef),
+    /// Give it another name. Answer: [`Reply::Done`].
+    Rename {
+        /// Which domain.
+        domain: DomainRef,
+        /// The new name.
+        name: String,
+    },
+    /// Pause it. Pauses nest not: pausing a paused domain changes nothing. Answer: [`Reply::Done`].
+    Pause(DomainRef),
+    /// Let it run. Answer: [`Reply::Done`].
+    Unpause(DomainRef),
+    /// Ask it to shut down. Answer: [`Reply::Done`] when it was told, not when it is down.
+    Shutdown(DomainRef),
+    /// Ask it to reboot. Answer as [`Request::Shutdown`].
+    Reboot(DomainRef),
+    /// End it at once. Answer: [`Reply::Done`] when it is gone.
+    Destroy(DomainRef),
+    /// Tell me when it has shut down or is gone. Answer: [`Reply::ShutDown`], at once if it is down
+    /// already.
+    WaitShutdown(DomainRef),
+
+    /// Show me its console. Answer: [`Reply::Domid`], then [`Reply::ConsoleOutput`] as it comes, at
+    /// last [`Reply::ConsoleEnd`]. The channel's close detaches.
+    AttachConsole {
+        /// Which domain.
+        domain: DomainRef,
+        /// First what it printed before, as far as it is kept.
+        scrollback: bool,
+    },
+    /// Typed bytes for the attached console, at most [`MAX_CHUNK`].
+    ConsoleInput(#[serde(with = "serde_bytes")] Vec<u8>),
+
+    /// All about the host. Answer: [`Reply::HostInfo`].
+    HostInfo,
+    /// The hypervisor's log. Answer: [`Reply::Text`], repeated while `more` is set.
+    Dmesg {
+        /// Empty the log after reading.
+        clear: bool,
+    },
+    /// Stop the host. Answer: [`Reply::Done`], then the host goes down with all its domains.
+    StopHost(HostAction),
+}
+
+/// How the host stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostAction {
+    /// Switch it off.
+    PowerOff,
+    /// Start it again.
+    Reboot,
+}
+
+/// What dom0 answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// It is not done, and why.
+    Error(Error),
+    /// I am here.
+    Hello {
+        /// Name and version of the server, for showing.
+        server: String,
+    },
+    /// Whether the image is cached.
+    ImageCached(bool),
+    /// The domain's id.
+    Domid(u16),
+    /// The domain's name.
+    Name(String),
+    /// Domains, at most [`MAX_DOMAINS`].
+    Domains {
+        /// Ordered by domid.
+        domains: Vec<DomainInfo>,
+        /// Another such reply follows.
+        more: bool,
+    },
+    /// What a domain was created from.
+    Config {
+        /// Its id.
+        domid: u16,
+        /// None for dom0, which the hypervisor built.
+        config: Option<Box<DomainConfig>>,
+    },
+    /// The domain has shut down for that reason, or it was destroyed without having shut down.
+    ShutDown(Option<ShutdownReason>),
+    /// Bytes that the domain printed, at most [`MAX_CHUNK`].
+    ConsoleOutput(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The console has ended.
+    ConsoleEnd(ConsoleEnd),
+    /// All about the host.
+    HostInfo(Box<HostInfo>),
+    /// A piece of a log.
+    Text {
+        /// At most [`MAX_CHUNK`] bytes; not cut at characters.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+        /// Another such reply follows.
+        more: bool,
+    },
+}
+
+/// Why a console ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleEnd {
+    /// The domain is gone.
+    Destroyed,
+    /// The domain was restarted and has this id now.
+    Restarted(u16),
+}
+
+impl Request {
+    /// The message as the payload of a data frame.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads the payload of a data frame.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`].
+    pub fn decode(payload: &[u8]) -> Result<Request, Error> {
+        decode(payload)
+    }
+}
+
+impl Reply {
+    /// The message as the payload of a data frame.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads the payload of a data frame.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`].
+    pub fn decode(payload: &[u8]) -> Result<Reply, Error> {
+        decode(payload)
+    }
+}
+
+/// Encoding to a vector fails for no type of this module; were it to, the peer would answer the
+/// empty payload with [`Error::BadRequest`].
+fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    postcard::to_allocvec(message).unwrap_or_default()
+}
+
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
+    match postcard::take_from_bytes(payload) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => Err(Error::BadRequest(alloc::format!(
+            "{} bytes behind the message",
+            rest.len()
+        ))),
+        Err(error) => Err(Error::BadRequest(error.to_string())),
+    }
+}

@@ -1,0 +1,462 @@
+//! Channels with credit over frames.
+//!
+//! One side, xl, opens channels; the other, dom0, accepts them. Data frames carry one message each.
+//! Each side may send on a channel what the other allowed: [`WINDOW`] bytes at first, and then what
+//! the other consumed and gave back. A frame costs its whole size, header included, so that empty
+//! messages are not free. A side that sends more than it may has its channel closed.
+//!
+//! So a reader that stops reading stops its own channel, costs [`WINDOW`] bytes at most, and nobody
+//! waits for it.
+//!
+//! The two sides agree on a beginning by [`frame::Kind::Sync`]: whoever joins an old stream sends
+//! it, both forget all channels, and the sender takes no notice of anything older than the answer.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use crate::PROTOCOL_VERSION;
+use crate::frame::{self, Decoder, Frame, HEADER, Kind, MAX_PAYLOAD};
+
+/// How many bytes of frames may be on their way, or waiting to be consumed, on one channel in one
+/// direction.
+pub const WINDOW: usize = 128 * 1024;
+/// How many channels there can be at once.
+pub const MAX_CHANNELS: usize = 64;
+/// With so many bytes of output waiting, [`Session::send`] takes no more.
+pub const OUTPUT_LIMIT: usize = 256 * 1024;
+/// With so many bytes of output waiting, the owner should take no more input: the peer makes us
+/// answer and does not read.
+const INPUT_LIMIT: usize = 2 * OUTPUT_LIMIT;
+
+/// Why a channel was closed. The encoding is the same in all versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer has no more to say.
+    Done,
+    /// The peer speaks this version, another than ours.
+    Version(u16),
+    /// The peer has too many channels already.
+    TooManyChannels,
+    /// The peer does not know the channel.
+    NoSuchChannel,
+    /// The peer sent what the rules forbid, or says that we did.
+    Broken,
+    /// The peer, or the connection to it, was lost or began anew.
+    Lost,
+}
+
+impl CloseReason {
+    fn encode(self) -> [u8; 3] {
+        let (code, [low, high]) = match self {
+            CloseReason::Done => (0, [0; 2]),
+            CloseReason::Version(version) => (1, version.to_le_bytes()),
+            CloseReason::TooManyChannels => (2, [0; 2]),
+            CloseReason::NoSuchChannel => (3, [0; 2]),
+            CloseReason::Broken => (4, [0; 2]),
+            CloseReason::Lost => (5, [0; 2]),
+        };
+        [code, low, high]
+    }
+
+    fn decode(payload: &[u8]) -> CloseReason {
+        match *payload {
+            [0, ..] => CloseReason::Done,
+            [1, low, high] => CloseReason::Version(u16::from_le_bytes([low, high])),
+            [2, ..] => CloseReason::TooManyChannels,
+            [3, ..] => CloseReason::NoSuchChannel,
+            [5, ..] => CloseReason::Lost,
+            _ => CloseReason::Broken,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Both sides begin anew; each channel that was open had its [`Event::Closed`] before.
+    Synced,
+    /// The peer opened a channel.
+    Opened {
+        /// Which.
+        channel: u32,
+    },
+    /// A message came. When it is dealt with, [`Session::consumed`] lets the peer send as much
+    /// again.
+    Message {
+        /// On which channel.
+        channel: u32,
+        /// The message.
+        payload: Vec<u8>,
+    },
+    /// There is room for the message that [`Session::send`] last refused on this channel.
+    Writable {
+        /// Which.
+        channel: u32,
+    },
+    /// The channel is no more. Not reported for a channel that our side closed.
+    Closed {
+        /// Which.
+        channel: u32,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Not now: keep the message and send it after [`Event::Writable`].
+    #[error("the peer is not ready for more")]
+    Blocked,
+    /// There is no such channel, any longer at least.
+    #[error("the channel is closed")]
+    Closed,
+    /// It will never fit a frame.
+    #[error("the message is too long")]
+    TooLong,
+}
+
+/// Why no channel was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Only xl's side opens channels.
+    #[error("only clients open channels")]
+    NotClient,
+    /// The peer has not answered yet.
+    #[error("the peer has not answered yet")]
+    NotSynced,
+    /// There are [`MAX_CHANNELS`] already.
+    #[error("too many channels")]
+    TooMany,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    Client,
+    Server,
+}
+
+#[derive(Debug)]
+struct Channel {
+    /// What we may send.
+    send_credit: usize,
+    /// What the peer may send.
+    receive_credit: usize,
+    /// What was consumed and not given back yet.
+    owed: usize,
+    /// The size of the frame that had no room.
+    blocked: Option<usize>,
+}
+
+/// One side of the protocol, without I/O: bytes in, events out; messages in, bytes out.
+#[derive(Debug)]
+pub struct Session {
+    role: Role,
+    decoder: Decoder,
+    channels: BTreeMap<u32, Channel>,
+    events: VecDeque<Event>,
+    output: Vec<u8>,
+    last_channel: u32,
+    /// The nonce of our own sync that has no answer yet.
+    awaited: Option<u64>,
+    synced: bool,
+}
+
+impl Session {
+    fn new(role: Role) -> Session {
+        Session {
+            role,
+            decoder: Decoder::new(),
+            channels: BTreeMap::new(),
+            events: VecDeque::new(),
+            output: Vec::new(),
+            last_channel: 0,
+            awaited: None,
+            synced: false,
+        }
+    }
+
+    /// xl's side. Needs [`Session::sync`] before anything else.
+    pub fn client() -> Session {
+        Session::new(Role::Client)
+    }
+
+    /// dom0's side. [`Session::sync`] at the start tells clients that are connected already that
+    /// all is new.
+    pub fn server() -> Session {
+        Session::new(Role::Server)
+    }
+
+    /// Begins anew: all channels are forgotten, with an [`Event::Closed`] each. May be repeated
+    /// while no answer comes. The nonce should differ from earlier ones on the same stream: a clock
+    /// or a random number will do.
+    pub fn sync(&mut self, nonce: u64) {
+        self.forget_channels();
+        self.awaited = Some(nonce);
+        if self.role == Role::Client {
+            self.synced = false;
+        }
+        self.emit(Kind::Sync, 0, &nonce.to_le_bytes());
+    }
+
+    /// Whether the peer is there and channels can be opened.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Whether the owner should read more from the stream. It is false while the peer makes us
+    /// answer and does not read the answers.
+    pub fn wants_input(&self) -> bool {
+        self.output.len() < INPUT_LIMIT
+    }
+
+    /// Takes bytes of the stream in. Take the events out before the next call.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.decoder.push(bytes);
+        while let Some(frame) = self.decoder.next_frame() {
+            self.on_frame(frame);
+        }
+    }
+
+    /// The next thing that happened.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The bytes to be written to the stream. Take them only when those taken before are written,
+    /// so that what waits is known here.
+    #[must_use]
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let output = core::mem::take(&mut self.output);
+        let mut room = OUTPUT_LIMIT;
+        for (&channel, state) in &mut self.channels {
+            wake(channel, state, &mut room, &mut self.events);
+        }
+        output
+    }
+
+    /// Whether there are bytes to be written.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Opens a channel. The peer's refusal comes as [`Event::Closed`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(&mut self) -> Result<u32, OpenError> {
+        if self.role != Role::Client {
+            return Err(OpenError::NotClient);
+        }
+        if !self.synced {
+            return Err(OpenError::NotSynced);
+        }
+        if self.channels.len() >= MAX_CHANNELS {
+            return Err(OpenError::TooMany);
+        }
+        // Ends, for there are more numbers than channels.
+        loop {
+            self.last_channel = self.last_channel.checked_add(1).unwrap_or(1);
+            if !self.channels.contains_key(&self.last_channel) {
+                break;
+            }
+        }
+        let channel = self.last_channel;
+        self.channels.insert(channel, Channel::new());
+        self.emit(Kind::Open, channel, &PROTOCOL_VERSION.to_le_bytes());
+        Ok(channel)
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`SendError`]; the message is not sent, not even in part.
+    pub fn send(&mut self, channel: u32, message: &[u8]) -> Result<(), SendError> {
+        if message.len() > MAX_PAYLOAD {
+            return Err(SendError::TooLong);
+        }
+        let state = self.channels.get_mut(&channel).ok_or(SendError::Closed)?;
+        let cost = HEADER + message.len();
+        if state.send_credit < cost || self.output.len() + cost > OUTPUT_LIMIT {
+            state.blocked = Some(cost);
+            return Err(SendError::Blocked);
+        }
+        state.blocked = None;
+        state.send_credit -= cost;
+        self.emit(Kind::Data, channel, message);
+        Ok(())
+    }
+
+    /// A message of that length, got by [`Event::Message`], is dealt with: the peer may send as
+    /// much again. Does nothing on a channel that is closed.
+    pub fn consumed(&mut self, channel: u32, length: usize) {
+        let Some(state) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        // Never more than the peer has used, whatever the caller counts.
+        let used = WINDOW - state.receive_credit - state.owed;
+        state.owed += (HEADER + length).min(used);
+        if state.owed >= WINDOW / 4 {
+            let credit = core::mem::take(&mut state.owed);
+            state.receive_credit += credit;
+            // The window fits four bytes.
+            self.emit(Kind::Credit, channel, &(credit as u32).to_le_bytes());
+        }
+    }
+
+    /// Closes a channel. What was sent on it before still arrives. Does nothing on a channel that
+    /// is closed.
+    pub fn close(&mut self, channel: u32, reason: CloseReason) {
+        if self.channels.remove(&channel).is_some() {
+            self.emit(Kind::Close, channel, &reason.encode());
+        }
+    }
+
+    /// The channels that are open.
+    pub fn channels(&self) -> impl Iterator<Item = u32> + '_ {
+        self.channels.keys().copied()
+    }
+
+    fn on_frame(&mut self, frame: Frame) {
+        let Frame {
+            kind,
+            channel,
+            payload,
+        } = frame;
+        match kind {
+            Kind::Sync => {
+                let Ok(nonce) = <[u8; 8]>::try_from(payload.as_slice()) else {
+                    return;
+                };
+                self.forget_channels();
+                self.emit(Kind::SyncAck, 0, &nonce);
+                if self.role == Role::Server {
+                    // A client that syncs has forgotten all, so nothing old comes after its sync.
+                    self.awaited = None;
+                    self.synced = true;
+                }
+                if self.synced {
+                    self.events.push_back(Event::Synced);
+                }
+            }
+            Kind::SyncAck => {
+                let nonce = <[u8; 8]>::try_from(payload.as_slice())
+                    .map(u64::from_le_bytes)
+                    .ok();
+                if nonce.is_some() && nonce == self.awaited {
+                    self.awaited = None;
+                    self.synced = true;
+                    self.events.push_back(Event::Synced);
+                }
+            }
+            _ if self.awaited.is_some() || channel == 0 => {}
+            Kind::Open => self.on_open(channel, &payload),
+            Kind::Data => self.on_data(channel, payload),
+            Kind::Credit => self.on_credit(channel, &payload),
+            Kind::Close => {
+                if self.channels.remove(&channel).is_some() {
+                    let reason = CloseReason::decode(&payload);
+                    self.events.push_back(Event::Closed { channel, reason });
+                }
+            }
+        }
+    }
+
+    fn on_open(&mut self, channel: u32, payload: &[u8]) {
+        let refusal = if self.role != Role::Server {
+            Some(CloseReason::Broken)
+        } else if self.channels.contains_key(&channel) {
+            return self.fail(channel);
+        } else if payload != PROTOCOL_VERSION.to_le_bytes() {
+            Some(CloseReason::Version(PROTOCOL_VERSION))
+        } else if self.channels.len() >= MAX_CHANNELS {
+            Some(CloseReason::TooManyChannels)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            return self.emit(Kind::Close, channel, &reason.encode());
+        }
+        self.channels.insert(channel, Channel::new());
+        self.events.push_back(Event::Opened { channel });
+    }
+
+    fn on_data(&mut self, channel: u32, payload: Vec<u8>) {
+        let Some(state) = self.channels.get_mut(&channel) else {
+            let reason = CloseReason::NoSuchChannel;
+            return self.emit(Kind::Close, channel, &reason.encode());
+        };
+        match state.receive_credit.checked_sub(HEADER + payload.len()) {
+            Some(left) => {
+                state.receive_credit = left;
+                self.events.push_back(Event::Message { channel, payload });
+            }
+            None => self.fail(channel),
+        }
+    }
+
+    fn on_credit(&mut self, channel: u32, payload: &[u8]) {
+        let Some(state) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        let credit = <[u8; 4]>::try_from(payload).ok().map(u32::from_le_bytes);
+        let sum = credit
+            .and_then(|credit| usize::try_from(credit).ok())
+            .and_then(|credit| state.send_credit.checked_add(credit));
+        match sum {
+            Some(sum) if sum <= WINDOW => {
+                state.send_credit = sum;
+                let mut room = OUTPUT_LIMIT.saturating_sub(self.output.len());
+                wake(channel, state, &mut room, &mut self.events);
+            }
+            _ => self.fail(channel),
+        }
+    }
+
+    /// Closes a channel on which the peer broke the rules.
+    fn fail(&mut self, channel: u32) {
+        self.close(channel, CloseReason::Broken);
+        self.events.push_back(Event::Closed {
+            channel,
+            reason: CloseReason::Broken,
+        });
+    }
+
+    fn forget_channels(&mut self) {
+        for channel in core::mem::take(&mut self.channels).into_keys() {
+            self.events.push_back(Event::Closed {
+                channel,
+                reason: CloseReason::Lost,
+            });
+        }
+    }
+
+    /// Appends a frame whose payload is known to fit.
+    fn emit(&mut self, kind: Kind, channel: u32, payload: &[u8]) {
+        let fits = frame::encode(kind, channel, payload, &mut self.output);
+        debug_assert!(fits.is_ok());
+    }
+}
+
+impl Channel {
+    fn new() -> Channel {
+        Channel {
+            send_credit: WINDOW,
+            receive_credit: WINDOW,
+            owed: 0,
+            blocked: None,
+        }
+    }
+}
+
+/// Reports a channel writable if the frame that had no room has some now.
+fn wake(channel: u32, state: &mut Channel, room: &mut usize, events: &mut VecDeque<Event>) {
+    if let Some(cost) = state.blocked
+        && cost <= state.send_credit
+        && cost <= *room
+    {
+        state.blocked = None;
+        *room -= cost;
+        events.push_back(Event::Writable { channel });
+    }
+}
