@@ -1,2 +1,58 @@
-//! Build, run and test Xenolith.
-fn main() {}
+//! `cargo xtask`: build, run and test Xenolith.
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use xtask::installer::Consent;
+use xtask::toolchain::Route;
+use xtask::workspace::Workspace;
+use xtask::{build, lint, setup, test};
+
+/// Build, run and test Xenolith. Every command does the set-up that it needs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    /// Toolchain for the bare-metal images: rustup's, or Debian's rustc-web with -Zbuild-std
+    #[arg(long, global = true, env = "XENOLITH_TOOLCHAIN", value_name = "WHICH")]
+    toolchain: Option<Route>,
+    /// Install missing packages without asking (as with CI=true)
+    #[arg(long, short, global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the other commands need
+    Setup,
+    /// Build the hypervisor, dom0 and the guests into target/dist
+    Build(build::Options),
+    /// Check formatting, and run clippy over host crates and bare-metal images
+    Lint,
+    /// Lint, host tests, bare-metal builds, and integration tests in QEMU
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let consent = Consent::from_environment(cli.yes);
+    match &cli.command {
+        Command::Setup => setup::run(&workspace, cli.toolchain, consent)?,
+        Command::Build(options) => build::run(&workspace, cli.toolchain, consent, options)?,
+        Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
+        Command::Test(options) => test::run(&workspace, cli.toolchain, consent, options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

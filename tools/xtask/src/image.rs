@@ -1,0 +1,119 @@
+//! The bare-metal images and how each is built.
+//!
+//! The hypervisor and the guests need different code models, so each kind of image has its own
+//! flags and its own target directory. Packages are built one by one: features that one image
+//! wants must not leak into another.
+
+use crate::toolchain::TARGET;
+use crate::workspace::Workspace;
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// How an image is compiled and linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Linked inside L4 slot 261, outside the top 2 GiB, so neither absolute nor kernel-model
+    /// code reaches its symbols: position-independent code at a fixed address.
+    Hypervisor,
+    /// A PV kernel (dom0 included), linked wherever its script says.
+    Guest,
+}
+
+struct Recipe {
+    /// Subdirectory of the target directory.
+    dir: &'static str,
+    /// Linker script, from the top of the checkout.
+    script: &'static str,
+    flags: &'static [&'static str],
+    /// Thin LTO merges only modules of one code model, and `core` as rustup ships it has the
+    /// target's default one.
+    lto: &'static str,
+}
+
+impl Kind {
+    const fn recipe(self) -> Recipe {
+        match self {
+            Self::Hypervisor => Recipe {
+                dir: "hypervisor",
+                script: "kernel/linker.ld",
+                flags: &[
+                    "-Crelocation-model=pic",
+                    "-Ccode-model=small",
+                    "-Clink-arg=-no-pie",
+                    "-Clink-arg=--no-dynamic-linker",
+                ],
+                lto: "off",
+            },
+            Self::Guest => Recipe {
+                dir: "guest",
+                script: "pv-guest/guest.ld",
+                flags: &["-Crelocation-model=static"],
+                lto: "thin",
+            },
+        }
+    }
+
+    /// Name of the target directory, under the one of the toolchain.
+    pub const fn dir(self) -> &'static str {
+        self.recipe().dir
+    }
+
+    /// The value of the release profile's `lto`.
+    pub const fn lto(self) -> &'static str {
+        self.recipe().lto
+    }
+
+    /// Flags for rustc.
+    pub fn rustflags(self, workspace: &Workspace) -> Vec<String> {
+        let recipe = self.recipe();
+        let script = workspace.root().join(recipe.script);
+        let mut flags: Vec<String> = recipe.flags.iter().map(ToString::to_string).collect();
+        flags.push(format!("-Clink-arg=-T{}", script.display()));
+        flags
+    }
+}
+
+/// One bare-metal image: a package with a binary of the same name.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Name of the package, of its binary and of the file in `target/dist`.
+    pub name: String,
+    /// How it is compiled and linked.
+    pub kind: Kind,
+    /// Where the stripped image goes.
+    pub dist: PathBuf,
+    /// The xl configuration that goes beside it, for guests that have one.
+    pub config: Option<PathBuf>,
+}
+
+impl Image {
+    /// All images of the workspace: the hypervisor, dom0, then the guests by name.
+    pub fn all(workspace: &Workspace) -> Result<Vec<Self>> {
+        let dist = workspace.dist();
+        let system =
+            [("xenolith", Kind::Hypervisor), ("dom0", Kind::Guest)].map(|(name, kind)| Self {
+                name: name.to_owned(),
+                kind,
+                dist: dist.join(name),
+                config: None,
+            });
+        let mut images = Vec::from(system);
+        for name in workspace.guest_names()? {
+            let config = workspace
+                .root()
+                .join(format!("pv-guest/apps/{name}/{name}.cfg"));
+            images.push(Self {
+                dist: workspace.guests().join(&name),
+                config: config.is_file().then_some(config),
+                kind: Kind::Guest,
+                name,
+            });
+        }
+        Ok(images)
+    }
+
+    /// Where cargo leaves the linked binary, symbols included, given the target directory.
+    pub fn linked(&self, target_dir: &std::path::Path) -> PathBuf {
+        target_dir.join(TARGET).join("release").join(&self.name)
+    }
+}
