@@ -2,22 +2,21 @@
 
 use crate::ImageError;
 use alloc::string::String;
+use hypercall_abi::features::*;
 
-/// Names that the note `FEATURES` may use, with their `XENFEAT_*` numbers of `features.h`.
+/// Names that the note `FEATURES` may use.
 const NAMES: [(&str, u32); 7] = [
-    ("writable_page_tables", 0),
-    ("writable_descriptor_tables", 1),
-    ("auto_translated_physmap", AUTO_TRANSLATED_PHYSMAP),
-    ("supervisor_mode_kernel", SUPERVISOR_MODE_KERNEL),
-    ("pae_pgdir_above_4gb", 4),
-    ("hvm_callback_vector", HVM_CALLBACK_VECTOR),
-    ("dom0", DOM0),
+    ("writable_page_tables", XENFEAT_WRITABLE_PAGE_TABLES),
+    (
+        "writable_descriptor_tables",
+        XENFEAT_WRITABLE_DESCRIPTOR_TABLES,
+    ),
+    ("auto_translated_physmap", XENFEAT_AUTO_TRANSLATED_PHYSMAP),
+    ("supervisor_mode_kernel", XENFEAT_SUPERVISOR_MODE_KERNEL),
+    ("pae_pgdir_above_4gb", XENFEAT_PAE_PGDIR_ABOVE_4GB),
+    ("hvm_callback_vector", XENFEAT_HVM_CALLBACK_VECTOR),
+    ("dom0", XENFEAT_DOM0),
 ];
-
-const AUTO_TRANSLATED_PHYSMAP: u32 = 2;
-const SUPERVISOR_MODE_KERNEL: u32 = 3;
-const HVM_CALLBACK_VECTOR: u32 = 8;
-const DOM0: u32 = 11;
 
 /// Two sets of `XENFEAT_*` bits (submap 0, bit n for feature n).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,19 +51,19 @@ impl Features {
     }
 
     pub(crate) fn supports_dom0(&self) -> bool {
-        self.supported & (1 << DOM0) != 0
+        self.supported & (1 << XENFEAT_DOM0) != 0
     }
 
     pub(crate) fn requires_dom0(&self) -> bool {
-        self.required & (1 << DOM0) != 0
+        self.required & (1 << XENFEAT_DOM0) != 0
     }
 
     /// Refuses what only HVM guests have, or no guest of a 64-bit hypervisor.
     pub(crate) fn check_pv(&self) -> Result<(), ImageError> {
         for bit in [
-            AUTO_TRANSLATED_PHYSMAP,
-            SUPERVISOR_MODE_KERNEL,
-            HVM_CALLBACK_VECTOR,
+            XENFEAT_AUTO_TRANSLATED_PHYSMAP,
+            XENFEAT_SUPERVISOR_MODE_KERNEL,
+            XENFEAT_HVM_CALLBACK_VECTOR,
         ] {
             if self.required & (1 << bit) != 0 {
                 let name = NAMES

@@ -1,7 +1,7 @@
 //! A small ELF writer: valid kernels for tests, and, with a field changed, invalid ones.
 
-use crate::notes::number;
 use alloc::vec::Vec;
+use hypercall_abi::elfnote;
 
 /// A kernel to be written as an ELF file.
 #[derive(Clone, Debug)]
@@ -25,17 +25,20 @@ impl Kernel {
         let memsz = code.len() as u64 + bss;
         Self {
             notes: Vec::from([
-                (number::GUEST_OS, Vec::from(*b"fixture\0")),
-                (number::LOADER, Vec::from(*b"generic\0")),
-                (number::XEN_VERSION, Vec::from(*b"xen-3.0\0")),
-                (number::VIRT_BASE, BASE.to_le_bytes().into()),
-                (number::ENTRY, (BASE + LOAD).to_le_bytes().into()),
+                (elfnote::XEN_ELFNOTE_GUEST_OS, Vec::from(*b"fixture\0")),
+                (elfnote::XEN_ELFNOTE_LOADER, Vec::from(*b"generic\0")),
+                (elfnote::XEN_ELFNOTE_XEN_VERSION, Vec::from(*b"xen-3.0\0")),
+                (elfnote::XEN_ELFNOTE_VIRT_BASE, BASE.to_le_bytes().into()),
                 (
-                    number::HYPERCALL_PAGE,
+                    elfnote::XEN_ELFNOTE_ENTRY,
+                    (BASE + LOAD).to_le_bytes().into(),
+                ),
+                (
+                    elfnote::XEN_ELFNOTE_HYPERCALL_PAGE,
                     (BASE + LOAD + 0x1000).to_le_bytes().into(),
                 ),
                 (
-                    number::FEATURES,
+                    elfnote::XEN_ELFNOTE_FEATURES,
                     Vec::from(*b"!writable_page_tables|dom0\0"),
                 ),
             ]),

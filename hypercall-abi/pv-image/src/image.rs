@@ -4,7 +4,7 @@
 //! failing that in `SHT_NOTE` sections, failing that in the section `__xen_guest`; segments are
 //! placed by their physical addresses, which `PADDR_OFFSET` and `VIRT_BASE` turn into virtual ones.
 
-use crate::notes::{Note, notes, number};
+use crate::notes::{Note, notes};
 use crate::{Features, ImageError, PAGE_SIZE, legacy, page_align_up};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,6 +14,7 @@ use elf::endian::{AnyEndian, LittleEndian};
 use elf::file::{Class, FileHeader, parse_ident};
 use elf::section::{SectionHeader, SectionHeaderTable};
 use elf::segment::{ProgramHeader, SegmentTable};
+use hypercall_abi::elfnote;
 
 /// Notes that are read before the file is taken for hostile.
 const MAX_NOTES: usize = 65536;
@@ -300,15 +301,15 @@ impl Raw {
 
     fn add(&mut self, note: &Note<'_>) -> Result<(), ImageError> {
         match note.number {
-            number::ENTRY => self.entry = Some(note.value()),
-            number::HYPERCALL_PAGE => self.hypercall_page = Some(note.value()),
-            number::VIRT_BASE => self.virt_base = Some(note.value()),
-            number::PADDR_OFFSET => self.paddr_offset = Some(note.value()),
-            number::XEN_VERSION => self.xen_version = Some(note.string()),
-            number::GUEST_OS => self.guest_os = Some(note.string()),
-            number::GUEST_VERSION => self.guest_version = Some(note.string()),
-            number::LOADER => self.loader = Some(note.string()),
-            number::PAE_MODE => {
+            elfnote::XEN_ELFNOTE_ENTRY => self.entry = Some(note.value()),
+            elfnote::XEN_ELFNOTE_HYPERCALL_PAGE => self.hypercall_page = Some(note.value()),
+            elfnote::XEN_ELFNOTE_VIRT_BASE => self.virt_base = Some(note.value()),
+            elfnote::XEN_ELFNOTE_PADDR_OFFSET => self.paddr_offset = Some(note.value()),
+            elfnote::XEN_ELFNOTE_XEN_VERSION => self.xen_version = Some(note.string()),
+            elfnote::XEN_ELFNOTE_GUEST_OS => self.guest_os = Some(note.string()),
+            elfnote::XEN_ELFNOTE_GUEST_VERSION => self.guest_version = Some(note.string()),
+            elfnote::XEN_ELFNOTE_LOADER => self.loader = Some(note.string()),
+            elfnote::XEN_ELFNOTE_PAE_MODE => {
                 let mode = note.string();
                 if mode.contains("bimodal") {
                     self.pae = PaeMode::Bimodal;
@@ -316,24 +317,24 @@ impl Raw {
                     self.pae = PaeMode::ExtendedCr3;
                 }
             }
-            number::FEATURES => self.features.add_string(&note.string())?,
-            number::BSD_SYMTAB => self.bsd_symtab |= note.string() == "yes",
-            number::HV_START_LOW => self.hv_start_low = Some(note.value()),
-            number::L1_MFN_VALID => {
+            elfnote::XEN_ELFNOTE_FEATURES => self.features.add_string(&note.string())?,
+            elfnote::XEN_ELFNOTE_BSD_SYMTAB => self.bsd_symtab |= note.string() == "yes",
+            elfnote::XEN_ELFNOTE_HV_START_LOW => self.hv_start_low = Some(note.value()),
+            elfnote::XEN_ELFNOTE_L1_MFN_VALID => {
                 let mut words = note.longs();
                 self.l1_mfn_valid.clear();
                 while let (Some(mask), Some(value)) = (words.next(), words.next()) {
                     self.l1_mfn_valid.push(L1MfnValid { mask, value });
                 }
             }
-            number::SUSPEND_CANCEL => self.suspend_cancel = note.value() != 0,
-            number::INIT_P2M => self.init_p2m = Some(note.value()),
-            number::MOD_START_PFN => self.mod_start_pfn = note.value() != 0,
-            number::SUPPORTED_FEATURES => {
+            elfnote::XEN_ELFNOTE_SUSPEND_CANCEL => self.suspend_cancel = note.value() != 0,
+            elfnote::XEN_ELFNOTE_INIT_P2M => self.init_p2m = Some(note.value()),
+            elfnote::XEN_ELFNOTE_MOD_START_PFN => self.mod_start_pfn = note.value() != 0,
+            elfnote::XEN_ELFNOTE_SUPPORTED_FEATURES => {
                 self.features_are_complete = true;
                 self.features.supported |= note.words().next().unwrap_or(0);
             }
-            number::PHYS32_ENTRY => self.phys32_entry = Some(note.value()),
+            elfnote::XEN_ELFNOTE_PHYS32_ENTRY => self.phys32_entry = Some(note.value()),
             // Notes that newer kernels have for newer hypervisors.
             _ => {}
         }
@@ -561,7 +562,9 @@ mod tests {
 
     #[test]
     fn a_kernel_with_notes_is_understood() {
-        let file = small().note(number::INIT_P2M, 0x80_0000_0000).write();
+        let file = small()
+            .note(elfnote::XEN_ELFNOTE_INIT_P2M, 0x80_0000_0000)
+            .write();
         let image = PvImage::parse(&file).unwrap();
         assert_eq!(image.entry, BASE + 0x40_0000);
         assert_eq!(image.virt_base, BASE);
@@ -581,7 +584,7 @@ mod tests {
 
     #[test]
     fn physical_addresses_that_are_virtual_ones_are_undone_by_paddr_offset() {
-        let mut kernel = small().note(number::PADDR_OFFSET, BASE);
+        let mut kernel = small().note(elfnote::XEN_ELFNOTE_PADDR_OFFSET, BASE);
         kernel.segments[0].0 = BASE + 0x40_0000;
         let image = PvImage::parse(&kernel.write()).unwrap();
         assert_eq!(image.kernel, BASE + 0x40_0000..BASE + 0x40_4800);
@@ -594,7 +597,7 @@ mod tests {
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect();
-        kernel.notes.push((number::L1_MFN_VALID, desc));
+        kernel.notes.push((elfnote::XEN_ELFNOTE_L1_MFN_VALID, desc));
         let image = PvImage::parse(&kernel.write()).unwrap();
         assert_eq!(
             image.l1_mfn_valid,
@@ -611,11 +614,11 @@ mod tests {
     #[test]
     fn missing_notes_are_named() {
         assert_eq!(
-            refusal(small().without(number::XEN_VERSION)).to_string(),
+            refusal(small().without(elfnote::XEN_ELFNOTE_XEN_VERSION)).to_string(),
             "ELF note XEN_VERSION is missing"
         );
         assert_eq!(
-            refusal(small().without(number::LOADER)).to_string(),
+            refusal(small().without(elfnote::XEN_ELFNOTE_LOADER)).to_string(),
             "ELF notes: neither is LOADER \"generic\" (it is \"\") nor GUEST_OS \"linux\" \
              (it is \"fixture\")"
         );
@@ -625,22 +628,22 @@ mod tests {
         };
         assert_eq!(refusal(bare), ImageError::NoNotes);
         let offset_alone = small()
-            .without(number::VIRT_BASE)
-            .without(number::ENTRY)
-            .without(number::HYPERCALL_PAGE)
-            .note(number::PADDR_OFFSET, 0);
+            .without(elfnote::XEN_ELFNOTE_VIRT_BASE)
+            .without(elfnote::XEN_ELFNOTE_ENTRY)
+            .without(elfnote::XEN_ELFNOTE_HYPERCALL_PAGE)
+            .note(elfnote::XEN_ELFNOTE_PADDR_OFFSET, 0);
         assert_eq!(refusal(offset_alone), ImageError::MissingNote("VIRT_BASE"));
     }
 
     #[test]
     fn a_kernel_for_pvh_alone_is_refused_as_such() {
         let kernel = small()
-            .without(number::ENTRY)
-            .without(number::VIRT_BASE)
-            .without(number::HYPERCALL_PAGE)
-            .note(number::PHYS32_ENTRY, 0x40_0000);
+            .without(elfnote::XEN_ELFNOTE_ENTRY)
+            .without(elfnote::XEN_ELFNOTE_VIRT_BASE)
+            .without(elfnote::XEN_ELFNOTE_HYPERCALL_PAGE)
+            .note(elfnote::XEN_ELFNOTE_PHYS32_ENTRY, 0x40_0000);
         assert_eq!(refusal(kernel), ImageError::PvhOnly);
-        let both = small().note(number::PHYS32_ENTRY, 0x40_0000);
+        let both = small().note(elfnote::XEN_ELFNOTE_PHYS32_ENTRY, 0x40_0000);
         assert!(PvImage::parse(&both.write()).is_ok());
     }
 
@@ -650,40 +653,44 @@ mod tests {
             ImageError::BadNote(name, _) => name,
             other => panic!("{other}"),
         };
-        assert_eq!(named(small().note(number::ENTRY, BASE)), "ENTRY");
         assert_eq!(
-            named(small().note(number::ENTRY, BASE + 0x40_4800)),
+            named(small().note(elfnote::XEN_ELFNOTE_ENTRY, BASE)),
             "ENTRY"
         );
         assert_eq!(
-            named(small().note(number::HYPERCALL_PAGE, BASE + 0x40_1001)),
+            named(small().note(elfnote::XEN_ELFNOTE_ENTRY, BASE + 0x40_4800)),
+            "ENTRY"
+        );
+        assert_eq!(
+            named(small().note(elfnote::XEN_ELFNOTE_HYPERCALL_PAGE, BASE + 0x40_1001)),
             "HYPERCALL_PAGE"
         );
         assert_eq!(
-            named(small().note(number::HYPERCALL_PAGE, BASE + 0x40_5000)),
+            named(small().note(elfnote::XEN_ELFNOTE_HYPERCALL_PAGE, BASE + 0x40_5000)),
             "HYPERCALL_PAGE"
         );
         assert_eq!(
-            named(small().note(number::INIT_P2M, BASE + 0x40_0000)),
+            named(small().note(elfnote::XEN_ELFNOTE_INIT_P2M, BASE + 0x40_0000)),
             "INIT_P2M"
         );
         assert_eq!(
-            named(small().note(number::VIRT_BASE, BASE + 0x800)),
+            named(small().note(elfnote::XEN_ELFNOTE_VIRT_BASE, BASE + 0x800)),
             "VIRT_BASE"
         );
         assert_eq!(
-            named(small().note(number::PADDR_OFFSET, 0x100_0000)),
+            named(small().note(elfnote::XEN_ELFNOTE_PADDR_OFFSET, 0x100_0000)),
             "VIRT_BASE"
         );
         assert_eq!(
-            named(small().note(number::PADDR_OFFSET, BASE + 0x40_1000)),
+            named(small().note(elfnote::XEN_ELFNOTE_PADDR_OFFSET, BASE + 0x40_1000)),
             "PADDR_OFFSET"
         );
     }
 
     #[test]
     fn features_that_pv_does_not_have_are_refused() {
-        let requires = |list: &str| refusal(small().note_string(number::FEATURES, list));
+        let requires =
+            |list: &str| refusal(small().note_string(elfnote::XEN_ELFNOTE_FEATURES, list));
         assert_eq!(
             requires("!warp_drive"),
             ImageError::UnknownFeature("warp_drive".into())
@@ -702,14 +709,15 @@ mod tests {
 
     #[test]
     fn the_role_must_suit_the_features() {
-        let mut kernel = small().without(number::FEATURES);
-        kernel
-            .notes
-            .push((number::SUPPORTED_FEATURES, 1u32.to_le_bytes().into()));
+        let mut kernel = small().without(elfnote::XEN_ELFNOTE_FEATURES);
+        kernel.notes.push((
+            elfnote::XEN_ELFNOTE_SUPPORTED_FEATURES,
+            1u32.to_le_bytes().into(),
+        ));
         let image = PvImage::parse(&kernel.write()).unwrap();
         assert_eq!(image.check_role(Role::Dom0), Err(ImageError::NotForDom0));
         assert_eq!(image.check_role(Role::DomU), Ok(()));
-        let kernel = small().note_string(number::FEATURES, "!dom0");
+        let kernel = small().note_string(elfnote::XEN_ELFNOTE_FEATURES, "!dom0");
         let image = PvImage::parse(&kernel.write()).unwrap();
         assert_eq!(image.check_role(Role::Dom0), Ok(()));
         assert_eq!(image.check_role(Role::DomU), Err(ImageError::OnlyForDom0));
@@ -857,7 +865,7 @@ mod tests {
             let mut file = if in_legacy {
                 legacy("XEN_VER=xen-3.0,VIRT_BASE=0x300000,VIRT_ENTRY=0x400000,LOADER=generic")
             } else {
-                small().note(number::INIT_P2M, 0x80_0000_0000).write()
+                small().note(elfnote::XEN_ELFNOTE_INIT_P2M, 0x80_0000_0000).write()
             };
             let len = file.len();
             for (index, value) in damage {

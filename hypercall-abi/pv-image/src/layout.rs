@@ -376,12 +376,15 @@ mod tests {
     use super::*;
     use crate::fixture::Kernel;
     use crate::{Entry, ImageError};
+    use hypercall_abi::elfnote::{
+        XEN_ELFNOTE_ENTRY as ENTRY, XEN_ELFNOTE_HYPERCALL_PAGE as HYPERCALL_PAGE,
+        XEN_ELFNOTE_INIT_P2M as INIT_P2M, XEN_ELFNOTE_MOD_START_PFN as MOD_START_PFN,
+        XEN_ELFNOTE_VIRT_BASE as VIRT_BASE,
+    };
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
     const BASE: u64 = 0xffff_ffff_8000_0000;
-    const MOD_START_PFN: u32 = 16;
-    const INIT_P2M: u32 = 15;
 
     fn image(kernel: Kernel) -> PvImage {
         PvImage::parse(&kernel.write()).unwrap_or_else(|e: ImageError| panic!("{e}"))
@@ -537,9 +540,9 @@ mod tests {
             0x1234_0000_0000_0000,
         ] {
             let kernel = small()
-                .note(3, base)
-                .note(1, base.wrapping_add(0x40_0000))
-                .note(2, base.wrapping_add(0x40_1000));
+                .note(VIRT_BASE, base)
+                .note(ENTRY, base.wrapping_add(0x40_0000))
+                .note(HYPERCALL_PAGE, base.wrapping_add(0x40_1000));
             let error = Layout::plan(&image(kernel), &domu(64)).unwrap_err();
             assert_eq!(error, LayoutError::OutOfAddressSpace { start: base });
         }
@@ -657,9 +660,9 @@ mod tests {
             ],
         ) {
             let mut kernel = Kernel::small(&[0x90; 0x3000], bss)
-                .note(3, base)
-                .note(1, base + 0x40_0000)
-                .note(2, base + 0x40_1000);
+                .note(VIRT_BASE, base)
+                .note(ENTRY, base + 0x40_0000)
+                .note(HYPERCALL_PAGE, base + 0x40_1000);
             if unmapped {
                 kernel = kernel.note(MOD_START_PFN, 1);
             }
@@ -684,7 +687,7 @@ mod tests {
         fn absurd_sizes_are_refused_without_overflow(
             memsz: u64, ramdisk: u64, nr_pages: u64, base: u64, p2m: u64,
         ) {
-            let mut kernel = small().note(3, base & !0xfff).without(1).without(2).note(INIT_P2M, p2m);
+            let mut kernel = small().note(VIRT_BASE, base & !0xfff).without(ENTRY).without(HYPERCALL_PAGE).note(INIT_P2M, p2m);
             kernel.segments[0].2 = memsz;
             if let Ok(image) = PvImage::parse(&kernel.write()) {
                 let _ = Layout::plan(&image, &Request { role: Role::DomU, nr_pages, ramdisk });

@@ -27,15 +27,13 @@ mod legacy;
 mod notes;
 mod tables;
 
+pub use hypercall_abi::types::Pfn;
+
 pub use error::{ImageError, LayoutError};
 pub use features::Features;
 pub use image::{L1MfnValid, PaeMode, PvImage, Role, Segment};
 pub use layout::{Layout, P2m, Ramdisk, Region, Request};
 pub use tables::{Entry, Table};
-
-/// A pseudo-physical frame number: the guest's own numbering of its memory, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pfn(pub u64);
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
