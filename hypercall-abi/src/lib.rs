@@ -13,6 +13,12 @@
 
 pub mod arch_x86;
 pub mod callback;
+#[cfg(feature = "caller")]
+#[expect(
+    unsafe_code,
+    reason = "a hypercall is an instruction that reads and writes memory"
+)]
+pub mod caller;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
