@@ -1,2 +1,35 @@
-//! The hypervisor proper: domains, hypercalls, page types, events, scheduling.
-#![cfg_attr(not(test), no_std)]
+//! The hypervisor proper: domains, vCPUs, hypercalls, page types, events, scheduling, time.
+//!
+//! Everything here is safe code over [`hv_machine::Platform`], so that it runs in the same form on the metal
+//! and, under test, on the simulated machine. Principles:
+//!
+//! - A hypercall handler is a function from [`Current`] and its arguments to a [`HypercallResult`]. It copies
+//!   what the guest points to once, checks the copy, and uses the copy.
+//! - A guest's mistake is an errno or an exception in that guest; a guest whose kernel stack cannot take an
+//!   exception crashes alone. Nothing a guest does panics.
+//! - Locks are taken in the order in which [`lock`] lists them.
+#![cfg_attr(target_os = "none", no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod current;
+pub mod descriptor;
+pub mod domain;
+pub mod event;
+pub mod hypercall;
+pub mod hypervisor;
+pub mod interrupt;
+pub mod lock;
+pub mod log;
+pub mod memory;
+pub mod options;
+pub mod sched;
+pub mod time;
+pub mod vcpu;
+
+pub use current::Current;
+pub use domain::Domain;
+pub use hypercall::{HypercallResult, Stop};
+pub use hypervisor::Hypervisor;
+pub use vcpu::{Vcpu, VcpuState};

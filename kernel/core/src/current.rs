@@ -1,0 +1,108 @@
+//! [`Current`]: the vCPU on whose behalf the hypervisor works, and its memory.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use hv_machine::{Machine, Platform};
+use hypercall_abi::errno::Errno;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{Domain, Hypervisor, Vcpu, VcpuState};
+
+/// The vCPU that this CPU runs, stopped in the hypervisor; its address space is loaded.
+pub struct Current<'a> {
+    /// The hypervisor.
+    pub hv: &'a Hypervisor,
+    /// The vCPU's domain.
+    pub domain: &'a Arc<Domain>,
+    /// The vCPU.
+    pub vcpu: &'a Arc<Vcpu>,
+    /// Its registers and the rest of its state; the running CPU holds the lock.
+    pub state: &'a mut VcpuState,
+}
+
+impl<'a> Current<'a> {
+    /// The machine.
+    pub fn machine(&self) -> &'a Machine {
+        &self.hv.machine
+    }
+
+    /// Reads a `T` at a guest address.
+    ///
+    /// # Errors
+    /// `EFAULT` where the guest could not read it itself.
+    pub fn read<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Errno> {
+        let mut value = T::new_zeroed();
+        self.machine()
+            .copy_from_guest(va, value.as_mut_bytes())
+            .map_err(|_| Errno::EFAULT)?;
+        Ok(value)
+    }
+
+    /// Writes a `T` at a guest address.
+    ///
+    /// # Errors
+    /// `EFAULT` where the guest could not write it itself; a part may then be written.
+    pub fn write<T: IntoBytes + Immutable>(&self, va: u64, value: &T) -> Result<(), Errno> {
+        self.machine()
+            .copy_to_guest(va, value.as_bytes())
+            .map_err(|_| Errno::EFAULT)
+    }
+
+    /// Reads element `index` of an array of `T` at a guest address.
+    ///
+    /// # Errors
+    /// `EFAULT`, also where the element's address wraps.
+    pub fn read_element<T: FromBytes + IntoBytes>(&self, va: u64, index: u64) -> Result<T, Errno> {
+        self.read(element_address::<T>(va, index)?)
+    }
+
+    /// Writes element `index` of an array of `T` at a guest address.
+    ///
+    /// # Errors
+    /// `EFAULT`, also where the element's address wraps.
+    pub fn write_element<T: IntoBytes + Immutable>(
+        &self,
+        va: u64,
+        index: u64,
+        value: &T,
+    ) -> Result<(), Errno> {
+        self.write(element_address::<T>(va, index)?, value)
+    }
+
+    /// Reads `count` elements; the caller has bounded `count`.
+    ///
+    /// # Errors
+    /// `EFAULT`; `ENOMEM` where the hypervisor has no room for a copy.
+    pub fn read_array<T: FromBytes + IntoBytes + Clone>(
+        &self,
+        va: u64,
+        count: usize,
+    ) -> Result<Vec<T>, Errno> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+        values.resize_with(count, T::new_zeroed);
+        let bytes = <[T]>::as_mut_bytes(&mut values);
+        self.machine()
+            .copy_from_guest(va, bytes)
+            .map_err(|_| Errno::EFAULT)?;
+        Ok(values)
+    }
+
+    /// Writes bytes at a guest address.
+    ///
+    /// # Errors
+    /// `EFAULT`; a part may then be written.
+    pub fn write_bytes(&self, va: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.machine()
+            .copy_to_guest(va, bytes)
+            .map_err(|_| Errno::EFAULT)
+    }
+}
+
+fn element_address<T>(va: u64, index: u64) -> Result<u64, Errno> {
+    let offset = index
+        .checked_mul(size_of::<T>() as u64)
+        .ok_or(Errno::EFAULT)?;
+    va.checked_add(offset).ok_or(Errno::EFAULT)
+}

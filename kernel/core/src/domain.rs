@@ -1,0 +1,210 @@
+//! A domain: its identity, its memory account, its vCPUs, its event channels, and how it lives and dies.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hypercall_abi::types::{Domid, Mfn};
+
+use crate::event::EventChannels;
+use crate::lock::{Mutex, RwLock};
+use crate::memory::Owner;
+use crate::vcpu::Vcpu;
+
+/// Upper limit of vCPUs in a PV domain (`hypercall_abi::arch_x86` has more than that for HVM only).
+pub const MAX_VCPUS: u32 = 128;
+
+/// A domain.
+pub struct Domain {
+    /// Its number.
+    pub id: Domid,
+    /// Whether it may use the privileged hypercalls: it is the control domain.
+    pub privileged: bool,
+    /// Its memory account: frames, limits, I/O memory.
+    pub owner: Arc<Owner>,
+    /// Frame of its shared-info page, which it owns and which lives as long as the domain.
+    pub shared_info: Mfn,
+    /// Its event channels.
+    pub events: EventChannels,
+    /// How far its life has come.
+    pub life: Mutex<Life>,
+    /// The toolstack's name for it (`XEN_DOMCTL_setdomainhandle`).
+    pub handle: Mutex<[u8; 16]>,
+    /// `VMASST_TYPE_*` bits that it enabled.
+    pub vm_assist: AtomicU64,
+    /// What of the machine's ports and interrupts it may use; memory is in [`Owner`].
+    pub access: Mutex<Access>,
+    /// What CPUID shows it: leaf and subleaf to EAX, EBX, ECX, EDX (`XEN_DOMCTL_set_cpu_policy`); leaves
+    /// that are not here follow the host's default policy.
+    pub cpuid: Mutex<BTreeMap<(u32, u32), [u32; 4]>>,
+    /// Offset of its wall clock from the host's, in seconds (`XEN_DOMCTL_settimeoffset`).
+    pub time_offset: AtomicU64,
+    /// Ended: no hypercall finds it any more; only references that exist keep it.
+    pub dead: AtomicBool,
+    vcpus: RwLock<Vec<Arc<Vcpu>>>,
+}
+
+/// How far a domain's life has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// `SCHEDOP_shutdown` or a crash: the reason (`SHUTDOWN_*`); its vCPUs are held.
+    pub shutdown: Option<u32>,
+    /// `XEN_DOMCTL_destroydomain` has begun.
+    pub dying: bool,
+    /// Times that the toolstack paused it (`XEN_DOMCTL_pausedomain`).
+    pub toolstack_pauses: u32,
+}
+
+/// Ranges, ends included, of machine resources that a domain may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    ports: Vec<(u32, u32)>,
+    irqs: Vec<(u32, u32)>,
+}
+
+impl Access {
+    /// Whether the domain may use every I/O port from `first` to `last`.
+    pub fn ports_allowed(&self, first: u32, last: u32) -> bool {
+        covers(&self.ports, first, last)
+    }
+
+    /// Allows or forbids I/O ports from `first` to `last`.
+    pub fn set_ports(&mut self, first: u32, last: u32, allow: bool) {
+        set_range(&mut self.ports, first, last, allow);
+    }
+
+    /// Whether the domain may bind interrupt line `irq` (a GSI).
+    pub fn irq_allowed(&self, irq: u32) -> bool {
+        covers(&self.irqs, irq, irq)
+    }
+
+    /// Allows or forbids interrupt lines from `first` to `last`.
+    pub fn set_irqs(&mut self, first: u32, last: u32, allow: bool) {
+        set_range(&mut self.irqs, first, last, allow);
+    }
+}
+
+/// Whether one of the ranges, kept merged, has all of `first..=last`.
+pub(crate) fn covers<N: Ord + Copy>(ranges: &[(N, N)], first: N, last: N) -> bool {
+    first <= last && ranges.iter().any(|&(from, to)| from <= first && last <= to)
+}
+
+/// Adds `first..=last` to sorted, merged ranges, or takes it out of them.
+pub(crate) fn set_range<N>(ranges: &mut Vec<(N, N)>, first: N, last: N, add: bool)
+where
+    N: Ord + Copy + From<u8> + core::ops::Add<Output = N> + core::ops::Sub<Output = N>,
+{
+    if first > last {
+        return;
+    }
+    let one = N::from(1);
+    let mut next = Vec::with_capacity(ranges.len() + 1);
+    let (mut low, mut high) = (first, last);
+    for &(from, to) in ranges.iter() {
+        let apart = to < first && first - to > one || from > last && from - last > one;
+        if add && !apart {
+            low = low.min(from);
+            high = high.max(to);
+        } else if !add && from <= last && first <= to {
+            if from < first {
+                next.push((from, first - one));
+            }
+            if to > last {
+                next.push((last + one, to));
+            }
+        } else {
+            next.push((from, to));
+        }
+    }
+    if add {
+        next.push((low, high));
+    }
+    next.sort_unstable();
+    *ranges = next;
+}
+
+impl Domain {
+    /// A domain without vCPUs; it is in no list yet.
+    pub fn new(
+        id: Domid,
+        privileged: bool,
+        owner: Arc<Owner>,
+        shared_info: Mfn,
+        events: EventChannels,
+        handle: [u8; 16],
+    ) -> Self {
+        Self {
+            id,
+            privileged,
+            owner,
+            shared_info,
+            events,
+            life: Mutex::new(Life::default()),
+            handle: Mutex::new(handle),
+            vm_assist: AtomicU64::new(0),
+            access: Mutex::new(Access::default()),
+            cpuid: Mutex::new(BTreeMap::new()),
+            time_offset: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+            vcpus: RwLock::new(Vec::new()),
+        }
+    }
+
+    /// vCPU `id`, if the domain has it.
+    pub fn vcpu(&self, id: u32) -> Option<Arc<Vcpu>> {
+        self.vcpus.read().get(id as usize).cloned()
+    }
+
+    /// All vCPUs, in order.
+    pub fn vcpus(&self) -> Vec<Arc<Vcpu>> {
+        self.vcpus.read().clone()
+    }
+
+    /// Number of vCPUs.
+    pub fn vcpu_count(&self) -> u32 {
+        self.vcpus.read().len() as u32
+    }
+
+    /// Appends vCPUs (`XEN_DOMCTL_max_vcpus`).
+    pub(crate) fn add_vcpu(&self, vcpu: Arc<Vcpu>) {
+        self.vcpus.write().push(vcpu);
+    }
+
+    /// Lets go of the vCPUs, which breaks their circle with the domain.
+    pub(crate) fn drop_vcpus(&self) {
+        self.vcpus.write().clear();
+    }
+
+    /// Whether the guest enabled assistance `kind` (`VMASST_TYPE_*`).
+    pub fn assisted(&self, kind: u32) -> bool {
+        self.vm_assist.load(Ordering::Relaxed) & 1 << kind != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_stay_sorted_merged_and_equal_to_a_set(
+            steps in prop::collection::vec((0_u32..40, 0_u32..10, any::<bool>()), 1..60)
+        ) {
+            let mut ranges = Vec::new();
+            let mut model = [false; 64];
+            for (first, len, add) in steps {
+                set_range(&mut ranges, first, first + len, add);
+                model[first as usize..=(first + len) as usize].fill(add);
+                for pair in ranges.windows(2) {
+                    prop_assert!(pair[0].1 + 1 < pair[1].0);
+                }
+                for (n, &held) in model.iter().enumerate() {
+                    prop_assert_eq!(covers(&ranges, n as u32, n as u32), held);
+                }
+            }
+        }
+    }
+}

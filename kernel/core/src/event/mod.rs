@@ -1,0 +1,4 @@
+//! Event channels.
+
+/// The event channels of a domain.
+pub struct EventChannels;

@@ -1,0 +1,98 @@
+//! [`Hypervisor`]: the one value that holds everything.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use hv_machine::{MachineRef, Platform};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::Domid;
+
+use crate::domain::Domain;
+use crate::interrupt::Pirqs;
+use crate::lock::{Mutex, RwLock};
+use crate::log::Log;
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::sched::Credit;
+use crate::time::{Clock, Timers};
+
+/// The hypervisor.
+pub struct Hypervisor {
+    /// The machine it runs on.
+    pub machine: MachineRef,
+    /// Frames and page types.
+    pub memory: Memory,
+    /// What the command line asked for.
+    pub options: Options,
+    /// All domains that are not dead.
+    pub domains: RwLock<BTreeMap<Domid, Arc<Domain>>>,
+    /// Who runs next.
+    pub scheduler: Mutex<Credit>,
+    /// What is to happen at which time.
+    pub timers: Mutex<Timers>,
+    /// System time.
+    pub clock: Clock,
+    /// The log ring and the console.
+    pub log: Log,
+    /// Interrupt lines that guests have bound.
+    pub pirqs: Mutex<Pirqs>,
+    /// Per CPU: the scheduler is to be asked before a guest is entered.
+    resched: Vec<AtomicBool>,
+}
+
+impl Hypervisor {
+    /// Takes over a machine: reads its command line, makes the frame table and the heap. No domain exists yet.
+    pub fn new(machine: MachineRef) -> Self {
+        let options = Options::parse(machine.command_line());
+        let cpus = machine.cpu_count();
+        Self {
+            memory: Memory::new(machine.clone()),
+            domains: RwLock::new(BTreeMap::new()),
+            scheduler: Mutex::new(Credit::new(cpus)),
+            timers: Mutex::new(Timers::new(cpus)),
+            clock: Clock::new(&*machine),
+            log: Log::new(&options),
+            pirqs: Mutex::new(Pirqs::new()),
+            resched: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
+            options,
+            machine,
+        }
+    }
+
+    /// The domain with this number.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none.
+    pub fn domain(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
+        self.domains.read().get(&id).cloned().ok_or(Errno::ESRCH)
+    }
+
+    /// The control domain, once it is built.
+    pub fn control_domain(&self) -> Option<Arc<Domain>> {
+        self.domains
+            .read()
+            .values()
+            .find(|domain| domain.privileged)
+            .cloned()
+    }
+
+    /// Has the scheduler asked again on CPU `cpu` before a guest runs there.
+    pub fn request_schedule(&self, cpu: u32) {
+        if let Some(flag) = self.resched.get(cpu as usize) {
+            flag.store(true, Ordering::Release);
+            if cpu != self.machine.cpu_id() {
+                self.machine.send_ipi(cpu);
+            }
+        }
+    }
+
+    /// Whether this CPU is to ask the scheduler; the request is taken.
+    pub fn take_schedule_request(&self) -> bool {
+        let cpu = self.machine.cpu_id() as usize;
+        self.resched
+            .get(cpu)
+            .is_some_and(|flag| flag.swap(false, Ordering::AcqRel))
+    }
+}

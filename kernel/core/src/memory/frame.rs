@@ -1,0 +1,463 @@
+//! [`Frame`]: what is known of each machine frame, and the counts as values.
+//!
+//! The fields of a record are private to this file because they carry the invariants of the module: a frame with
+//! references has an owner or is being freed, a frame with a type count has references.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn};
+
+use super::owner::{NONE, Owner};
+use super::{Level, Memory};
+
+/// The record of one machine frame.
+pub struct Frame {
+    /// References; [`ALLOCATED`] while its owner's allocation is one of them.
+    count: AtomicU32,
+    /// Domain number of the owner, or [`NO_OWNER`].
+    owner: AtomicU32,
+    /// Type, flags and type count; see [`TypeWord`].
+    type_word: AtomicU64,
+    next: AtomicU32,
+    prev: AtomicU32,
+}
+
+const ALLOCATED: u32 = 1 << 31;
+const COUNT: u32 = ALLOCATED - 1;
+const NO_OWNER: u32 = u32::MAX;
+
+/// What a frame may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameType {
+    /// Nothing that depends on its contents.
+    None,
+    /// A validated page table.
+    Table(Level),
+    /// A page of a GDT or LDT, each entry checked.
+    Descriptors,
+    /// Mapped writable by guests.
+    Writable,
+}
+
+/// A decoded type word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct TypeWord(u64);
+
+impl TypeWord {
+    const COUNT: u64 = 0xffff_ffff;
+    const VALIDATED: u64 = 1 << 40;
+    const PINNED: u64 = 1 << 41;
+    const KIND: u64 = 7 << 32;
+
+    fn kind(self) -> FrameType {
+        match (self.0 & Self::KIND) >> 32 {
+            1 => FrameType::Table(Level::L1),
+            2 => FrameType::Table(Level::L2),
+            3 => FrameType::Table(Level::L3),
+            4 => FrameType::Table(Level::L4),
+            5 => FrameType::Descriptors,
+            7 => FrameType::Writable,
+            _ => FrameType::None,
+        }
+    }
+
+    fn encode(kind: FrameType) -> u64 {
+        (match kind {
+            FrameType::None => 0,
+            FrameType::Table(level) => level as u64,
+            FrameType::Descriptors => 5,
+            FrameType::Writable => 7,
+        }) << 32
+    }
+
+    fn count(self) -> u64 {
+        self.0 & Self::COUNT
+    }
+
+    fn validated(self) -> bool {
+        self.0 & Self::VALIDATED != 0
+    }
+
+    fn pinned(self) -> bool {
+        self.0 & Self::PINNED != 0
+    }
+}
+
+impl Frame {
+    pub(super) fn new() -> Self {
+        Self {
+            count: AtomicU32::new(0),
+            owner: AtomicU32::new(NO_OWNER),
+            type_word: AtomicU64::new(0),
+            next: AtomicU32::new(NONE),
+            prev: AtomicU32::new(NONE),
+        }
+    }
+
+    fn word(&self) -> TypeWord {
+        TypeWord(self.type_word.load(Ordering::Acquire))
+    }
+
+    fn replace_word(&self, old: TypeWord, new: u64) -> bool {
+        self.type_word
+            .compare_exchange(old.0, new, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// What a frame's record says, for tests and for domctl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameState {
+    /// References.
+    pub references: u32,
+    /// Whether the owner's allocation is one of them.
+    pub allocated: bool,
+    /// Owner.
+    pub owner: Option<Domid>,
+    /// Type; of an earlier use where the count is 0.
+    pub kind: FrameType,
+    /// Type count.
+    pub types: u32,
+    /// Whether a pin is one of them.
+    pub pinned: bool,
+}
+
+/// A counted reference to a frame.
+#[must_use]
+pub struct FrameRef<'m> {
+    memory: &'m Memory,
+    mfn: Mfn,
+}
+
+impl<'m> FrameRef<'m> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Keeps the reference in a place that does not know of it (a page-table entry, a register); the caller
+    /// gives it back through [`Memory::adopt`].
+    pub fn into_bits(self) -> Mfn {
+        let mfn = self.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+
+    /// Makes the frame a `kind`, or counts one more use as it, and keeps reference and type together.
+    ///
+    /// # Errors
+    /// `EINVAL` where the frame is in use as something else, or its contents do not make it a `kind`.
+    pub fn with_type(self, kind: FrameType) -> Result<TypedRef<'m>, Errno> {
+        self.memory.take_type(self.mfn, kind)?;
+        Ok(TypedRef { frame: self, kind })
+    }
+}
+
+impl Drop for FrameRef<'_> {
+    fn drop(&mut self) {
+        self.memory.put(self.mfn);
+    }
+}
+
+/// A counted reference to a frame together with a counted use of its type.
+#[must_use]
+pub struct TypedRef<'m> {
+    frame: FrameRef<'m>,
+    kind: FrameType,
+}
+
+impl TypedRef<'_> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.frame.mfn
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> FrameType {
+        self.kind
+    }
+
+    /// Keeps both counts in a place that does not know of them; the caller gives them back through
+    /// [`Memory::adopt_typed`].
+    pub fn into_bits(self) -> Mfn {
+        let mfn = self.frame.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+}
+
+impl Drop for TypedRef<'_> {
+    fn drop(&mut self) {
+        self.frame.memory.put_type(self.frame.mfn);
+    }
+}
+
+impl Memory {
+    /// A reference to a frame that `owner` owns; `None` where it does not, or the frame is being freed.
+    pub fn get(&self, mfn: Mfn, owner: Domid) -> Option<FrameRef<'_>> {
+        let reference = self.get_any(mfn)?;
+        (self.owner_of(mfn) == Some(owner)).then_some(reference)
+    }
+
+    /// A reference to a frame, whoever owns it; `None` where nobody does.
+    pub fn get_any(&self, mfn: Mfn) -> Option<FrameRef<'_>> {
+        let frame = self.frame(mfn)?;
+        let more = |count: u32| (count & COUNT != 0 && count & COUNT < COUNT).then(|| count + 1);
+        frame
+            .count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .ok()?;
+        Some(FrameRef { memory: self, mfn })
+    }
+
+    /// A reference and a use of a type in one: [`Self::get`], then [`FrameRef::with_type`].
+    ///
+    /// # Errors
+    /// `EINVAL` where either fails.
+    pub fn get_typed(
+        &self,
+        mfn: Mfn,
+        owner: Domid,
+        kind: FrameType,
+    ) -> Result<TypedRef<'_>, Errno> {
+        self.get(mfn, owner).ok_or(Errno::EINVAL)?.with_type(kind)
+    }
+
+    /// Takes back a reference that [`FrameRef::into_bits`] put away. Each may be taken back once: the caller
+    /// removes it from where it was kept.
+    pub fn adopt(&self, mfn: Mfn) -> FrameRef<'_> {
+        FrameRef { memory: self, mfn }
+    }
+
+    /// Takes back the counts that [`TypedRef::into_bits`] put away; each may be taken back once.
+    pub fn adopt_typed(&self, mfn: Mfn, kind: FrameType) -> TypedRef<'_> {
+        TypedRef {
+            frame: self.adopt(mfn),
+            kind,
+        }
+    }
+
+    /// Who owns the frame.
+    pub fn owner_of(&self, mfn: Mfn) -> Option<Domid> {
+        match self.frame(mfn)?.owner.load(Ordering::Acquire) {
+            NO_OWNER => None,
+            id => Some(Domid(id as u16)),
+        }
+    }
+
+    /// What the frame's record says at this moment.
+    pub fn state(&self, mfn: Mfn) -> Option<FrameState> {
+        let frame = self.frame(mfn)?;
+        let count = frame.count.load(Ordering::Acquire);
+        let word = frame.word();
+        Some(FrameState {
+            references: count & COUNT,
+            allocated: count & ALLOCATED != 0,
+            owner: self.owner_of(mfn),
+            kind: word.kind(),
+            types: word.count() as u32,
+            pinned: word.pinned(),
+        })
+    }
+
+    /// The type that the frame has while somebody counts on it.
+    pub fn type_in_use(&self, mfn: Mfn) -> FrameType {
+        match self.frame(mfn).map(Frame::word) {
+            Some(word) if word.count() > 0 => word.kind(),
+            _ => FrameType::None,
+        }
+    }
+
+    /// Makes frames that come from the heap the owner's: one reference each, the allocation.
+    pub(super) fn assign(&self, first: Mfn, frames: u64, owner: &Owner) {
+        let mut list = owner.list.lock();
+        for number in first.0..first.0 + frames {
+            let Some(frame) = self.frame(Mfn(number)) else {
+                continue;
+            };
+            frame.owner.store(u32::from(owner.id.0), Ordering::Release);
+            frame.next.store(list.head, Ordering::Relaxed);
+            frame.prev.store(NONE, Ordering::Relaxed);
+            if let Some(head) = self.frame(Mfn(u64::from(list.head))) {
+                head.prev.store(number as u32, Ordering::Relaxed);
+            }
+            list.head = number as u32;
+            list.len += 1;
+            frame.type_word.store(0, Ordering::Release);
+            frame.count.store(ALLOCATED | 1, Ordering::Release);
+        }
+    }
+
+    /// Takes the allocation's reference away, as the owner asks (`XENMEM_decrease_reservation`, its death); the
+    /// frame is freed once nobody else refers to it.
+    ///
+    /// # Errors
+    /// `EINVAL` where that has happened already.
+    pub fn release_allocation(&self, reference: FrameRef<'_>) -> Result<(), Errno> {
+        let frame = self.frame(reference.mfn).ok_or(Errno::EINVAL)?;
+        let before = frame.count.fetch_and(!ALLOCATED, Ordering::AcqRel);
+        if before & ALLOCATED == 0 {
+            return Err(Errno::EINVAL);
+        }
+        drop(self.adopt(reference.mfn));
+        Ok(())
+    }
+
+    /// The first frame of an owner's list; for taking a dead domain apart.
+    pub fn first_frame(&self, owner: &Owner) -> Option<Mfn> {
+        let head = owner.list.lock().head;
+        (head != NONE).then_some(Mfn(u64::from(head)))
+    }
+
+    /// The frame behind `mfn` in its owner's list.
+    pub fn next_frame(&self, mfn: Mfn) -> Option<Mfn> {
+        let next = self.frame(mfn)?.next.load(Ordering::Acquire);
+        (next != NONE).then_some(Mfn(u64::from(next)))
+    }
+
+    fn put(&self, mfn: Mfn) {
+        let Some(frame) = self.frame(mfn) else { return };
+        let before = frame.count.fetch_sub(1, Ordering::AcqRel);
+        assert!(
+            before & COUNT != 0,
+            "frame {mfn} has no reference to give back"
+        );
+        if before & COUNT == 1 {
+            self.free_unreferenced(mfn, frame);
+        }
+    }
+
+    /// Gives a frame without references back to the heap, scrubbed.
+    fn free_unreferenced(&self, mfn: Mfn, frame: &Frame) {
+        assert!(
+            frame.word().count() == 0,
+            "frame {mfn} is freed while in use as a type"
+        );
+        let owner = self.owner_of(mfn).and_then(|id| self.owner(id));
+        if let Some(owner) = owner {
+            let mut list = owner.list.lock();
+            let next = frame.next.load(Ordering::Relaxed);
+            let prev = frame.prev.load(Ordering::Relaxed);
+            match self.frame(Mfn(u64::from(prev))) {
+                Some(before) => before.next.store(next, Ordering::Relaxed),
+                None => list.head = next,
+            }
+            if let Some(after) = self.frame(Mfn(u64::from(next))) {
+                after.prev.store(prev, Ordering::Relaxed);
+            }
+            list.len -= 1;
+        }
+        frame.owner.store(NO_OWNER, Ordering::Release);
+        self.free_to_heap(mfn);
+    }
+
+    /// Counts one more use of a frame as `kind`; the caller holds a reference.
+    fn take_type(&self, mfn: Mfn, kind: FrameType) -> Result<(), Errno> {
+        let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
+        loop {
+            let word = frame.word();
+            if word.count() > 0 {
+                if word.kind() != kind || word.count() == TypeWord::COUNT {
+                    return Err(Errno::EINVAL);
+                }
+                if !word.validated() {
+                    // Another CPU validates the frame, or takes it apart: its answer is awaited.
+                    core::hint::spin_loop();
+                    continue;
+                }
+                if frame.replace_word(word, word.0 + 1) {
+                    return Ok(());
+                }
+                continue;
+            }
+            let contents_matter = matches!(kind, FrameType::Table(_) | FrameType::Descriptors);
+            let validated = if contents_matter {
+                0
+            } else {
+                TypeWord::VALIDATED
+            };
+            if !frame.replace_word(word, TypeWord::encode(kind) | validated | 1) {
+                continue;
+            }
+            if word.kind() != FrameType::None && word.kind() != kind {
+                // A stale writable translation would let the guest edit a page table that is in use; a stale
+                // paging-structure entry would let it edit one through a page that no longer is a table.
+                self.flush_stale_translations();
+            }
+            if contents_matter {
+                if let Err(errno) = self.validate(mfn, kind) {
+                    frame.type_word.store(0, Ordering::Release);
+                    return Err(errno);
+                }
+                frame
+                    .type_word
+                    .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Counts one use of the frame's type less; the last use of a page table takes its entries apart.
+    fn put_type(&self, mfn: Mfn) {
+        let Some(frame) = self.frame(mfn) else { return };
+        loop {
+            let word = frame.word();
+            assert!(word.count() > 0, "frame {mfn} has no type to give back");
+            match word.kind() {
+                FrameType::Table(level) if word.count() == 1 => {
+                    // Nobody else may count on the table from here on, and its type stays until it is empty.
+                    if frame.replace_word(word, word.0 & !TypeWord::VALIDATED) {
+                        self.release_entries(mfn, level, 0..hv_machine::TABLE_ENTRIES);
+                        frame
+                            .type_word
+                            .store(TypeWord::encode(word.kind()), Ordering::Release);
+                        return;
+                    }
+                }
+                kind => {
+                    let last = word.count() == 1;
+                    let next = if last {
+                        TypeWord::encode(kind)
+                    } else {
+                        word.0 - 1
+                    };
+                    if frame.replace_word(word, next) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pins a page table (`MMUEXT_PIN_L*_TABLE`): it stays validated until it is unpinned.
+    ///
+    /// # Errors
+    /// `EINVAL` where it is no such table of that owner, or is pinned already.
+    pub fn pin(&self, mfn: Mfn, owner: Domid, level: Level) -> Result<(), Errno> {
+        let table = self.get_typed(mfn, owner, FrameType::Table(level))?;
+        let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
+        let before = TypeWord(frame.type_word.fetch_or(TypeWord::PINNED, Ordering::AcqRel));
+        if before.pinned() {
+            return Err(Errno::EINVAL);
+        }
+        table.into_bits();
+        Ok(())
+    }
+
+    /// Takes a pin away; `false` where there is none.
+    pub fn unpin(&self, mfn: Mfn) -> bool {
+        let Some(frame) = self.frame(mfn) else {
+            return false;
+        };
+        let before = TypeWord(
+            frame
+                .type_word
+                .fetch_and(!TypeWord::PINNED, Ordering::AcqRel),
+        );
+        if before.pinned() {
+            drop(self.adopt_typed(mfn, before.kind()));
+        }
+        before.pinned()
+    }
+}

@@ -1,0 +1,199 @@
+//! The frame heap: free frames in naturally aligned blocks of powers of two (a binary buddy allocator).
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use hypercall_abi::types::Mfn;
+
+/// Largest block: 2^18 frames, 1 GiB.
+pub const MAX_ORDER: u32 = 18;
+
+const NONE: u32 = u32::MAX;
+/// Marks a frame that does not begin a free block.
+const NOT_FREE: u8 = u8::MAX;
+
+/// Free frames.
+///
+/// Blocks are linked through a table with an entry a frame, so that freeing and merging never allocate.
+pub struct Heap {
+    links: Vec<Link>,
+    heads: [u32; MAX_ORDER as usize + 1],
+    free: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Link {
+    next: u32,
+    prev: u32,
+    /// Order of the free block that begins here, or [`NOT_FREE`].
+    order: u8,
+}
+
+impl Heap {
+    /// A heap without frames, for frame numbers below `limit`.
+    pub fn new(limit: u64) -> Self {
+        let link = Link {
+            next: NONE,
+            prev: NONE,
+            order: NOT_FREE,
+        };
+        let limit = limit.min(u64::from(NONE) - 1) as usize;
+        Self {
+            links: vec![link; limit],
+            heads: [NONE; MAX_ORDER as usize + 1],
+            free: 0,
+        }
+    }
+
+    /// Number of free frames.
+    pub fn free_frames(&self) -> u64 {
+        self.free
+    }
+
+    /// Takes a block of 2^`order` frames that lies wholly below frame `limit`; low memory is spared for those
+    /// who need it as far as the order of the lists allows.
+    pub fn allocate(&mut self, order: u32, limit: u64) -> Option<Mfn> {
+        (order <= MAX_ORDER).then_some(())?;
+        for have in order..=MAX_ORDER {
+            let mut candidate = *self.heads.get(have as usize)?;
+            while candidate != NONE {
+                if u64::from(candidate) + (1 << order) <= limit {
+                    self.unlink(candidate, have);
+                    self.free -= 1 << have;
+                    // Give back the upper halves until the block has the size asked for.
+                    for half in (order..have).rev() {
+                        self.insert(candidate + (1 << half), half);
+                    }
+                    return Some(Mfn(u64::from(candidate)));
+                }
+                candidate = self.links.get(candidate as usize)?.next;
+            }
+        }
+        None
+    }
+
+    /// Gives back 2^`order` frames from `first`, which is aligned to that.
+    ///
+    /// Giving back what is already free is a bug of the caller and stops the hypervisor.
+    pub fn free(&mut self, first: Mfn, order: u32) {
+        let Ok(mut block) = u32::try_from(first.0) else {
+            return;
+        };
+        let mut order = order;
+        assert!(
+            self.order_at(block) == NOT_FREE,
+            "frame {block:#x} freed twice"
+        );
+        while order < MAX_ORDER {
+            let buddy = block ^ 1 << order;
+            if u32::from(self.order_at(buddy)) != order {
+                break;
+            }
+            self.unlink(buddy, order);
+            self.free -= 1 << order;
+            block &= !(1 << order);
+            order += 1;
+        }
+        self.insert(block, order);
+    }
+
+    fn order_at(&self, block: u32) -> u8 {
+        self.links
+            .get(block as usize)
+            .map_or(NOT_FREE, |link| link.order)
+    }
+
+    fn insert(&mut self, block: u32, order: u32) {
+        let head = self.heads[order as usize];
+        if let Some(link) = self.links.get_mut(block as usize) {
+            *link = Link {
+                next: head,
+                prev: NONE,
+                order: order as u8,
+            };
+            if let Some(old) = self.links.get_mut(head as usize) {
+                old.prev = block;
+            }
+            self.heads[order as usize] = block;
+            self.free += 1 << order;
+        }
+    }
+
+    fn unlink(&mut self, block: u32, order: u32) {
+        let Some(link) = self.links.get_mut(block as usize) else {
+            return;
+        };
+        let Link { next, prev, .. } = *link;
+        *link = Link {
+            next: NONE,
+            prev: NONE,
+            order: NOT_FREE,
+        };
+        match self.links.get_mut(prev as usize) {
+            Some(before) => before.next = next,
+            None => self.heads[order as usize] = next,
+        }
+        if let Some(after) = self.links.get_mut(next as usize) {
+            after.prev = prev;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn blocks_are_aligned_disjoint_and_merge_back(
+            steps in prop::collection::vec((0_u32..6, any::<bool>(), any::<prop::sample::Index>()), 1..200)
+        ) {
+            const FRAMES: u64 = 256;
+            let mut heap = Heap::new(FRAMES);
+            for frame in 0..FRAMES {
+                heap.free(Mfn(frame), 0);
+            }
+            let mut held: Vec<(u64, u32)> = Vec::new();
+            for (order, take, pick) in steps {
+                if take {
+                    if let Some(first) = heap.allocate(order, FRAMES) {
+                        prop_assert_eq!(first.0 % (1 << order), 0);
+                        for &(other, size) in &held {
+                            prop_assert!(first.0 + (1 << order) <= other || other + (1 << size) <= first.0);
+                        }
+                        held.push((first.0, order));
+                    }
+                } else if !held.is_empty() {
+                    let (first, order) = held.swap_remove(pick.index(held.len()));
+                    heap.free(Mfn(first), order);
+                }
+                let used: u64 = held.iter().map(|&(_, order)| 1 << order).sum();
+                prop_assert_eq!(heap.free_frames(), FRAMES - used);
+            }
+            for (first, order) in held {
+                heap.free(Mfn(first), order);
+            }
+            prop_assert_eq!(heap.allocate(8, FRAMES), Some(Mfn(0)));
+        }
+    }
+
+    #[test]
+    fn a_limit_is_kept() {
+        let mut heap = Heap::new(64);
+        heap.free(Mfn(0), 4);
+        heap.free(Mfn(32), 5);
+        assert_eq!(heap.allocate(3, 16).map(|mfn| mfn.0 + 8 <= 16), Some(true));
+        assert_eq!(heap.allocate(4, 16), None);
+        assert_eq!(heap.allocate(5, u64::MAX), Some(Mfn(32)));
+    }
+
+    #[test]
+    #[should_panic(expected = "freed twice")]
+    fn a_frame_cannot_be_freed_twice() {
+        let mut heap = Heap::new(8);
+        heap.free(Mfn(3), 0);
+        heap.free(Mfn(3), 0);
+    }
+}

@@ -1,0 +1,203 @@
+//! Machine memory: who owns each frame, what it may be used for, and who still refers to it.
+//!
+//! Every frame of RAM that is not private to the machine has one [`Frame`] record with two counts:
+//!
+//! - The *reference count* says how many things keep the frame from going back to the heap: the owner's
+//!   allocation itself, and every page-table entry, registered structure or hypercall in progress that names it.
+//!   A frame whose count is zero is in the heap (or on its way there) and cannot be referred to.
+//! - The *type count* says how many of these references depend on what the frame is: a page table of some level,
+//!   a descriptor table, or writable. A frame has one type at a time, and changes it only while nobody depends on
+//!   it. That alone keeps a guest from writing to a page table that the processor walks: to be a page table the
+//!   frame must have no writable mapping, and while it is one it gets none.
+//!
+//! Taking a type as a page table *validates* the frame: each of its entries is checked and takes the reference
+//! and the type that it implies in the frame it names, so that the counts always equal what the tables say.
+//! Giving the last one back takes the entries' references away again.
+//!
+//! [`FrameRef`] and [`TypedRef`] are these counts as values: getting one counts up, dropping it counts down, and
+//! storing a page-table entry turns it into bits ([`TypedRef::into_bits`]) that a later overwrite turns back.
+
+mod frame;
+mod heap;
+mod owner;
+mod page_table;
+mod pte;
+mod walk;
+
+pub use frame::{Frame, FrameRef, FrameState, FrameType, TypedRef};
+pub use heap::MAX_ORDER;
+pub use owner::Owner;
+pub use page_table::{Updated, is_guest_slot};
+pub use pte::{Level, Pte};
+pub use walk::L1Slot;
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use hv_machine::{MachineRef, MemoryKind, PAGE_SHIFT, PAGE_SIZE, Platform};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn};
+
+use crate::lock::{Mutex, RwLock};
+use heap::Heap;
+
+/// The frame table, the heap, and the owners of frames.
+pub struct Memory {
+    machine: MachineRef,
+    /// A record for every frame number below the highest of RAM; [`None`] in effect (see [`Self::frame`]) for
+    /// frames that are private to the machine or no RAM at all.
+    frames: Vec<Slot>,
+    heap: Mutex<Heap>,
+    owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
+    total: u64,
+    /// Frames were freed since the last flush: some CPU may still translate to one of them.
+    freed_since_flush: AtomicBool,
+}
+
+/// A frame's record, and whether the hypervisor manages the frame at all.
+struct Slot {
+    managed: bool,
+    frame: Frame,
+}
+
+impl Memory {
+    /// Takes all RAM that is neither private to the machine nor a boot module into the heap.
+    pub fn new(machine: MachineRef) -> Self {
+        let limit = machine.frame_limit();
+        let mut heap = Heap::new(limit);
+        let mut frames = Vec::with_capacity(limit as usize);
+        frames.resize_with(limit as usize, || Slot {
+            managed: false,
+            frame: Frame::new(),
+        });
+        let mut total = 0;
+        for region in machine
+            .memory_map()
+            .iter()
+            .filter(|region| region.kind == MemoryKind::Ram)
+        {
+            let first = region.base.div_ceil(PAGE_SIZE as u64);
+            let end = (region.base.saturating_add(region.size) >> PAGE_SHIFT).min(limit);
+            for number in first..end {
+                if machine.is_private(Mfn(number)) {
+                    continue;
+                }
+                if let Some(slot) = frames.get_mut(number as usize) {
+                    slot.managed = true;
+                    total += 1;
+                }
+                let in_module = |module: &hv_machine::BootModule| {
+                    let end = module.first.0 + module.len.div_ceil(PAGE_SIZE as u64);
+                    (module.first.0..end).contains(&number)
+                };
+                if !machine.boot_modules().iter().any(in_module) {
+                    heap.free(Mfn(number), 0);
+                }
+            }
+        }
+        Self {
+            machine,
+            frames,
+            heap: Mutex::new(heap),
+            owners: RwLock::new(BTreeMap::new()),
+            total,
+            freed_since_flush: AtomicBool::new(false),
+        }
+    }
+
+    /// Frames that the hypervisor manages.
+    pub fn total_frames(&self) -> u64 {
+        self.total
+    }
+
+    /// Frames that nobody owns.
+    pub fn free_frames(&self) -> u64 {
+        self.heap.lock().free_frames()
+    }
+
+    /// Whether the hypervisor manages the frame: it is RAM and not private to the machine.
+    pub fn is_ram(&self, mfn: Mfn) -> bool {
+        self.frame(mfn).is_some()
+    }
+
+    /// Opens an account for a domain.
+    pub fn create_owner(&self, id: Domid, max_frames: u64) -> Arc<Owner> {
+        let owner = Arc::new(Owner::new(id, max_frames));
+        self.owners.write().insert(id, owner.clone());
+        owner
+    }
+
+    /// Closes the account of a domain that owns nothing any more.
+    pub fn remove_owner(&self, id: Domid) {
+        self.owners.write().remove(&id);
+    }
+
+    /// The account of a domain.
+    pub fn owner(&self, id: Domid) -> Option<Arc<Owner>> {
+        self.owners.read().get(&id).cloned()
+    }
+
+    /// Takes 2^`order` zeroed frames below frame `limit` for an owner, within what it may own.
+    ///
+    /// # Errors
+    /// `ENOMEM` where the heap has no such block, or the owner's limit would be passed.
+    pub fn allocate(&self, owner: &Owner, order: u32, limit: u64) -> Result<Mfn, Errno> {
+        let frames = 1_u64.checked_shl(order).ok_or(Errno::ENOMEM)?;
+        if owner.frames().saturating_add(frames) > owner.max_frames() {
+            return Err(Errno::ENOMEM);
+        }
+        let first = self
+            .heap
+            .lock()
+            .allocate(order, limit)
+            .ok_or(Errno::ENOMEM)?;
+        if self.freed_since_flush.load(Ordering::Acquire) {
+            self.flush_stale_translations();
+        }
+        self.assign(first, frames, owner);
+        Ok(first)
+    }
+
+    /// Takes a block for the machine's own heap, which never comes back.
+    pub fn donate_to_machine(&self, order: u32) -> bool {
+        let Some(first) = self.heap.lock().allocate(order, u64::MAX) else {
+            return false;
+        };
+        self.flush_stale_translations();
+        self.machine.donate_to_heap(first, order);
+        true
+    }
+
+    /// Gives the frames of a boot module that is not needed any more to the heap.
+    pub fn free_boot_frames(&self, first: Mfn, frames: u64) {
+        for number in first.0..first.0.saturating_add(frames) {
+            if self.is_ram(Mfn(number)) {
+                self.free_to_heap(Mfn(number));
+            }
+        }
+    }
+
+    /// The record of a frame that the hypervisor manages.
+    fn frame(&self, mfn: Mfn) -> Option<&Frame> {
+        let slot = self.frames.get(usize::try_from(mfn.0).ok()?)?;
+        slot.managed.then_some(&slot.frame)
+    }
+
+    /// Scrubs a frame and puts it on the heap.
+    fn free_to_heap(&self, mfn: Mfn) {
+        self.machine.set_m2p(mfn, u64::MAX);
+        self.machine.zero_frame(mfn);
+        self.freed_since_flush.store(true, Ordering::Release);
+        self.heap.lock().free(mfn, 0);
+    }
+
+    /// Makes every CPU forget what it knows of guests' translations.
+    fn flush_stale_translations(&self) {
+        self.freed_since_flush.store(false, Ordering::Release);
+        let cpus = self.machine.cpu_count();
+        self.machine
+            .flush_tlb_on(u64::MAX >> (64 - cpus.clamp(1, 64)));
+    }
+}

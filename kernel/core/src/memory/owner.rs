@@ -1,0 +1,67 @@
+//! [`Owner`]: a domain as memory knows it: its frames, its limit, and the I/O memory it may map.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hypercall_abi::types::{Domid, Mfn};
+
+use crate::domain::{covers, set_range};
+use crate::lock::{Mutex, RwLock};
+
+/// End of a list of frames.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// A domain's memory account.
+pub struct Owner {
+    /// The domain.
+    pub id: Domid,
+    /// Most frames that it may own.
+    max_frames: AtomicU64,
+    /// The list of its frames: linked through the frame table.
+    pub(super) list: Mutex<List>,
+    /// Frame ranges, ends included, of I/O memory that it may map.
+    io_memory: RwLock<Vec<(u64, u64)>>,
+}
+
+/// Head and length of a list of frames.
+pub(super) struct List {
+    pub(super) head: u32,
+    pub(super) len: u64,
+}
+
+impl Owner {
+    /// An account without frames.
+    pub(super) fn new(id: Domid, max_frames: u64) -> Self {
+        Self {
+            id,
+            max_frames: AtomicU64::new(max_frames),
+            list: Mutex::new(List { head: NONE, len: 0 }),
+            io_memory: RwLock::new(Vec::new()),
+        }
+    }
+
+    /// Frames that it owns (`tot_pages`).
+    pub fn frames(&self) -> u64 {
+        self.list.lock().len
+    }
+
+    /// Most frames that it may own (`max_pages`).
+    pub fn max_frames(&self) -> u64 {
+        self.max_frames.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Self::max_frames`]; it may be below what it owns, which then can only shrink.
+    pub fn set_max_frames(&self, frames: u64) {
+        self.max_frames.store(frames, Ordering::Relaxed);
+    }
+
+    /// Whether it may map I/O memory from frame `first` to `last`.
+    pub fn io_memory_allowed(&self, first: Mfn, last: Mfn) -> bool {
+        covers(&self.io_memory.read(), first.0, last.0)
+    }
+
+    /// Allows or forbids I/O memory from frame `first` to `last`.
+    pub fn set_io_memory(&self, first: Mfn, last: Mfn, allow: bool) {
+        set_range(&mut self.io_memory.write(), first.0, last.0, allow);
+    }
+}

@@ -1,0 +1,237 @@
+//! Validation of page tables and of single entries: here is decided what a guest's processor may be told.
+
+use core::ops::Range;
+
+use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, PAGE_SIZE, Platform, TABLE_ENTRIES};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn};
+use zerocopy::IntoBytes;
+
+use super::frame::FrameType;
+use super::{Level, Memory, Pte};
+use crate::descriptor;
+
+/// Flags whose change needs no new look at the frame that an entry names.
+const HARMLESS: u64 = Pte::ACCESSED
+    | Pte::DIRTY
+    | Pte::AVAILABLE
+    | Pte::USER
+    | Pte::GUEST_KERNEL
+    | Pte::GLOBAL
+    | Pte::NO_EXECUTE;
+
+/// What the update of an entry came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Updated {
+    /// The entry before.
+    pub old: Pte,
+    /// The entry as stored.
+    pub new: Pte,
+}
+
+/// Whether entry `index` of a table of this level belongs to the guest.
+pub fn is_guest_slot(level: Level, index: usize) -> bool {
+    level != Level::L4
+        || !(FIRST_HYPERVISOR_SLOT..FIRST_HYPERVISOR_SLOT + HYPERVISOR_SLOTS).contains(&index)
+}
+
+impl Memory {
+    /// Checks a frame's contents for its use as `kind` and takes what they refer to.
+    ///
+    /// The frame is not writable by guests any more, nor a table yet, so that nobody else writes to it.
+    pub(super) fn validate(&self, mfn: Mfn, kind: FrameType) -> Result<(), Errno> {
+        match kind {
+            FrameType::Table(level) => self.validate_table(mfn, level),
+            FrameType::Descriptors => self.validate_descriptors(mfn),
+            FrameType::None | FrameType::Writable => Ok(()),
+        }
+    }
+
+    fn validate_table(&self, mfn: Mfn, level: Level) -> Result<(), Errno> {
+        let owner = self.owner_of(mfn).ok_or(Errno::EINVAL)?;
+        let mut entries = [0_u64; TABLE_ENTRIES];
+        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
+        for (index, &entry) in entries.iter().enumerate() {
+            if entry & Pte::PRESENT == 0 || !is_guest_slot(level, index) {
+                continue;
+            }
+            match self.acquire(Pte(entry), level, owner, owner) {
+                Ok(stored) if stored.0 != entry => self.machine.store_u64(mfn, index, stored.0),
+                Ok(_) => {}
+                Err(errno) => {
+                    self.release_entries(mfn, level, 0..index);
+                    return Err(errno);
+                }
+            }
+        }
+        if level == Level::L4 {
+            for (slot, entry) in self.machine.hypervisor_slots().into_iter().enumerate() {
+                self.machine
+                    .store_u64(mfn, FIRST_HYPERVISOR_SLOT + slot, entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_descriptors(&self, mfn: Mfn) -> Result<(), Errno> {
+        let mut entries = [0_u64; PAGE_SIZE / 8];
+        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
+        for (index, &entry) in entries.iter().enumerate() {
+            let checked = descriptor::check(entry).ok_or(Errno::EINVAL)?;
+            if checked != entry {
+                self.machine.store_u64(mfn, index, checked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what the entries of a table refer to.
+    pub(super) fn release_entries(&self, mfn: Mfn, level: Level, range: Range<usize>) {
+        let mut entries = [0_u64; TABLE_ENTRIES];
+        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
+        for (index, &entry) in entries.iter().enumerate().take(range.end).skip(range.start) {
+            if is_guest_slot(level, index) {
+                self.release(Pte(entry), level);
+            }
+        }
+    }
+
+    /// Checks an entry for a table of `level` that `table_owner` owns, takes what it refers to, and returns it
+    /// as it is to be stored. `frame_owner` is whose frame it may name; [`Domid::IO`] for I/O memory.
+    fn acquire(
+        &self,
+        entry: Pte,
+        level: Level,
+        table_owner: Domid,
+        frame_owner: Domid,
+    ) -> Result<Pte, Errno> {
+        if !entry.present() {
+            return Ok(entry);
+        }
+        if !entry.flags_allowed(level) {
+            return Err(Errno::EINVAL);
+        }
+        let entry = entry.adjusted(level);
+        if let Some(below) = level.below() {
+            // Tables are never shared between domains.
+            self.get_typed(entry.mfn(), table_owner, FrameType::Table(below))?
+                .into_bits();
+            return Ok(entry);
+        }
+        let mfn = entry.mfn();
+        if self.frame(mfn).is_none() {
+            return self.acquire_io(entry, table_owner, frame_owner);
+        }
+        let reference = self.get(mfn, frame_owner).ok_or(Errno::EINVAL)?;
+        if entry.writable() {
+            reference.with_type(FrameType::Writable)?.into_bits();
+        } else {
+            reference.into_bits();
+        }
+        // RAM is always cached write-back: a second memory type for the same frame is a hazard on real hardware.
+        Ok(Pte(entry.0 & !Pte::CACHE))
+    }
+
+    /// An L1 entry that names a frame which is no RAM of the hypervisor's: the owner needs permission for it.
+    fn acquire_io(&self, entry: Pte, table_owner: Domid, frame_owner: Domid) -> Result<Pte, Errno> {
+        let mfn = entry.mfn();
+        let allowed = |id: Domid| {
+            self.owner(id)
+                .is_some_and(|owner| owner.io_memory_allowed(mfn, mfn))
+        };
+        if !allowed(table_owner) || (frame_owner != Domid::IO && !allowed(frame_owner)) {
+            return Err(Errno::EPERM);
+        }
+        Ok(entry)
+    }
+
+    /// Gives back what an entry that was in a table refers to.
+    fn release(&self, entry: Pte, level: Level) {
+        if !entry.present() {
+            return;
+        }
+        match level.below() {
+            Some(below) => drop(self.adopt_typed(entry.mfn(), FrameType::Table(below))),
+            None if self.frame(entry.mfn()).is_none() => {}
+            None if entry.writable() => drop(self.adopt_typed(entry.mfn(), FrameType::Writable)),
+            None => drop(self.adopt(entry.mfn())),
+        }
+    }
+
+    /// Writes entry `index` of a table that the caller holds as such (a [`super::TypedRef`] of the level).
+    ///
+    /// With `preserve` the processor's accessed and dirty bits of the old entry are kept.
+    ///
+    /// # Errors
+    /// `EINVAL` and `EPERM` as the entry's check gives them, `EINVAL` in the hypervisor's slots; nothing is
+    /// changed then.
+    pub fn update_entry(
+        &self,
+        table: Mfn,
+        level: Level,
+        index: usize,
+        entry: Pte,
+        frame_owner: Domid,
+        preserve: bool,
+    ) -> Result<Updated, Errno> {
+        if !is_guest_slot(level, index) {
+            return Err(Errno::EINVAL);
+        }
+        let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
+        let old = Pte(self.machine.load_u64(table, index));
+        if old.present() && entry.present() && entry.flags_allowed(level) {
+            // The same frame with the same rights: the counts stand.
+            let next = entry.adjusted(level);
+            let next = if level == Level::L1 && self.frame(next.mfn()).is_some() {
+                Pte(next.0 & !Pte::CACHE)
+            } else {
+                next
+            };
+            if (old.0 ^ next.0) & !HARMLESS == 0 {
+                let stored = self.store_entry(table, index, old, next, preserve);
+                if let Some(old) = stored {
+                    return Ok(Updated { old, new: next });
+                }
+            }
+        }
+        let next = self.acquire(entry, level, table_owner, frame_owner)?;
+        let mut expected = old;
+        loop {
+            if let Some(old) = self.store_entry(table, index, expected, next, preserve) {
+                self.release(old, level);
+                return Ok(Updated { old, new: next });
+            }
+            // Another vCPU of the guest wrote the entry first: its value is the one to be released.
+            expected = Pte(self.machine.load_u64(table, index));
+        }
+    }
+
+    /// Replaces `old` (with whatever accessed and dirty bits the processor has set meanwhile) by `new`; returns
+    /// what was replaced, or `None` where the entry is not `old` any more.
+    fn store_entry(
+        &self,
+        table: Mfn,
+        index: usize,
+        old: Pte,
+        new: Pte,
+        preserve: bool,
+    ) -> Option<Pte> {
+        const PROCESSOR: u64 = Pte::ACCESSED | Pte::DIRTY;
+        let mut seen = old;
+        loop {
+            let kept = if preserve && new.present() {
+                seen.0 & PROCESSOR
+            } else {
+                0
+            };
+            match self
+                .machine
+                .compare_exchange_u64(table, index, seen.0, new.0 | kept)
+            {
+                Ok(_) => return Some(seen),
+                Err(found) if (found ^ old.0) & !PROCESSOR == 0 => seen = Pte(found),
+                Err(_) => return None,
+            }
+        }
+    }
+}

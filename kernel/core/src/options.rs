@@ -1,0 +1,153 @@
+//! The hypervisor's command line, word by word as Xen's (`docs/misc/xen-command-line`).
+
+use alloc::string::String;
+
+use hv_machine::LogLevel;
+
+/// What the command line asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `dom0_mem=`: memory of the control domain in bytes; `None` for all but a reserve.
+    pub dom0_mem: Option<u64>,
+    /// `dom0_max_vcpus=`: its vCPUs.
+    pub dom0_max_vcpus: u32,
+    /// `loglvl=`: the least important level of the hypervisor's own messages that is printed.
+    pub log_level: LogLevel,
+    /// `guest_loglvl=`: the same for messages that guests cause.
+    pub guest_log_level: LogLevel,
+    /// `conring_size=`: bytes of the log ring.
+    pub log_ring_size: usize,
+    /// `noreboot`: halt where a reboot is due.
+    pub no_reboot: bool,
+    /// The whole line, for `xl info`.
+    pub line: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dom0_mem: None,
+            dom0_max_vcpus: 1,
+            log_level: LogLevel::Warning,
+            guest_log_level: LogLevel::Error,
+            log_ring_size: 16 << 10,
+            no_reboot: false,
+            line: String::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Reads a command line. Words it does not know and values it cannot read are passed over, because a machine
+    /// that does not boot helps nobody.
+    pub fn parse(line: &str) -> Self {
+        let mut options = Self {
+            line: line.into(),
+            ..Self::default()
+        };
+        for word in line.split_ascii_whitespace() {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            match name {
+                "dom0_mem" => options.dom0_mem = parse_dom0_mem(value).or(options.dom0_mem),
+                "dom0_max_vcpus" => {
+                    let count = value.split('-').next_back().and_then(|n| n.parse().ok());
+                    options.dom0_max_vcpus = count.unwrap_or(1).clamp(1, crate::domain::MAX_VCPUS);
+                }
+                "loglvl" => options.log_level = parse_level(value).unwrap_or(options.log_level),
+                "guest_loglvl" => {
+                    options.guest_log_level = parse_level(value).unwrap_or(options.guest_log_level)
+                }
+                "conring_size" => {
+                    let size = parse_size(value, 1).unwrap_or(0) as usize;
+                    options.log_ring_size = size.clamp(options.log_ring_size, 64 << 20);
+                }
+                "noreboot" => options.no_reboot = parse_switch(value).unwrap_or(true),
+                "reboot" => options.no_reboot = value == "no" || value == "n",
+                _ => {}
+            }
+        }
+        options
+    }
+}
+
+/// `yes`, `on`, `true`, `enable`, `1` and their opposites; `None` for anything else.
+fn parse_switch(value: &str) -> Option<bool> {
+    match value {
+        "1" | "yes" | "on" | "true" | "enable" => Some(true),
+        "0" | "no" | "off" | "false" | "disable" => Some(false),
+        _ => None,
+    }
+}
+
+/// `loglvl=level` or `loglvl=level/rate-limited level`: the first, which is printed in any case.
+fn parse_level(value: &str) -> Option<LogLevel> {
+    match value.split('/').next()? {
+        "none" | "error" => Some(LogLevel::Error),
+        "warning" => Some(LogLevel::Warning),
+        "info" => Some(LogLevel::Info),
+        "debug" | "all" => Some(LogLevel::Debug),
+        _ => None,
+    }
+}
+
+/// A number with a suffix `b`, `k`, `m`, `g` or `t`, in either case; without one it counts in `unit` bytes.
+fn parse_size(value: &str, unit: u64) -> Option<u64> {
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match value.get(digits.len()..)?.to_ascii_lowercase().as_str() {
+        "" => unit,
+        "b" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(scale)
+}
+
+/// `dom0_mem=SIZE`, `min:SIZE`, `max:SIZE`, comma-separated; plain sizes count in KiB. The plain size wins, then
+/// the maximum, then the minimum.
+fn parse_dom0_mem(value: &str) -> Option<u64> {
+    let (mut plain, mut max, mut min) = (None, None, None);
+    for part in value.split(',') {
+        match part.split_once(':') {
+            Some(("max", size)) => max = parse_size(size, 1 << 10),
+            Some(("min", size)) => min = parse_size(size, 1 << 10),
+            Some(_) => {}
+            None => plain = parse_size(part, 1 << 10),
+        }
+    }
+    plain.or(max).or(min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_as_xen_reads_them() {
+        let options = Options::parse(
+            "com1=115200,8n1 dom0_mem=256M,max:512M loglvl=all guest_loglvl=info/debug noreboot",
+        );
+        assert_eq!(options.dom0_mem, Some(256 << 20));
+        assert_eq!(options.log_level, LogLevel::Debug);
+        assert_eq!(options.guest_log_level, LogLevel::Info);
+        assert!(options.no_reboot);
+    }
+
+    #[test]
+    fn dom0_memory_counts_in_kib_without_a_suffix() {
+        assert_eq!(Options::parse("dom0_mem=262144").dom0_mem, Some(256 << 20));
+        assert_eq!(Options::parse("dom0_mem=max:1G").dom0_mem, Some(1 << 30));
+        assert_eq!(Options::parse("dom0_mem=99999999999999999T").dom0_mem, None);
+        assert_eq!(Options::parse("dom0_mem=lots").dom0_mem, None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_leaves_the_default() {
+        let options = Options::parse("loglvl=shout noreboot=maybe dom0_max_vcpus=0 quiet splash");
+        assert_eq!(options.log_level, LogLevel::Warning);
+        assert!(options.no_reboot);
+        assert_eq!(options.dom0_max_vcpus, 1);
+    }
+}

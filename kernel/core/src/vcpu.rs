@@ -1,0 +1,204 @@
+//! A virtual CPU: what belongs to it whether it runs or not.
+
+use alloc::boxed::Box;
+use alloc::sync::Weak;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hv_machine::{FpuState, GuestContext, Segments};
+use hypercall_abi::arch_x86::TrapInfo;
+use hypercall_abi::types::{Mfn, Port};
+
+use crate::Domain;
+use crate::lock::Mutex;
+
+/// A virtual CPU of a domain.
+pub struct Vcpu {
+    /// Its number in the domain, from 0.
+    pub id: u32,
+    /// Its domain, which holds it.
+    pub domain: Weak<Domain>,
+    /// Registers and everything that only its own hypercalls (or its builder) touch.
+    pub state: Mutex<VcpuState>,
+    /// Where its `vcpu_info` is; see [`Vcpu::info`].
+    info: AtomicU64,
+    /// Not up: never initialised, or `VCPUOP_down`.
+    pub down: AtomicBool,
+    /// In `SCHEDOP_block` or `SCHEDOP_poll`.
+    pub blocked: AtomicBool,
+    /// In `SCHEDOP_poll`: the port polled, `u32::MAX` for several, 0 for none.
+    pub polling: AtomicU32,
+    /// Reasons for which it is held back; runnable at 0 only. A domain's pause adds one to each vCPU.
+    pub pause_count: AtomicU32,
+    /// Whether a CPU runs it at this moment.
+    pub running: AtomicBool,
+}
+
+/// Place of a `vcpu_info`: a frame and the byte offset in it, a multiple of 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InfoPlace {
+    /// The frame, which the domain owns and which is held for as long as the place stands.
+    pub mfn: Mfn,
+    /// Offset in bytes.
+    pub offset: usize,
+}
+
+impl Vcpu {
+    /// A vCPU that is down, with nothing set.
+    pub fn new(id: u32, domain: Weak<Domain>, info: InfoPlace) -> Self {
+        Self {
+            id,
+            domain,
+            state: Mutex::new(VcpuState::default()),
+            info: AtomicU64::new(info.mfn.0 << 12 | info.offset as u64),
+            down: AtomicBool::new(true),
+            blocked: AtomicBool::new(false),
+            polling: AtomicU32::new(0),
+            pause_count: AtomicU32::new(0),
+            running: AtomicBool::new(false),
+        }
+    }
+
+    /// Where its `vcpu_info` is.
+    pub fn info(&self) -> InfoPlace {
+        let packed = self.info.load(Ordering::Acquire);
+        InfoPlace {
+            mfn: Mfn(packed >> 12),
+            offset: (packed & 0xfff) as usize,
+        }
+    }
+
+    /// Moves its `vcpu_info`; the caller holds the frame and has copied the contents.
+    pub fn set_info(&self, info: InfoPlace) {
+        self.info
+            .store(info.mfn.0 << 12 | info.offset as u64, Ordering::Release);
+    }
+
+    /// Whether the scheduler may pick it.
+    pub fn is_runnable(&self) -> bool {
+        !self.down.load(Ordering::Acquire)
+            && !self.blocked.load(Ordering::Acquire)
+            && self.pause_count.load(Ordering::Acquire) == 0
+    }
+
+    /// The port that it polls, if it polls exactly one.
+    pub fn polled_port(&self) -> Option<Port> {
+        match self.polling.load(Ordering::Acquire) {
+            0 | u32::MAX => None,
+            port => Some(Port(port)),
+        }
+    }
+}
+
+/// Registers and settings of a vCPU. While it runs, segments, FPU and the context are in the CPU.
+pub struct VcpuState {
+    /// General registers as they are to be loaded, or were left. `rflags` here is the real one: IF set, IOPL 0.
+    pub context: GuestContext,
+    /// Data segments and bases while it does not run.
+    pub segments: Segments,
+    /// Floating-point state while it does not run.
+    pub fpu: FpuState,
+    /// The guest asked for #NM at its next floating-point instruction (`HYPERVISOR_fpu_taskswitch`).
+    pub task_switched: bool,
+    /// Whether it is in its kernel's mode, as opposed to user mode; both are ring 3.
+    pub kernel_mode: bool,
+    /// L4 table of kernel mode (`guest_table`), validated and held.
+    pub kernel_root: Option<Mfn>,
+    /// L4 table of user mode (`guest_table_user`), validated and held.
+    pub user_root: Option<Mfn>,
+    /// Kernel stack for entries from user mode (`HYPERVISOR_stack_switch`).
+    pub kernel_sp: u64,
+    /// Its stack segment.
+    pub kernel_ss: u16,
+    /// What handles each of the 256 vectors; an address of 0 for none.
+    pub traps: Box<[TrapInfo; 256]>,
+    /// Entry points set by `set_callbacks` and `callback_op`.
+    pub callbacks: Callbacks,
+    /// Frames of the guest's GDT, each held as a descriptor table.
+    pub gdt: Vec<Mfn>,
+    /// Entries of the guest's GDT.
+    pub gdt_entries: u32,
+    /// Linear address of the guest's LDT.
+    pub ldt_base: u64,
+    /// Entries of the guest's LDT.
+    pub ldt_entries: u32,
+    /// Frames of the LDT that are mapped in the window, each held as a descriptor table.
+    pub ldt_frames: [Option<Mfn>; 16],
+    /// The guest's view of DR0 to DR7.
+    pub debug: [u64; 8],
+    /// The guest's view of CR4, the bits it may choose.
+    pub cr4: u64,
+    /// I/O privilege level that the guest gave itself (0 to 3).
+    pub iopl: u32,
+    /// The LDT and GDT selectors, segments etc. must be loaded afresh before the vCPU runs.
+    pub initialised: bool,
+    /// NMI to be delivered (`VCPUOP_send_nmi`, `XEN_NMIREASON_*`).
+    pub nmi_pending: bool,
+    /// The guest handles an NMI: no second one before its `iret`.
+    pub nmi_blocked: bool,
+}
+
+/// A guest's entry points; address 0 for none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Callbacks {
+    /// Events (`CALLBACKTYPE_event`).
+    pub event: u64,
+    /// A selector or `iret` frame that cannot be loaded (`CALLBACKTYPE_failsafe`).
+    pub failsafe: u64,
+    /// Whether entering it masks events.
+    pub failsafe_masks_events: bool,
+    /// `syscall` in 64-bit user mode (`CALLBACKTYPE_syscall`).
+    pub syscall: u64,
+    /// Whether entering it masks events.
+    pub syscall_masks_events: bool,
+    /// `syscall` in 32-bit user mode (`CALLBACKTYPE_syscall32`).
+    pub syscall32: u64,
+    /// Whether entering it masks events.
+    pub syscall32_masks_events: bool,
+    /// `sysenter` (`CALLBACKTYPE_sysenter`).
+    pub sysenter: u64,
+    /// Whether entering it masks events.
+    pub sysenter_masks_events: bool,
+    /// NMI handler (`CALLBACKTYPE_nmi`).
+    pub nmi: u64,
+}
+
+impl Default for VcpuState {
+    fn default() -> Self {
+        Self {
+            context: GuestContext::default(),
+            segments: Segments::default(),
+            fpu: FpuState::new(),
+            task_switched: false,
+            kernel_mode: true,
+            kernel_root: None,
+            user_root: None,
+            kernel_sp: 0,
+            kernel_ss: 0,
+            traps: Box::new([TrapInfo::default(); 256]),
+            callbacks: Callbacks::default(),
+            gdt: Vec::new(),
+            gdt_entries: 0,
+            ldt_base: 0,
+            ldt_entries: 0,
+            ldt_frames: [None; 16],
+            debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            cr4: 0,
+            iopl: 0,
+            initialised: false,
+            nmi_pending: false,
+            nmi_blocked: false,
+        }
+    }
+}
+
+impl VcpuState {
+    /// The L4 table of the mode that it is in.
+    pub fn root(&self) -> Option<Mfn> {
+        if self.kernel_mode {
+            self.kernel_root
+        } else {
+            self.user_root
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The metal: x86-64 PCs.
