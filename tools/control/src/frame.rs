@@ -216,3 +216,119 @@ fn look(bytes: &[u8]) -> Look {
         payload: payload.to_vec(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use proptest::collection::vec as bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kinds() -> impl Strategy<Value = Kind> {
+        (1u8..=6).prop_map(|byte| Kind::from_byte(byte).unwrap())
+    }
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let payload = prop_oneof![
+            bytes(any::<u8>(), 0..64),
+            bytes(any::<u8>(), 0..=MAX_PAYLOAD),
+            // Payloads that look like frames.
+            bytes(proptest::sample::select(MAGIC.to_vec()), 0..64),
+        ];
+        (kinds(), any::<u32>(), payload).prop_map(|(kind, channel, payload)| Frame {
+            kind,
+            channel,
+            payload,
+        })
+    }
+
+    fn encoded(frames: &[Frame]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for frame in frames {
+            encode(frame.kind, frame.channel, &frame.payload, &mut out).unwrap();
+        }
+        out
+    }
+
+    fn decode_in_pieces(stream: &[u8], piece: usize) -> (Vec<Frame>, Decoder) {
+        let mut decoder = Decoder::new();
+        let mut found = Vec::new();
+        for bytes in stream.chunks(piece) {
+            decoder.push(bytes);
+            found.extend(core::iter::from_fn(|| decoder.next_frame()));
+            assert!(decoder.buffer.len() - decoder.start <= HEADER + MAX_PAYLOAD);
+        }
+        (found, decoder)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in_however_the_stream_is_cut(
+            frames in bytes(frames(), 0..6),
+            piece in 1usize..70_000,
+        ) {
+            let (found, decoder) = decode_in_pieces(&encoded(&frames), piece);
+            prop_assert_eq!(found, frames);
+            prop_assert_eq!(decoder.skipped(), 0);
+        }
+
+        #[test]
+        fn frames_behind_stale_bytes_are_found(
+            stale in bytes(any::<u8>(), 0..200),
+            frames in bytes(frames(), 1..4),
+        ) {
+            let mut stream = stale.clone();
+            stream.extend(encoded(&frames));
+            // A false start in the stale bytes may wait for as much as one payload.
+            stream.resize(stream.len() + HEADER + MAX_PAYLOAD, 0);
+            let (found, _) = decode_in_pieces(&stream, 4096);
+            prop_assert!(found.ends_with(&frames));
+        }
+
+        #[test]
+        fn a_torn_frame_costs_no_other(
+            torn in frames(),
+            keep in any::<proptest::sample::Index>(),
+            frames in bytes(frames(), 2..4),
+        ) {
+            let mut stream = encoded(&[torn]);
+            stream.truncate(keep.index(stream.len()));
+            stream.extend(encoded(&frames));
+            stream.resize(stream.len() + HEADER + MAX_PAYLOAD, 0);
+            let (found, _) = decode_in_pieces(&stream, 4096);
+            prop_assert!(found.ends_with(&frames));
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_no_harm(stream in bytes(any::<u8>(), 0..4096), piece in 1usize..512) {
+            decode_in_pieces(&stream, piece);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(frame in frames(), bit in any::<proptest::sample::Index>()) {
+            let mut stream = encoded(core::slice::from_ref(&frame));
+            let bit = bit.index(stream.len() * 8);
+            stream[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(!decode_in_pieces(&stream, stream.len()).0.contains(&frame));
+        }
+    }
+
+    #[test]
+    fn a_payload_too_long_is_refused_and_leaves_the_output_alone() {
+        let mut out = vec![7];
+        let result = encode(Kind::Data, 1, &vec![0; MAX_PAYLOAD + 1], &mut out);
+        assert_eq!(result, Err(TooLong(MAX_PAYLOAD + 1)));
+        assert_eq!(out, [7]);
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let mut out = Vec::new();
+        encode(Kind::Data, 0x0403_0201, b"ab", &mut out).unwrap();
+        assert_eq!(out[..12], [0xf5, b'X', b'n', 1, 4, 0, 2, 0, 1, 2, 3, 4]);
+        assert_eq!(&out[16..], b"ab");
+        assert_eq!(out.len(), HEADER + 2);
+    }
+}

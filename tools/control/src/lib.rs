@@ -49,12 +49,18 @@ extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+#[cfg(feature = "std")]
+pub mod client;
 pub mod domain;
 pub mod error;
 pub mod frame;
 pub mod host;
+#[cfg(feature = "std")]
+pub mod hosts;
 pub mod image;
 pub mod message;
+#[cfg(feature = "std")]
+pub mod mux;
 pub mod session;
 
 pub use domain::{

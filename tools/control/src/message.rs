@@ -218,3 +218,114 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
         Err(error) => Err(Error::BadRequest(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{DomainState, Uuid};
+
+    fn longest_info() -> DomainInfo {
+        DomainInfo {
+            domid: u16::MAX,
+            name: "n".repeat(DomainRef::MAX_NAME),
+            uuid: Uuid([0xff; 16]),
+            memory_kib: u64::MAX,
+            max_memory_kib: u64::MAX,
+            outstanding_kib: u64::MAX,
+            vcpus: u32::MAX,
+            max_vcpus: u32::MAX,
+            cpu_time_ns: u64::MAX,
+            uptime_ms: u64::MAX,
+            state: DomainState {
+                shutdown: Some(ShutdownReason(255)),
+                ..DomainState::default()
+            },
+            ssidref: u32::MAX,
+            cpupool: u32::MAX,
+        }
+    }
+
+    #[test]
+    fn messages_of_full_length_fit_a_frame() {
+        let domains = vec![longest_info(); MAX_DOMAINS];
+        assert!(
+            Reply::Domains {
+                domains,
+                more: true
+            }
+            .encode()
+            .len()
+                <= MAX_PAYLOAD
+        );
+        let bytes = vec![0xff; MAX_CHUNK];
+        assert!(Request::ImageChunk(bytes.clone()).encode().len() <= MAX_PAYLOAD);
+        assert!(Reply::Text { bytes, more: true }.encode().len() <= MAX_PAYLOAD);
+    }
+
+    #[test]
+    fn requests_and_replies_come_back_as_they_were() {
+        let request = Request::Rename {
+            domain: DomainRef::Name("old".into()),
+            name: "new".into(),
+        };
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+        let reply = Reply::Domains {
+            domains: vec![longest_info(); 3],
+            more: false,
+        };
+        assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        let reply = Reply::Error(Error::NameInUse {
+            name: "a".into(),
+            domid: 3,
+        });
+        assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+    }
+
+    #[test]
+    fn bytes_behind_a_message_are_an_error() {
+        let mut payload = Request::Hello.encode();
+        payload.push(0);
+        assert!(matches!(
+            Request::decode(&payload),
+            Err(Error::BadRequest(_))
+        ));
+        assert!(matches!(Request::decode(&[]), Err(Error::BadRequest(_))));
+    }
+
+    #[test]
+    fn a_word_of_digits_is_a_domid() {
+        assert_eq!(DomainRef::parse("12"), DomainRef::Id(12));
+        assert_eq!(DomainRef::parse("+12"), DomainRef::Name("+12".into()));
+        assert_eq!(DomainRef::parse("70000"), DomainRef::Name("70000".into()));
+        assert_eq!(DomainRef::parse("a1"), DomainRef::Name("a1".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_payloads_are_messages_or_errors(
+            payload in proptest::collection::vec(any::<u8>(), 0..512)
+        ) {
+            let _ = Request::decode(&payload);
+            let _ = Reply::decode(&payload);
+        }
+
+        #[test]
+        fn a_message_cut_short_is_an_error(cut in any::<proptest::sample::Index>()) {
+            let payload = Reply::Domains { domains: vec![longest_info(); 3], more: false }.encode();
+            let cut = cut.index(payload.len());
+            prop_assert!(matches!(Reply::decode(&payload[..cut]), Err(Error::BadRequest(_))));
+        }
+
+        #[test]
+        fn chunks_come_back_as_they_were(
+            bytes in proptest::collection::vec(any::<u8>(), 0..MAX_CHUNK)
+        ) {
+            let request = Request::ConsoleInput(bytes);
+            prop_assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+    }
+}

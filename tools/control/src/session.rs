@@ -27,6 +27,14 @@ pub const OUTPUT_LIMIT: usize = 256 * 1024;
 /// With so many bytes of output waiting, the owner should take no more input: the peer makes us
 /// answer and does not read.
 const INPUT_LIMIT: usize = 2 * OUTPUT_LIMIT;
+/// Enough to complete any frame that the peer waits for.
+pub const PADDING: usize = HEADER + MAX_PAYLOAD;
+
+/// Whether a client's sync that is sent for the `attempt`th time (from 1 on) has padding before it:
+/// ever more seldom, for a peer that still boots must read it all.
+pub(crate) fn is_padded(attempt: u32) -> bool {
+    attempt > 1 && attempt.is_power_of_two()
+}
 
 /// Why a channel was closed. The encoding is the same in all versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +54,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    fn encode(self) -> [u8; 3] {
+    pub(crate) fn encode(self) -> [u8; 3] {
         let (code, [low, high]) = match self {
             CloseReason::Done => (0, [0; 2]),
             CloseReason::Version(version) => (1, version.to_le_bytes()),
@@ -159,6 +167,8 @@ pub struct Session {
     last_channel: u32,
     /// The nonce of our own sync that has no answer yet.
     awaited: Option<u64>,
+    /// How often it was sent.
+    attempts: u32,
     synced: bool,
 }
 
@@ -172,6 +182,7 @@ impl Session {
             output: Vec::new(),
             last_channel: 0,
             awaited: None,
+            attempts: 0,
             synced: false,
         }
     }
@@ -193,8 +204,12 @@ impl Session {
     pub fn sync(&mut self, nonce: u64) {
         self.forget_channels();
         self.awaited = Some(nonce);
+        self.attempts = self.attempts.saturating_add(1);
         if self.role == Role::Client {
             self.synced = false;
+        }
+        if self.role == Role::Server || is_padded(self.attempts) {
+            self.output.resize(self.output.len() + PADDING, 0);
         }
         self.emit(Kind::Sync, 0, &nonce.to_le_bytes());
     }
@@ -345,6 +360,7 @@ impl Session {
                     .ok();
                 if nonce.is_some() && nonce == self.awaited {
                     self.awaited = None;
+                    self.attempts = 0;
                     self.synced = true;
                     self.events.push_back(Event::Synced);
                 }
@@ -458,5 +474,383 @@ fn wake(channel: u32, state: &mut Channel, room: &mut usize, events: &mut VecDeq
         state.blocked = None;
         *room -= cost;
         events.push_back(Event::Writable { channel });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn carry(from: &mut Session, to: &mut Session) {
+        while from.has_output() {
+            to.receive(&from.take_output());
+        }
+    }
+
+    fn events(session: &mut Session) -> Vec<Event> {
+        core::iter::from_fn(|| session.next_event()).collect()
+    }
+
+    fn pair() -> (Session, Session) {
+        let (mut client, mut server) = (Session::client(), Session::server());
+        client.sync(1);
+        carry(&mut client, &mut server);
+        carry(&mut server, &mut client);
+        assert_eq!(events(&mut client), [Event::Synced]);
+        assert_eq!(events(&mut server), [Event::Synced]);
+        (client, server)
+    }
+
+    fn opened(client: &mut Session, server: &mut Session) -> u32 {
+        let channel = client.open().unwrap();
+        carry(client, server);
+        assert_eq!(events(server), [Event::Opened { channel }]);
+        channel
+    }
+
+    #[test]
+    fn a_message_crosses_and_the_close_comes_after_it() {
+        let (mut client, mut server) = pair();
+        let channel = opened(&mut client, &mut server);
+        client.send(channel, b"question").unwrap();
+        client.close(channel, CloseReason::Done);
+        carry(&mut client, &mut server);
+        let message = Event::Message {
+            channel,
+            payload: b"question".to_vec(),
+        };
+        let closed = Event::Closed {
+            channel,
+            reason: CloseReason::Done,
+        };
+        assert_eq!(events(&mut server), [message, closed]);
+        assert_eq!(server.send(channel, b"answer"), Err(SendError::Closed));
+    }
+
+    #[test]
+    fn no_channel_opens_before_the_peer_answered() {
+        let mut client = Session::client();
+        client.sync(5);
+        assert_eq!(client.open(), Err(OpenError::NotSynced));
+        assert_eq!(Session::server().open(), Err(OpenError::NotClient));
+    }
+
+    #[test]
+    fn a_sender_stops_at_the_window_and_goes_on_after_the_reader() {
+        let (mut client, mut server) = pair();
+        let channel = opened(&mut client, &mut server);
+        let message = [7; 1000];
+        let mut sent = 0;
+        while client.send(channel, &message) == Ok(()) {
+            sent += 1;
+            carry(&mut client, &mut server);
+        }
+        assert_eq!(sent, WINDOW / (HEADER + message.len()));
+        for event in events(&mut server) {
+            let Event::Message { payload, .. } = event else {
+                panic!("{event:?}")
+            };
+            server.consumed(channel, payload.len());
+        }
+        carry(&mut server, &mut client);
+        assert_eq!(events(&mut client), [Event::Writable { channel }]);
+        client.send(channel, &message).unwrap();
+    }
+
+    #[test]
+    fn a_blocked_channel_does_not_block_another() {
+        let (mut client, mut server) = pair();
+        let (slow, fast) = (
+            opened(&mut client, &mut server),
+            opened(&mut client, &mut server),
+        );
+        while server.send(slow, &[0; 4000]).is_ok() {
+            carry(&mut server, &mut client);
+        }
+        for _ in 0..100 {
+            server.send(fast, &[1; 4000]).unwrap();
+            carry(&mut server, &mut client);
+            client.consumed(fast, 4000);
+            carry(&mut client, &mut server);
+        }
+    }
+
+    #[test]
+    fn empty_messages_are_not_free() {
+        let (mut client, mut server) = pair();
+        let channel = opened(&mut client, &mut server);
+        let mut sent = 0;
+        while client.send(channel, &[]).is_ok() {
+            sent += 1;
+            let _ = client.take_output();
+        }
+        assert_eq!(sent, WINDOW / HEADER);
+    }
+
+    #[test]
+    fn who_sends_beyond_the_credit_loses_the_channel_and_no_other() {
+        let (mut client, mut server) = pair();
+        let (bad, good) = (
+            opened(&mut client, &mut server),
+            opened(&mut client, &mut server),
+        );
+        let mut stream = Vec::new();
+        for _ in 0..5 {
+            frame::encode(Kind::Data, bad, &[0; MAX_PAYLOAD], &mut stream).unwrap();
+        }
+        server.receive(&stream);
+        let seen = events(&mut server);
+        let closed = Event::Closed {
+            channel: bad,
+            reason: CloseReason::Broken,
+        };
+        assert_eq!(seen.last(), Some(&closed));
+        assert_eq!(seen.len(), 4);
+        server.send(good, b"still here").unwrap();
+    }
+
+    #[test]
+    fn credit_that_was_never_used_up_is_refused() {
+        let (mut client, mut server) = pair();
+        let channel = opened(&mut client, &mut server);
+        let mut stream = Vec::new();
+        frame::encode(Kind::Credit, channel, &u32::MAX.to_le_bytes(), &mut stream).unwrap();
+        server.receive(&stream);
+        let closed = Event::Closed {
+            channel,
+            reason: CloseReason::Broken,
+        };
+        assert_eq!(events(&mut server), [closed]);
+    }
+
+    #[test]
+    fn consuming_more_than_came_gives_no_more_credit() {
+        let (mut client, mut server) = pair();
+        let channel = opened(&mut client, &mut server);
+        server.consumed(channel, 10 * WINDOW);
+        carry(&mut server, &mut client);
+        assert_eq!(events(&mut client), []);
+        client.send(channel, b"x").unwrap();
+    }
+
+    #[test]
+    fn another_version_is_refused_and_told_ours() {
+        let (mut client, mut server) = pair();
+        let mut stream = Vec::new();
+        let other = (PROTOCOL_VERSION + 1).to_le_bytes();
+        frame::encode(Kind::Open, 9, &other, &mut stream).unwrap();
+        server.receive(&stream);
+        assert_eq!(events(&mut server), []);
+        client.channels.insert(9, Channel::new());
+        carry(&mut server, &mut client);
+        let reason = CloseReason::Version(PROTOCOL_VERSION);
+        assert_eq!(events(&mut client), [Event::Closed { channel: 9, reason }]);
+    }
+
+    #[test]
+    fn one_channel_too_many_is_refused_and_the_others_live() {
+        let (mut client, mut server) = pair();
+        for _ in 0..MAX_CHANNELS {
+            opened(&mut client, &mut server);
+        }
+        assert_eq!(client.open(), Err(OpenError::TooMany));
+        let mut stream = Vec::new();
+        let version = PROTOCOL_VERSION.to_le_bytes();
+        frame::encode(Kind::Open, 1000, &version, &mut stream).unwrap();
+        server.receive(&stream);
+        assert_eq!(events(&mut server), []);
+        assert_eq!(server.channels().count(), MAX_CHANNELS);
+    }
+
+    #[test]
+    fn a_client_that_joins_an_old_stream_sees_nothing_of_the_past() {
+        let (mut old, mut server) = pair();
+        let channel = opened(&mut old, &mut server);
+        server.send(channel, b"stale answer").unwrap();
+        // The old client died; its successor finds a torn frame and the stale answer first.
+        let mut stream = server.take_output();
+        stream.drain(..5);
+        let mut client = Session::client();
+        client.receive(&stream);
+        client.sync(2);
+        client.receive(&stream);
+        carry(&mut client, &mut server);
+        let lost = Event::Closed {
+            channel,
+            reason: CloseReason::Lost,
+        };
+        assert_eq!(events(&mut server), [lost, Event::Synced]);
+        carry(&mut server, &mut client);
+        assert_eq!(events(&mut client), [Event::Synced]);
+        opened(&mut client, &mut server);
+    }
+
+    #[test]
+    fn a_restarted_server_closes_the_channels_of_its_clients() {
+        let (mut client, mut server) = pair();
+        let channel = opened(&mut client, &mut server);
+        let mut server = Session::server();
+        server.sync(77);
+        carry(&mut server, &mut client);
+        let lost = Event::Closed {
+            channel,
+            reason: CloseReason::Lost,
+        };
+        assert_eq!(events(&mut client), [lost, Event::Synced]);
+        carry(&mut client, &mut server);
+        assert_eq!(events(&mut server), [Event::Synced]);
+        opened(&mut client, &mut server);
+    }
+
+    #[test]
+    fn a_torn_frame_with_nothing_behind_it_keeps_neither_side_from_beginning_anew() {
+        let mut torn = Vec::new();
+        frame::encode(Kind::Data, 1, &[0; MAX_PAYLOAD], &mut torn).unwrap();
+        let (mut client, _) = pair();
+        client.receive(&torn[..100]);
+        let mut server = Session::server();
+        server.receive(&torn[..100]);
+        server.sync(3);
+        carry(&mut server, &mut client);
+        assert_eq!(events(&mut client), [Event::Synced]);
+
+        let (mut client, mut server) = (Session::client(), Session::server());
+        server.receive(&torn[..100]);
+        for _ in 0..2 {
+            client.sync(4);
+            carry(&mut client, &mut server);
+        }
+        carry(&mut server, &mut client);
+        assert!(client.is_synced());
+    }
+
+    #[test]
+    fn a_peer_that_asks_and_does_not_read_is_not_to_be_read_from() {
+        let (_, mut server) = pair();
+        let mut stream = Vec::new();
+        frame::encode(Kind::Data, 5, b"nobody there", &mut stream).unwrap();
+        let mut rounds = 0;
+        while server.wants_input() {
+            server.receive(&stream);
+            rounds += 1;
+        }
+        assert!(rounds > 1000);
+        let _ = server.take_output();
+        assert!(server.wants_input());
+    }
+
+    /// What a random peer does.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open,
+        Send(usize, usize),
+        Consume(usize),
+        Close(usize),
+        Carry,
+        Resync,
+        Noise(Kind, u32, Vec<u8>),
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        let kinds = proptest::sample::select(vec![
+            Kind::Sync,
+            Kind::SyncAck,
+            Kind::Open,
+            Kind::Data,
+            Kind::Credit,
+            Kind::Close,
+        ]);
+        let noise = (
+            kinds,
+            0u32..6,
+            proptest::collection::vec(any::<u8>(), 0..10),
+        );
+        prop_oneof![
+            2 => Just(Step::Open),
+            8 => (0usize..5, 0usize..20_000).prop_map(|(at, length)| Step::Send(at, length)),
+            4 => (0usize..8).prop_map(Step::Consume),
+            1 => (0usize..5).prop_map(Step::Close),
+            8 => Just(Step::Carry),
+            1 => Just(Step::Resync),
+            2 => noise.prop_map(|(kind, channel, payload)| Step::Noise(kind, channel, payload)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_does_the_server_keeps_its_bounds(
+            steps in proptest::collection::vec(steps(), 0..200)
+        ) {
+            let (mut client, mut server) = pair();
+            let mut pending: VecDeque<(u32, usize)> = VecDeque::new();
+            let mut open = BTreeSet::new();
+            for step in steps {
+                let channels: Vec<u32> = client.channels().collect();
+                match step {
+                    Step::Open => { let _ = client.open(); }
+                    Step::Send(at, length) => {
+                        if let Some(&channel) = channels.get(at) {
+                            let _ = client.send(channel, &vec![0; length]);
+                        }
+                    }
+                    Step::Close(at) => {
+                        if let Some(&channel) = channels.get(at) {
+                            client.close(channel, CloseReason::Done);
+                        }
+                    }
+                    Step::Consume(count) => {
+                        for (channel, length) in pending.drain(..count.min(pending.len())) {
+                            server.consumed(channel, length);
+                        }
+                    }
+                    Step::Resync => client.sync(99),
+                    Step::Noise(kind, channel, payload) => {
+                        frame::encode(kind, channel, &payload, &mut client.output).unwrap();
+                    }
+                    Step::Carry => {
+                        carry(&mut client, &mut server);
+                        carry(&mut server, &mut client);
+                    }
+                }
+                for event in events(&mut server) {
+                    match event {
+                        Event::Opened { channel } => prop_assert!(open.insert(channel)),
+                        Event::Closed { channel, .. } => {
+                            prop_assert!(open.remove(&channel));
+                            pending.retain(|&(of, _)| of != channel);
+                        }
+                        Event::Message { channel, payload } => {
+                            prop_assert!(open.contains(&channel));
+                            pending.push_back((channel, payload.len()));
+                        }
+                        Event::Writable { .. } | Event::Synced => {}
+                    }
+                }
+                events(&mut client);
+                prop_assert_eq!(&open, &server.channels().collect::<BTreeSet<_>>());
+                for &channel in &open {
+                    let held: usize = pending
+                        .iter()
+                        .filter(|&&(of, _)| of == channel)
+                        .map(|&(_, length)| length + HEADER)
+                        .sum();
+                    prop_assert!(held <= WINDOW);
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_a_session_no_harm(
+            stream in proptest::collection::vec(any::<u8>(), 0..2048)
+        ) {
+            let (mut client, mut server) = pair();
+            client.receive(&stream);
+            server.receive(&stream);
+        }
     }
 }
