@@ -8,14 +8,26 @@
 //! | [`progress`] | what a person sees while a step runs |
 //! | [`tool`] | programs that the commands need |
 //! | [`installer`] | the system's package manager |
-//! | [`setup`], [`build`], [`lint`], [`test`] | the commands |
+//! | [`log`] | what a machine writes to its serial port |
+//! | [`qemu`] | a machine |
+//! | [`host`] | a machine whose dom0 answers `xl` |
+//! | [`interrupt`] | signals that end a command |
+//! | [`reference`] | Xen itself, the yardstick |
+//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`] | the commands |
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod host;
 pub mod image;
 pub mod installer;
+pub mod interrupt;
+pub mod iso;
 pub mod lint;
+pub mod log;
 pub mod progress;
+pub mod qemu;
+pub mod reference;
+pub mod run;
 pub mod setup;
 pub mod test;
 pub mod tool;

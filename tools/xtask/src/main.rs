@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use xtask::installer::Consent;
 use xtask::toolchain::Route;
 use xtask::workspace::Workspace;
-use xtask::{build, lint, setup, test};
+use xtask::{build, iso, lint, run, setup, test};
 
 /// Build, run and test Xenolith. Every command does the set-up that it needs.
 #[derive(Parser)]
@@ -28,6 +28,10 @@ enum Command {
     Setup,
     /// Build the hypervisor, dom0 and the guests into target/dist
     Build(build::Options),
+    /// Boot a host in QEMU, with demonstration guests and a prompt, or for one command
+    Run(run::Options),
+    /// Build target/dist/xenolith.iso, which boots by BIOS and UEFI
+    Iso,
     /// Check formatting, and run clippy over host crates and bare-metal images
     Lint,
     /// Lint, host tests, bare-metal builds, and integration tests in QEMU
@@ -51,6 +55,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Setup => setup::run(&workspace, cli.toolchain, consent)?,
         Command::Build(options) => build::run(&workspace, cli.toolchain, consent, options)?,
+        Command::Run(options) => {
+            return Ok(run::run(&workspace, cli.toolchain, consent, options)?.into());
+        }
+        Command::Iso => iso::run(&workspace, cli.toolchain, consent)?,
         Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
         Command::Test(options) => test::run(&workspace, cli.toolchain, consent, options)?,
     }

@@ -5,7 +5,7 @@ use crate::installer::{Consent, Installer};
 use crate::progress::Step;
 use crate::toolchain::{Route, Toolchain, host_cargo};
 use crate::workspace::Workspace;
-use crate::{build, lint, setup};
+use crate::{build, lint, reference, run, setup};
 use anyhow::{Context, Result, bail};
 
 /// Options of the command.
@@ -37,6 +37,10 @@ pub fn run(
     }
     for image in Image::all(workspace)? {
         build::image_into_dist(workspace, &toolchain, &image)?;
+    }
+    run::build_xl(workspace)?;
+    if let Err(error) = reference::xen(workspace) {
+        eprintln!("xtask: no tests under Xen 4.17: {error:#}");
     }
     integration_tests(workspace, options)
 }
