@@ -19,6 +19,9 @@ pub struct Current<'a> {
     pub vcpu: &'a Arc<Vcpu>,
     /// Its registers and the rest of its state; the running CPU holds the lock.
     pub state: &'a mut VcpuState,
+    /// Value of the time-stamp counter at which a long operation is to stop; see
+    /// [`crate::hypercall::should_preempt`].
+    pub deadline: u64,
 }
 
 impl<'a> Current<'a> {

@@ -1,12 +1,23 @@
-//! What a hypercall handler returns, and the table of handlers.
+//! Hypercalls: registers in, handler, result out.
 //!
 //! Registers of a 64-bit PV hypercall (`arch-x86/xen-x86_64.h`): number in RAX, arguments in RDI, RSI, RDX, R10,
-//! R8, R9, result in RAX.
+//! R8, R9, result in RAX. `syscall` has overwritten RCX and R11.
 
+use hv_machine::Platform;
+use hypercall_abi::arch_x86::CpuUserRegs;
 use hypercall_abi::errno::Errno;
+use hypercall_abi::xen::*;
+
+use crate::{Current, lifecycle};
 
 /// The six argument registers.
 pub type Args = [u64; 6];
+
+/// Length of the instruction `syscall`, which a continued hypercall executes again.
+const SYSCALL_LENGTH: u64 = 2;
+
+/// Time that a handler may take before it asks to be continued: 500 us.
+const BUDGET_PER_SECOND: u64 = 2000;
 
 /// Why a handler has no result to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,3 +38,54 @@ impl From<Errno> for Stop {
 
 /// The non-negative result of a hypercall, or why there is none.
 pub type HypercallResult = Result<u64, Stop>;
+
+/// Carries out the hypercall that the registers of the current vCPU ask for.
+pub fn enter(cx: &mut Current<'_>) {
+    cx.deadline = cx.machine().tsc().saturating_add(budget(cx));
+    let regs = &cx.state.context.regs;
+    let (number, args) = (regs.rax, arguments(regs));
+    let result = match u32::try_from(number) {
+        Ok(number) => dispatch(cx, number, &args),
+        Err(_) => Err(Stop::Error(Errno::ENOSYS)),
+    };
+    let regs = &mut cx.state.context.regs;
+    match result {
+        Ok(value) => regs.rax = value,
+        Err(Stop::Error(errno)) => regs.rax = errno.to_return() as u64,
+        Err(Stop::Again(args)) => {
+            set_arguments(regs, &args);
+            regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
+        }
+        Err(Stop::RegistersSet) => {}
+    }
+}
+
+/// Whether a long operation has used up its time and is to return [`Stop::Again`]. An operation asks only after
+/// it has got on by a step, so that it ends however slow the machine is.
+pub fn should_preempt(cx: &Current<'_>) -> bool {
+    cx.machine().tsc() >= cx.deadline
+}
+
+fn budget(cx: &Current<'_>) -> u64 {
+    cx.machine().tsc_info().khz.saturating_mul(1000) / BUDGET_PER_SECOND
+}
+
+fn arguments(regs: &CpuUserRegs) -> Args {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]
+}
+
+fn set_arguments(regs: &mut CpuUserRegs, args: &Args) {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = *args;
+}
+
+/// The handler of each number. A domain that is being taken apart gets nothing done.
+pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResult {
+    if lifecycle::is_dying(cx.domain) {
+        return Err(Errno::EINVAL.into());
+    }
+    let _ = (cx, args);
+    match number {
+        HYPERVISOR_MMU_UPDATE => Err(Errno::ENOSYS.into()),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}

@@ -14,19 +14,25 @@
 extern crate alloc;
 
 pub mod current;
+pub mod debugreg;
 pub mod descriptor;
 pub mod domain;
 pub mod event;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod interrupt;
+pub mod lifecycle;
 pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod options;
 pub mod sched;
+#[cfg(test)]
+pub mod testing;
 pub mod time;
 pub mod vcpu;
+pub mod vcpu_context;
+pub mod vm_assist;
 
 pub use current::Current;
 pub use domain::Domain;

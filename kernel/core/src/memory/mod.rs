@@ -160,6 +160,35 @@ impl Memory {
         Ok(first)
     }
 
+    /// Takes a frame for an owner that serves the hypervisor (its shared-info page): outside its limit, and for as
+    /// long as it lives a writable page, so that it cannot become a table.
+    ///
+    /// # Errors
+    /// `ENOMEM` where the heap is empty.
+    pub fn allocate_shared(&self, owner: &Owner) -> Result<Mfn, Errno> {
+        let mfn = self
+            .heap
+            .lock()
+            .allocate(0, u64::MAX)
+            .ok_or(Errno::ENOMEM)?;
+        if self.freed_since_flush.load(Ordering::Acquire) {
+            self.flush_stale_translations();
+        }
+        owner.uncounted.fetch_add(1, Ordering::Relaxed);
+        self.assign(mfn, 1, owner);
+        self.get_typed(mfn, owner.id, FrameType::Writable)?
+            .into_bits();
+        Ok(mfn)
+    }
+
+    /// Gives back what [`Self::allocate_shared`] took; the frame is freed once no guest maps it.
+    pub fn release_shared(&self, mfn: Mfn) {
+        if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
+            owner.uncounted.fetch_sub(1, Ordering::Relaxed);
+        }
+        drop(self.adopt_typed(mfn, FrameType::Writable));
+    }
+
     /// Takes a block for the machine's own heap, which never comes back.
     pub fn donate_to_machine(&self, order: u32) -> bool {
         let Some(first) = self.heap.lock().allocate(order, u64::MAX) else {

@@ -17,6 +17,8 @@ pub struct Owner {
     pub id: Domid,
     /// Most frames that it may own.
     max_frames: AtomicU64,
+    /// Frames in its list that do not count against the limit: they serve the hypervisor.
+    pub(super) uncounted: AtomicU64,
     /// The list of its frames: linked through the frame table.
     pub(super) list: Mutex<List>,
     /// Frame ranges, ends included, of I/O memory that it may map.
@@ -35,6 +37,7 @@ impl Owner {
         Self {
             id,
             max_frames: AtomicU64::new(max_frames),
+            uncounted: AtomicU64::new(0),
             list: Mutex::new(List { head: NONE, len: 0 }),
             io_memory: RwLock::new(Vec::new()),
         }
@@ -42,7 +45,15 @@ impl Owner {
 
     /// Frames that it owns (`tot_pages`).
     pub fn frames(&self) -> u64 {
-        self.list.lock().len
+        self.list
+            .lock()
+            .len
+            .saturating_sub(self.uncounted.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing is left in its list.
+    pub fn is_empty(&self) -> bool {
+        self.list.lock().len == 0
     }
 
     /// Most frames that it may own (`max_pages`).

@@ -1,0 +1,408 @@
+//! How domains come, pause, shut down and go.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use hv_machine::Platform;
+use hypercall_abi::errno::Errno;
+use hypercall_abi::sched::SHUTDOWN_CRASH;
+use hypercall_abi::types::Domid;
+use hypercall_abi::xen::VIRQ_DOM_EXC;
+
+use crate::domain::{Domain, MAX_VCPUS};
+use crate::event::{self, EventChannels};
+use crate::hypervisor::Hypervisor;
+use crate::memory::{FrameType, Level};
+use crate::sched;
+use crate::vcpu::{InfoPlace, Vcpu, VcpuState};
+
+/// vCPUs whose `vcpu_info` has a place in the shared-info page; the others must register one.
+const SHARED_INFO_VCPUS: u32 = 32;
+/// Bytes of a `vcpu_info`.
+const VCPU_INFO_SIZE: usize = size_of::<hypercall_abi::xen::VcpuInfo>();
+
+/// What a new domain is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDomain {
+    /// Its number.
+    pub id: Domid,
+    /// Whether it is the control domain.
+    pub privileged: bool,
+    /// The toolstack's name for it.
+    pub handle: [u8; 16],
+    /// Most event channels that it may have.
+    pub max_event_channels: u32,
+}
+
+/// Makes a domain without memory and vCPUs, paused by the toolstack, and puts it on the list.
+///
+/// # Errors
+/// `EEXIST` where the number is taken, `ENOMEM`.
+pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
+    let mut domains = hv.domains.write();
+    if domains.contains_key(&new.id) || hv.memory.owner(new.id).is_some() {
+        return Err(Errno::EEXIST);
+    }
+    let owner = hv.memory.create_owner(new.id, 0);
+    let shared_info = match hv.memory.allocate_shared(&owner) {
+        Ok(mfn) => mfn,
+        Err(errno) => {
+            hv.memory.remove_owner(new.id);
+            return Err(errno);
+        }
+    };
+    hv.machine.set_m2p(shared_info, u64::MAX);
+    let events = EventChannels::new(new.max_event_channels);
+    let domain = Arc::new(Domain::new(
+        new.id,
+        new.privileged,
+        owner,
+        shared_info,
+        events,
+        new.handle,
+    ));
+    domain.life.lock().toolstack_pauses = 1;
+    domains.insert(new.id, domain.clone());
+    Ok(domain)
+}
+
+/// Gives a domain vCPUs 0 to `count`-1, all down.
+///
+/// # Errors
+/// `EINVAL` where it has more already, or `count` is 0 or above [`MAX_VCPUS`].
+pub fn create_vcpus(hv: &Hypervisor, domain: &Arc<Domain>, count: u32) -> Result<(), Errno> {
+    let have = domain.vcpu_count();
+    if count == 0 || count > MAX_VCPUS || count < have {
+        return Err(Errno::EINVAL);
+    }
+    for id in have..count {
+        let vcpu = Vcpu::new(id, Arc::downgrade(domain), first_info_place(domain, id));
+        let held = {
+            let life = domain.life.lock();
+            u32::from(life.toolstack_pauses > 0)
+                + u32::from(life.shutdown.is_some())
+                + u32::from(life.dying)
+        };
+        vcpu.pause_count.store(held, Ordering::Release);
+        let vcpu = Arc::new(vcpu);
+        domain.add_vcpu(vcpu.clone());
+        sched::insert(hv, &vcpu);
+    }
+    Ok(())
+}
+
+/// Where a vCPU's information is before it registers a place of its own. Those that have none in the shared-info
+/// page share the last 64 bytes of it, which belong to no vCPU and are no guest's business.
+fn first_info_place(domain: &Domain, id: u32) -> InfoPlace {
+    let offset = if id < SHARED_INFO_VCPUS {
+        core::mem::offset_of!(hypercall_abi::xen::SharedInfo, vcpu_info)
+            + id as usize * VCPU_INFO_SIZE
+    } else {
+        hv_machine::PAGE_SIZE - VCPU_INFO_SIZE
+    };
+    InfoPlace {
+        mfn: domain.shared_info,
+        offset,
+    }
+}
+
+/// Whether a vCPU still has the place that it began with.
+pub fn has_first_info_place(domain: &Domain, vcpu: &Vcpu) -> bool {
+    vcpu.info() == first_info_place(domain, vcpu.id)
+}
+
+/// Holds all vCPUs of a domain back once more; when it returns, none of them runs but the caller's own.
+pub fn pause(hv: &Hypervisor, domain: &Domain) {
+    for vcpu in domain.vcpus() {
+        pause_vcpu(hv, &vcpu);
+    }
+}
+
+/// Takes back one [`pause`].
+pub fn unpause(hv: &Hypervisor, domain: &Domain) {
+    for vcpu in domain.vcpus() {
+        unpause_vcpu(hv, &vcpu);
+    }
+}
+
+/// Holds one vCPU back once more.
+pub fn pause_vcpu(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    vcpu.pause_count.fetch_add(1, Ordering::AcqRel);
+    sched::sleep(hv, vcpu);
+}
+
+/// Takes back one [`pause_vcpu`].
+pub fn unpause_vcpu(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    let fewer = |count: u32| count.checked_sub(1);
+    let before = vcpu
+        .pause_count
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer);
+    if before == Ok(1) {
+        sched::wake(hv, vcpu);
+    }
+}
+
+/// The toolstack's pause (`XEN_DOMCTL_pausedomain`): counted.
+pub fn toolstack_pause(hv: &Hypervisor, domain: &Domain) {
+    let first = {
+        let mut life = domain.life.lock();
+        life.toolstack_pauses = life.toolstack_pauses.saturating_add(1);
+        life.toolstack_pauses == 1
+    };
+    if first {
+        pause(hv, domain);
+    }
+}
+
+/// The toolstack's unpause.
+///
+/// # Errors
+/// `EINVAL` where the toolstack has not paused it.
+pub fn toolstack_unpause(hv: &Hypervisor, domain: &Domain) -> Result<(), Errno> {
+    let last = {
+        let mut life = domain.life.lock();
+        life.toolstack_pauses = life.toolstack_pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+        life.toolstack_pauses == 0
+    };
+    if last {
+        unpause(hv, domain);
+    }
+    Ok(())
+}
+
+/// Stops a domain for `reason` (`SHUTDOWN_*`) and tells the control domain; the first reason stays.
+/// The control domain's own shutdown is the machine's.
+pub fn shutdown(hv: &Hypervisor, domain: &Domain, reason: u32) {
+    if domain.privileged {
+        machine_shutdown(hv, reason);
+    }
+    {
+        let mut life = domain.life.lock();
+        if life.shutdown.is_some() {
+            return;
+        }
+        life.shutdown = Some(reason);
+    }
+    pause(hv, domain);
+    tell_control_domain(hv);
+}
+
+/// Lets a domain that has shut down go on (`XEN_DOMCTL_resumedomain`, after a suspend that did not come to be).
+pub fn resume(hv: &Hypervisor, domain: &Domain) {
+    if domain.life.lock().shutdown.take().is_some() {
+        unpause(hv, domain);
+    }
+}
+
+/// Stops a domain that made a mistake which leaves nothing to return to.
+pub fn crash(hv: &Hypervisor, domain: &Domain) {
+    shutdown(hv, domain, SHUTDOWN_CRASH);
+}
+
+/// Whether [`destroy`] has begun.
+pub fn is_dying(domain: &Domain) -> bool {
+    domain.life.lock().dying
+}
+
+/// What the end of the control domain means for the machine.
+fn machine_shutdown(hv: &Hypervisor, reason: u32) -> ! {
+    use hypercall_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
+    match reason {
+        SHUTDOWN_REBOOT if !hv.options.no_reboot => {
+            hv.machine
+                .console_write(b"(XEN) Hardware Dom0 shutdown: rebooting machine\n");
+            hv.machine.reboot()
+        }
+        SHUTDOWN_POWEROFF => {
+            hv.machine
+                .console_write(b"(XEN) Hardware Dom0 halted: halting machine\n");
+            hv.machine.halt()
+        }
+        SHUTDOWN_CRASH if !hv.options.no_reboot => {
+            hv.machine
+                .console_write(b"(XEN) Hardware Dom0 crashed: rebooting machine\n");
+            hv.machine.reboot()
+        }
+        _ => {
+            hv.machine
+                .console_write(b"(XEN) Hardware Dom0 shutdown: the machine is not to reboot\n");
+            hv.machine.halt()
+        }
+    }
+}
+
+fn tell_control_domain(hv: &Hypervisor) {
+    if let Some(control) = hv.control_domain() {
+        event::send_global_virq(hv, &control, VIRQ_DOM_EXC);
+    }
+}
+
+/// Takes a domain apart (`XEN_DOMCTL_destroydomain`); returns whether that is finished. Where it is not, because
+/// `out_of_time` said so, the next call goes on.
+///
+/// Its frames are freed as far as nobody else refers to them. The domain leaves the list with its last frame,
+/// by [`reap`].
+pub fn destroy(
+    hv: &Hypervisor,
+    domain: &Arc<Domain>,
+    out_of_time: &mut dyn FnMut() -> bool,
+) -> bool {
+    let first = {
+        let mut life = domain.life.lock();
+        !core::mem::replace(&mut life.dying, true)
+    };
+    if first {
+        pause(hv, domain);
+        event::close_all(hv, domain);
+        for vcpu in domain.vcpus() {
+            release_vcpu(hv, domain, &vcpu);
+        }
+        hv.memory.release_shared(domain.shared_info);
+    }
+    // Releasing an allocation may leave the frame in the list, because others refer to it: it is passed over.
+    let mut cursor = hv.memory.first_frame(&domain.owner);
+    while let Some(mfn) = cursor {
+        cursor = hv.memory.next_frame(mfn);
+        let Some(reference) = hv.memory.get(mfn, domain.id) else {
+            continue;
+        };
+        hv.memory.unpin(mfn);
+        // A page table frees further frames of the list as it goes: the walk starts again behind it.
+        let freed_others = matches!(hv.memory.state(mfn), Some(state) if matches!(state.kind, FrameType::Table(_)));
+        let released = hv.memory.release_allocation(reference).is_ok();
+        if released && freed_others {
+            cursor = hv.memory.first_frame(&domain.owner);
+        }
+        if released && out_of_time() {
+            return false;
+        }
+    }
+    reap(hv);
+    true
+}
+
+/// Gives back what a vCPU of a dying domain holds.
+fn release_vcpu(hv: &Hypervisor, domain: &Domain, vcpu: &Arc<Vcpu>) {
+    sched::remove(hv, vcpu);
+    if !has_first_info_place(domain, vcpu) {
+        let place = vcpu.info();
+        vcpu.set_info(first_info_place(domain, vcpu.id));
+        drop(hv.memory.adopt_typed(place.mfn, FrameType::Writable));
+    }
+    let mut state = vcpu.state.lock();
+    release_tables(hv, &mut state);
+}
+
+/// Gives back the roots and descriptor tables that a vCPU's state holds.
+pub fn release_tables(hv: &Hypervisor, state: &mut VcpuState) {
+    for root in [state.kernel_root.take(), state.user_root.take()]
+        .into_iter()
+        .flatten()
+    {
+        if hv.machine.current_root() == root {
+            hv.machine.load_idle_root();
+        }
+        drop(hv.memory.adopt_typed(root, FrameType::Table(Level::L4)));
+    }
+    let gdt = core::mem::take(&mut state.gdt);
+    let ldt = core::mem::take(&mut state.ldt_frames);
+    for mfn in gdt.into_iter().chain(ldt.into_iter().flatten()) {
+        drop(hv.memory.adopt_typed(mfn, FrameType::Descriptors));
+    }
+    state.gdt_entries = 0;
+    state.ldt_entries = 0;
+}
+
+/// Takes domains off the list whose last frame is free, and tells the control domain.
+pub fn reap(hv: &Hypervisor) {
+    let mut gone = false;
+    hv.domains.write().retain(|_, domain| {
+        let end = is_dying(domain) && domain.owner.is_empty();
+        if end {
+            domain.dead.store(true, Ordering::Release);
+            domain.drop_vcpus();
+            hv.memory.remove_owner(domain.id);
+            gone = true;
+        }
+        !end
+    });
+    if gone {
+        tell_control_domain(hv);
+    }
+}
+
+/// The lowest free domain number from 1 on.
+pub fn free_domid(hv: &Hypervisor, after: Domid) -> Option<Domid> {
+    let domains = hv.domains.read();
+    let last = Domid::FIRST_RESERVED.0;
+    let from = after.0.clamp(1, last - 1);
+    (from..last)
+        .chain(1..from)
+        .map(Domid)
+        .find(|id| !domains.contains_key(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{DOMU, Host};
+
+    #[test]
+    fn a_destroyed_domain_leaves_all_its_frames() {
+        let mut host = Host::new();
+        let before = host.hv.memory.free_frames();
+        host.add_domain(Domid(7), false);
+        assert!(host.hv.memory.free_frames() < before);
+        let domain = host.domain(Domid(7));
+        let mut steps = 0;
+        while !destroy(&host.hv, &domain, &mut || true) {
+            steps += 1;
+        }
+        assert!(steps > 60, "a step a frame");
+        assert_eq!(host.hv.memory.free_frames(), before);
+        assert!(host.hv.domain(Domid(7)).is_err());
+    }
+
+    #[test]
+    fn a_frame_that_another_domain_holds_outlives_its_owner() {
+        let host = Host::new();
+        let domain = host.domain(DOMU);
+        let mfn = host.layout(DOMU).scratch[0];
+        let held = host
+            .hv
+            .memory
+            .get(mfn, DOMU)
+            .expect("a frame of the domain");
+        assert!(destroy(&host.hv, &domain, &mut || false));
+        assert!(host.hv.domain(DOMU).is_ok(), "a zombie stays on the list");
+        assert_eq!(domain.owner.frames(), 1);
+        drop(held);
+        reap(&host.hv);
+        assert!(host.hv.domain(DOMU).is_err());
+    }
+
+    #[test]
+    fn pauses_are_counted() {
+        let host = Host::new();
+        let (domain, vcpu) = (host.domain(DOMU), host.vcpu(DOMU));
+        toolstack_pause(&host.hv, &domain);
+        toolstack_pause(&host.hv, &domain);
+        assert_eq!(toolstack_unpause(&host.hv, &domain), Ok(()));
+        assert!(!vcpu.is_runnable());
+        assert_eq!(toolstack_unpause(&host.hv, &domain), Ok(()));
+        assert!(vcpu.is_runnable());
+        assert_eq!(toolstack_unpause(&host.hv, &domain), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn the_first_reason_for_a_shutdown_stays() {
+        let host = Host::new();
+        let domain = host.domain(DOMU);
+        shutdown(&host.hv, &domain, 2);
+        crash(&host.hv, &domain);
+        assert_eq!(domain.life.lock().shutdown, Some(2));
+        assert!(!host.vcpu(DOMU).is_runnable());
+        resume(&host.hv, &domain);
+        assert!(host.vcpu(DOMU).is_runnable());
+    }
+}

@@ -1,0 +1,235 @@
+//! A host on the simulated machine, for tests: a control domain and an ordinary one, each with a vCPU, page
+//! tables of their own making and some scratch memory.
+
+use alloc::sync::Arc;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use hv_machine::{MachineRef, Platform};
+use hypercall_abi::types::{Domid, Mfn};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::current::Current;
+use crate::domain::Domain;
+use crate::hypercall;
+use crate::hypervisor::Hypervisor;
+use crate::lifecycle::{self, NewDomain};
+use crate::memory::{FrameType, Level, Pte};
+use crate::vcpu::Vcpu;
+
+/// Where each domain's scratch pages are mapped, writable.
+pub const SCRATCH: u64 = 0x1_0000_0000;
+/// Number of scratch pages.
+pub const SCRATCH_PAGES: u64 = 64;
+/// An address that is mapped in no domain.
+pub const UNMAPPED: u64 = 0x2_0000_0000;
+/// The control domain.
+pub const DOM0: Domid = Domid(0);
+/// The ordinary domain.
+pub const DOMU: Domid = Domid(1);
+
+/// Guest-kernel mapping of a page, writable.
+pub const RW: u64 = Pte::PRESENT | Pte::WRITABLE | Pte::USER | Pte::ACCESSED | Pte::DIRTY;
+/// Guest-kernel mapping of a page, read-only.
+pub const RO: u64 = Pte::PRESENT | Pte::USER | Pte::ACCESSED;
+
+/// The frames that a test domain begins with.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// L4, L3, L2 and L1 table of the scratch area.
+    pub tables: [Mfn; 4],
+    /// Frames of the scratch pages, in order.
+    pub scratch: Vec<Mfn>,
+}
+
+/// The host.
+pub struct Host {
+    /// The hypervisor under test.
+    pub hv: Hypervisor,
+    layouts: BTreeMap<Domid, Layout>,
+    used: RefCell<BTreeMap<Domid, u64>>,
+}
+
+impl Host {
+    /// A machine of 16 MiB and one CPU with [`DOM0`] and [`DOMU`].
+    pub fn new() -> Self {
+        Self::with_machine(MachineRef::new(hv_machine::sim::Machine::new(4096)))
+    }
+
+    /// The same on a machine that the test made.
+    pub fn with_machine(machine: MachineRef) -> Self {
+        let hv = Hypervisor::new(machine);
+        let mut host = Self {
+            hv,
+            layouts: BTreeMap::new(),
+            used: RefCell::default(),
+        };
+        host.add_domain(DOM0, true);
+        host.add_domain(DOMU, false);
+        host
+    }
+
+    /// Adds a domain with one vCPU that is up and in kernel mode.
+    pub fn add_domain(&mut self, id: Domid, privileged: bool) {
+        let new = NewDomain {
+            id,
+            privileged,
+            handle: [id.0 as u8; 16],
+            max_event_channels: 1024,
+        };
+        let domain = lifecycle::create(&self.hv, &new).expect("a domain");
+        domain.owner.set_max_frames(256);
+        lifecycle::create_vcpus(&self.hv, &domain, 1).expect("a vCPU");
+        let frame = || {
+            self.hv
+                .memory
+                .allocate(&domain.owner, 0, u64::MAX)
+                .expect("a frame")
+        };
+        let tables = [frame(), frame(), frame(), frame()];
+        let scratch: Vec<Mfn> = (0..SCRATCH_PAGES).map(|_| frame()).collect();
+        let machine = &self.hv.machine;
+        for (table, level) in tables.windows(2).zip([Level::L4, Level::L3, Level::L2]) {
+            machine.store_u64(table[0], level.index(SCRATCH), Pte::new(table[1], RW).0);
+        }
+        for (index, &mfn) in scratch.iter().enumerate() {
+            machine.store_u64(tables[3], index, Pte::new(mfn, RW).0);
+        }
+        let root = self
+            .hv
+            .memory
+            .get_typed(tables[0], id, FrameType::Table(Level::L4))
+            .expect("a valid root");
+        let vcpu = domain.vcpu(0).expect("vCPU 0");
+        {
+            let mut state = vcpu.state.lock();
+            state.kernel_root = Some(root.into_bits());
+            state.initialised = true;
+        }
+        vcpu.down
+            .store(false, core::sync::atomic::Ordering::Release);
+        lifecycle::toolstack_unpause(&self.hv, &domain).expect("paused as created");
+        self.layouts.insert(id, Layout { tables, scratch });
+    }
+
+    /// A domain.
+    pub fn domain(&self, id: Domid) -> Arc<Domain> {
+        self.hv.domain(id).expect("the domain lives")
+    }
+
+    /// vCPU 0 of a domain.
+    pub fn vcpu(&self, id: Domid) -> Arc<Vcpu> {
+        self.domain(id).vcpu(0).expect("vCPU 0")
+    }
+
+    /// The frames that a domain began with.
+    pub fn layout(&self, id: Domid) -> &Layout {
+        &self.layouts[&id]
+    }
+
+    /// Works as vCPU `vcpu` of a domain, with its address space loaded.
+    pub fn as_vcpu<R>(&self, id: Domid, vcpu: u32, work: impl FnOnce(&mut Current<'_>) -> R) -> R {
+        let domain = self.domain(id);
+        let vcpu = domain.vcpu(vcpu).expect("the vCPU");
+        let mut state = vcpu.state.lock();
+        if let Some(root) = state.root() {
+            self.hv.machine.load_root(root);
+        }
+        let mut cx = Current {
+            hv: &self.hv,
+            domain: &domain,
+            vcpu: &vcpu,
+            state: &mut state,
+            deadline: u64::MAX,
+        };
+        work(&mut cx)
+    }
+
+    /// Works as vCPU 0 of a domain.
+    pub fn as_guest<R>(&self, id: Domid, work: impl FnOnce(&mut Current<'_>) -> R) -> R {
+        self.as_vcpu(id, 0, work)
+    }
+
+    /// Makes a hypercall as vCPU 0 of a domain, through its registers, until it is finished; gives the register
+    /// that the guest would read: a result or a negated errno.
+    pub fn hypercall(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
+        self.as_guest(id, |cx| {
+            const RIP: u64 = 0x1000;
+            let mut all = [0; 6];
+            all[..args.len()].copy_from_slice(args);
+            let regs = &mut cx.state.context.regs;
+            regs.rax = u64::from(number);
+            regs.rip = RIP;
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = all;
+            for _ in 0..1_000_000 {
+                hypercall::enter(cx);
+                let regs = &mut cx.state.context.regs;
+                if regs.rip == RIP {
+                    return regs.rax as i64;
+                }
+                // A continuation: the guest executes `syscall` again.
+                assert_eq!(
+                    regs.rip,
+                    RIP - 2,
+                    "a continued hypercall leaves RIP on `syscall`"
+                );
+                assert_eq!(
+                    regs.rax,
+                    u64::from(number),
+                    "a continued hypercall keeps its number"
+                );
+                regs.rip = RIP;
+            }
+            panic!("hypercall {number} does not end");
+        })
+    }
+
+    /// Room for `bytes` bytes in a domain's scratch area, 8-byte aligned, within one page where it fits in one.
+    pub fn room(&self, id: Domid, bytes: usize) -> u64 {
+        let mut used = self.used.borrow_mut();
+        let next = used.entry(id).or_insert(0);
+        let mut at = next.next_multiple_of(8);
+        if at / 4096 != (at + bytes as u64).saturating_sub(1) / 4096 && bytes <= 4096 {
+            at = at.next_multiple_of(4096);
+        }
+        *next = at + bytes as u64;
+        assert!(*next <= SCRATCH_PAGES * 4096, "scratch memory is used up");
+        SCRATCH + at
+    }
+
+    /// Puts a value into a domain's scratch area; gives its address.
+    pub fn put<T: IntoBytes + Immutable>(&self, id: Domid, value: &T) -> u64 {
+        let va = self.room(id, size_of::<T>());
+        self.put_at(id, va, value);
+        va
+    }
+
+    /// Puts a slice into a domain's scratch area; gives its address.
+    pub fn put_slice<T: IntoBytes + Immutable>(&self, id: Domid, values: &[T]) -> u64 {
+        let va = self.room(id, size_of_val(values));
+        self.as_guest(id, |cx| {
+            cx.write_bytes(va, values.as_bytes())
+                .expect("scratch memory")
+        });
+        va
+    }
+
+    /// Writes a value at an address of a domain.
+    pub fn put_at<T: IntoBytes + Immutable>(&self, id: Domid, va: u64, value: &T) {
+        self.as_guest(id, |cx| cx.write(va, value).expect("mapped memory"));
+    }
+
+    /// Reads a value at an address of a domain.
+    pub fn get<T: FromBytes + IntoBytes>(&self, id: Domid, va: u64) -> T {
+        self.as_guest(id, |cx| cx.read(va).expect("mapped memory"))
+    }
+
+    /// Reads a value from a domain's shared-info page.
+    pub fn shared<T: FromBytes + IntoBytes>(&self, id: Domid, offset: usize) -> T {
+        let mut value = T::new_zeroed();
+        self.hv
+            .machine
+            .read_frame(self.domain(id).shared_info, offset, value.as_mut_bytes());
+        value
+    }
+}
