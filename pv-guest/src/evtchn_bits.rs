@@ -7,7 +7,7 @@
 
 use core::sync::atomic::Ordering::{Acquire, SeqCst};
 
-use hypercall_abi::Port;
+use hypercall_abi::types::Port;
 
 use crate::shared::{SharedInfo, Vcpu};
 
@@ -36,7 +36,9 @@ pub fn mask(shared: &SharedInfo, port: Port) {
 /// ask for the upcall (`EVTCHNOP_unmask`).
 #[must_use = "an event that came while the port was masked would be lost"]
 pub fn unmask(shared: &SharedInfo, port: Port) -> bool {
-    let Some((word, bit)) = place(port) else { return false };
+    let Some((word, bit)) = place(port) else {
+        return false;
+    };
     shared.evtchn_mask[word].fetch_and(!bit, SeqCst);
     shared.evtchn_pending[word].load(SeqCst) & bit != 0
 }

@@ -17,8 +17,14 @@ use core::task::{Context, Poll, Waker};
 use critical_section::Mutex;
 
 /// Tasks that were woken and not polled since.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ReadyQueue(Mutex<RefCell<VecDeque<u64>>>);
+
+impl Default for ReadyQueue {
+    fn default() -> Self {
+        Self(Mutex::new(RefCell::default()))
+    }
+}
 
 impl ReadyQueue {
     fn push(&self, task: u64) {
@@ -85,8 +91,11 @@ impl Executor {
         });
         let task = self.spawned.get();
         self.spawned.set(task + 1);
-        let waker =
-            Arc::new(TaskWaker { task, queued: AtomicBool::new(true), ready: self.ready.clone() });
+        let waker = Arc::new(TaskWaker {
+            task,
+            queued: AtomicBool::new(true),
+            ready: self.ready.clone(),
+        });
         self.tasks.borrow_mut().insert(task, Task { future, waker });
         self.ready.push(task);
         handle
@@ -99,11 +108,18 @@ impl Executor {
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop() else { break };
             // The map is not borrowed while a task runs, so that tasks can spawn tasks.
-            let Some(mut task) = self.tasks.borrow_mut().remove(&id) else { continue };
+            let Some(mut task) = self.tasks.borrow_mut().remove(&id) else {
+                continue;
+            };
             task.waker.queued.store(false, Ordering::Release);
             let waker = Waker::from(task.waker.clone());
             polled += 1;
-            if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            if task
+                .future
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+            {
                 self.tasks.borrow_mut().insert(id, task);
             }
         }
@@ -168,7 +184,9 @@ impl<T> Future for JoinHandle<T> {
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinHandle").field("finished", &self.is_finished()).finish()
+        f.debug_struct("JoinHandle")
+            .field("finished", &self.is_finished())
+            .finish()
     }
 }
 
@@ -204,7 +222,11 @@ mod tests {
             .spawn(poll_fn(move |context| {
                 task_polls.set(task_polls.get() + 1);
                 *task_kept.borrow_mut() = Some(context.waker().clone());
-                if task_polls.get() < 3 { Poll::Pending } else { Poll::Ready(()) }
+                if task_polls.get() < 3 {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
             }))
             .detach();
         drain(&executor);
@@ -220,7 +242,11 @@ mod tests {
         drain(&executor);
         assert!(executor.is_empty());
         waker.wake();
-        assert_eq!(executor.run_ready(), 0, "waking an ended task polls nothing");
+        assert_eq!(
+            executor.run_ready(),
+            0,
+            "waking an ended task polls nothing"
+        );
     }
 
     #[test]

@@ -1,2 +1,110 @@
-//! A PV guest kernel as a library.
+//! A PV guest kernel as a library: link it, define `main`, and the result is an image that Xen, and everything compatible
+//! with it, boots as a domain, the initial one included.
+//!
+//! ```ignore
+//! #![no_std]
+//! #![no_main]
+//!
+//! pv_guest::entry!(main);
+//!
+//! async fn main() {
+//!     loop {
+//!         pv_guest::println!("{:?}", pv_guest::clock::wall_clock());
+//!         pv_guest::clock::sleep(core::time::Duration::from_secs(1)).await;
+//!     }
+//! }
+//! ```
+//!
+//! The guest runs on one vCPU, in tasks that take turns ([`spawn`]); when no task is ready, the vCPU blocks. When `main` is
+//! done, the domain powers off. A panic or an unexpected trap prints registers and crashes the domain.
+//!
+//! # What is where
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`boot`] | start info, command line, module (ramdisk) |
+//! | [`console`], [`print!`], [`println!`], [`line`] | printing (never waits), reading, lines |
+//! | [`clock`] | system time, wall clock, `sleep`, `timeout` |
+//! | [`executor`] | tasks: [`spawn`], [`JoinHandle`], [`yield_now`] |
+//! | [`events`] | event channels: bind, wait, notify, mask |
+//! | [`memory`] | frames, DMA memory, foreign and device mappings, page tables |
+//! | [`ports`] | I/O ports |
+//! | [`power`] | power off, reboot, crash |
+//! | [`traps`] | a hook on every exception |
+//! | [`cpu`], [`hypercall`] | shared info, CPUID, the raw hypercalls |
+//!
+//! # Shared memory
+//!
+//! Memory that another domain or a device writes is a [`memory::Window`]: words and copies by offset, never a reference. It
+//! is owned by what maps it: [`memory::Mapping`] (frames of another domain, device registers) or [`memory::DmaMemory`] (this
+//! guest's own frames, with machine addresses). It implements `split_drivers::SharedMemory`.
+//!
+//! # For the initial domain
+//!
+//! - [`memory::ForeignDomain`]: map a domain's frames, pin its page tables, set its machine-to-physical numbers.
+//! - [`memory::Mapping::device`] and [`ports::IoPorts`]: devices.
+//! - [`memory::DmaMemory`]: rings and buffers for them.
+//! - [`events::EventChannel::bind_pirq`], [`events::EventChannel::alloc_unbound_for`]: interrupts; ports for new domains.
+//! - [`hypercall::raw`]: everything else.
+//!
+//! # Rules
+//!
+//! Code that runs in an upcall ([`events::EventChannel::set_handler`], wakers) or in a trap hook must not map memory or wait;
+//! it may use the heap, send events and wake tasks. There is no floating point, and no thread but the executor's.
+//!
+//! Everything that is not hardware builds and is tested on the host.
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod evtchn_bits;
+pub mod executor;
+pub mod line;
+pub mod p2m;
+pub mod pte;
+pub mod regions;
+pub mod shared;
+pub mod time_scale;
+pub mod timers;
+
+#[cfg(target_os = "none")]
+pub mod boot;
+#[cfg(target_os = "none")]
+pub mod clock;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod cpu;
+#[cfg(target_os = "none")]
+pub mod events;
+#[cfg(target_os = "none")]
+pub mod hypercall;
+#[cfg(target_os = "none")]
+pub mod memory;
+#[cfg(target_os = "none")]
+mod panic;
+#[cfg(target_os = "none")]
+pub mod ports;
+#[cfg(target_os = "none")]
+pub mod power;
+#[cfg(target_os = "none")]
+mod start;
+#[cfg(target_os = "none")]
+mod task;
+#[cfg(target_os = "none")]
+pub mod traps;
+
+pub use executor::{JoinHandle, yield_now};
+#[cfg(target_os = "none")]
+pub use task::{run, spawn};
+
+/// Names the guest's main function: `async fn() -> ()`.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        extern "Rust" fn __pv_guest_main() -> ! {
+            $crate::run($main())
+        }
+    };
+}

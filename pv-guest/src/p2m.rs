@@ -3,7 +3,7 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use hypercall_abi::{Mfn, Pfn};
+use hypercall_abi::types::{Mfn, Pfn};
 
 /// What the list holds where there is no frame.
 pub const INVALID: u64 = u64::MAX;
@@ -36,7 +36,10 @@ impl<'a> P2m<'a> {
 
     /// Says which machine frame, if any, is behind `pfn`. One beyond the list is ignored.
     pub fn set(&self, pfn: Pfn, mfn: Option<Mfn>) {
-        if let Some(entry) = usize::try_from(pfn.0).ok().and_then(|index| self.0.get(index)) {
+        if let Some(entry) = usize::try_from(pfn.0)
+            .ok()
+            .and_then(|index| self.0.get(index))
+        {
             entry.store(mfn.map_or(INVALID, |mfn| mfn.0), Relaxed);
         }
     }
@@ -49,7 +52,9 @@ impl<'a> P2m<'a> {
 
     /// Whether the machine frames behind `count` frames from `pfn` on follow each other.
     pub fn is_contiguous(&self, pfn: Pfn, count: u64) -> bool {
-        let Some(first) = self.mfn(pfn) else { return count == 0 };
+        let Some(first) = self.mfn(pfn) else {
+            return count == 0;
+        };
         (0..count).all(|offset| self.mfn(Pfn(pfn.0 + offset)) == Some(Mfn(first.0 + offset)))
     }
 }
@@ -66,7 +71,10 @@ mod tests {
     fn a_hole_or_a_frame_beyond_the_list_has_no_machine_frame() {
         let list = list(&[7, INVALID]);
         let p2m = P2m::new(&list);
-        assert_eq!([0, 1, 2, u64::MAX].map(|pfn| p2m.mfn(Pfn(pfn))), [Some(Mfn(7)), None, None, None]);
+        assert_eq!(
+            [0, 1, 2, u64::MAX].map(|pfn| p2m.mfn(Pfn(pfn))),
+            [Some(Mfn(7)), None, None, None]
+        );
         p2m.set(Pfn(1), Some(Mfn(9)));
         p2m.set(Pfn(0), None);
         p2m.set(Pfn(2), Some(Mfn(1)));

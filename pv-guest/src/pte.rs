@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use hypercall_abi::Mfn;
+use hypercall_abi::types::Mfn;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -40,8 +40,10 @@ bitflags::bitflags! {
 
 impl Flags {
     /// An entry that points to a table.
-    pub const TABLE: Self =
-        Self::PRESENT.union(Self::WRITABLE).union(Self::USER).union(Self::ACCESSED);
+    pub const TABLE: Self = Self::PRESENT
+        .union(Self::WRITABLE)
+        .union(Self::USER)
+        .union(Self::ACCESSED);
     /// Read-only data.
     pub const READ: Self = Self::PRESENT.union(Self::ACCESSED).union(Self::NO_EXECUTE);
     /// Data.
@@ -49,7 +51,9 @@ impl Flags {
     /// Code.
     pub const READ_EXECUTE: Self = Self::PRESENT.union(Self::ACCESSED);
     /// Device registers: neither cached nor written through.
-    pub const DEVICE: Self = Self::READ_WRITE.union(Self::CACHE_DISABLE).union(Self::WRITE_THROUGH);
+    pub const DEVICE: Self = Self::READ_WRITE
+        .union(Self::CACHE_DISABLE)
+        .union(Self::WRITE_THROUGH);
 }
 
 /// A page-table entry as a PV guest writes it: a machine frame and flags.
@@ -70,7 +74,8 @@ impl Pte {
 
     /// The frame it names, if it is present.
     pub fn frame(self) -> Option<Mfn> {
-        self.is_present().then_some(Mfn((self.0 & Self::FRAME) >> 12))
+        self.is_present()
+            .then_some(Mfn((self.0 & Self::FRAME) >> 12))
     }
 
     /// Whether it maps something.
@@ -97,7 +102,10 @@ mod tests {
     #[test]
     fn indices_are_nine_bits_each() {
         let address = 0xffff_8800_0040_3000;
-        assert_eq!([4, 3, 2, 1].map(|level| index(address, level)), [272, 0, 2, 3]);
+        assert_eq!(
+            [4, 3, 2, 1].map(|level| index(address, level)),
+            [272, 0, 2, 3]
+        );
         assert_eq!([4, 3, 2, 1].map(|level| index(u64::MAX, level)), [511; 4]);
     }
 

@@ -4,7 +4,7 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU32, AtomicU64};
 
-use hypercall_abi::arch_x86::{ArchSharedInfo, ArchVcpuInfo};
+use hypercall_abi::arch_x86::{ArchSharedInfo, ArchVcpuInfo, XEN_LEGACY_MAX_VCPUS};
 use hypercall_abi::xen::{self, VcpuInfo, VcpuTimeInfo};
 
 /// `struct vcpu_time_info`: what system time is computed from.
@@ -49,7 +49,7 @@ pub struct Vcpu {
 #[repr(C)]
 pub struct SharedInfo {
     /// The vCPUs.
-    pub vcpu: [Vcpu; xen::XEN_LEGACY_MAX_VCPUS],
+    pub vcpu: [Vcpu; XEN_LEGACY_MAX_VCPUS],
     /// A bit for each port: an event came.
     pub evtchn_pending: [AtomicU64; 64],
     /// A bit for each port: its events cause no upcall.
@@ -83,14 +83,10 @@ const _: () = {
     assert!(size_of::<Vcpu>() == size_of::<VcpuInfo>());
     assert!(offset_of!(Vcpu, upcall_mask) == offset_of!(VcpuInfo, evtchn_upcall_mask));
     assert!(offset_of!(Vcpu, pending_sel) == offset_of!(VcpuInfo, evtchn_pending_sel));
-    assert!(
-        offset_of!(Vcpu, cr2) == offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2)
-    );
+    assert!(offset_of!(Vcpu, cr2) == offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2));
     assert!(offset_of!(Vcpu, time) == offset_of!(VcpuInfo, time));
     assert!(size_of::<SharedInfo>() == size_of::<xen::SharedInfo>());
-    assert!(
-        offset_of!(SharedInfo, evtchn_mask) == offset_of!(xen::SharedInfo, evtchn_mask)
-    );
+    assert!(offset_of!(SharedInfo, evtchn_mask) == offset_of!(xen::SharedInfo, evtchn_mask));
     assert!(offset_of!(SharedInfo, wc_sec_hi) == offset_of!(xen::SharedInfo, wc_sec_hi));
     assert!(
         offset_of!(SharedInfo, p2m_vaddr)

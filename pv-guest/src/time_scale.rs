@@ -48,8 +48,13 @@ pub fn system_time(time: &TimeInfo, mut tsc: impl FnMut() -> u64) -> u64 {
     consistent(&time.version, || {
         // A counter that runs a little behind on another CPU must not make time jump by 2^64.
         let ticks = tsc().saturating_sub(time.tsc_timestamp.load(Relaxed));
-        let (mul, shift) = (time.tsc_to_system_mul.load(Relaxed), time.tsc_shift.load(Relaxed));
-        time.system_time.load(Relaxed).wrapping_add(scale(ticks, mul, shift))
+        let (mul, shift) = (
+            time.tsc_to_system_mul.load(Relaxed),
+            time.tsc_shift.load(Relaxed),
+        );
+        time.system_time
+            .load(Relaxed)
+            .wrapping_add(scale(ticks, mul, shift))
     })
 }
 
@@ -57,7 +62,10 @@ pub fn system_time(time: &TimeInfo, mut tsc: impl FnMut() -> u64) -> u64 {
 pub fn boot_wall_clock(shared: &SharedInfo) -> (u64, u32) {
     consistent(&shared.wc_version, || {
         let high = u64::from(shared.wc_sec_hi.load(Relaxed));
-        (high << 32 | u64::from(shared.wc_sec.load(Relaxed)), shared.wc_nsec.load(Relaxed))
+        (
+            high << 32 | u64::from(shared.wc_sec.load(Relaxed)),
+            shared.wc_nsec.load(Relaxed),
+        )
     })
 }
 
@@ -71,7 +79,10 @@ mod tests {
         assert_eq!(scale(1000, 1 << 31, 0), 500);
         assert_eq!(scale(1000, 1 << 31, 1), 1000);
         assert_eq!(scale(1000, 1 << 31, -1), 250);
-        assert_eq!(scale(u64::MAX, u32::MAX, 0), u64::MAX - (u64::MAX >> 32) - 1);
+        assert_eq!(
+            scale(u64::MAX, u32::MAX, 0),
+            u64::MAX - (u64::MAX >> 32) - 1
+        );
         assert_eq!(scale(1, u32::MAX, 100), 0);
     }
 

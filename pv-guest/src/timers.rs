@@ -20,12 +20,18 @@ pub struct TimerQueue {
 impl TimerQueue {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { sleepers: BTreeMap::new(), sequence: 0 }
+        Self {
+            sleepers: BTreeMap::new(),
+            sequence: 0,
+        }
     }
 
     /// Has `waker` woken at `deadline`.
     pub fn insert(&mut self, deadline: u64, waker: Waker) -> TimerId {
-        let id = TimerId { deadline, sequence: self.sequence };
+        let id = TimerId {
+            deadline,
+            sequence: self.sequence,
+        };
         self.sequence += 1;
         self.sleepers.insert(id, waker);
         id
@@ -87,14 +93,23 @@ mod tests {
         assert!(queue.pop_due(9).is_none());
         queue.pop_due(10).unwrap().wake();
         assert!(queue.pop_due(19).is_none());
-        assert_eq!((early.0.load(Ordering::Relaxed), late.0.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!(
+            (
+                early.0.load(Ordering::Relaxed),
+                late.0.load(Ordering::Relaxed)
+            ),
+            (1, 0)
+        );
         assert_eq!(queue.next_deadline(), Some(20));
     }
 
     #[test]
     fn sleepers_of_one_deadline_are_all_kept() {
         let mut queue = TimerQueue::new();
-        let ids = [queue.insert(5, Waker::noop().clone()), queue.insert(5, Waker::noop().clone())];
+        let ids = [
+            queue.insert(5, Waker::noop().clone()),
+            queue.insert(5, Waker::noop().clone()),
+        ];
         assert_ne!(ids[0], ids[1]);
         queue.remove(ids[0]);
         queue.remove(ids[0]);
@@ -110,6 +125,9 @@ mod tests {
         let id = queue.insert(1, old_waker);
         queue.update(id, &new_waker);
         queue.pop_due(1).unwrap().wake();
-        assert_eq!((old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)), (0, 1));
+        assert_eq!(
+            (old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)),
+            (0, 1)
+        );
     }
 }

@@ -126,15 +126,55 @@ impl Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rip, cs, rsp, ss, rflags, error_code, vector, .. } = self;
+        let Self {
+            rip,
+            cs,
+            rsp,
+            ss,
+            rflags,
+            error_code,
+            vector,
+            ..
+        } = self;
         let cs = cs & 0xffff;
-        writeln!(f, "rip {cs:04x}:{rip:016x}  vector {vector:#x}  error code {error_code:#x}")?;
+        writeln!(
+            f,
+            "rip {cs:04x}:{rip:016x}  vector {vector:#x}  error code {error_code:#x}"
+        )?;
         writeln!(f, "rsp {ss:04x}:{rsp:016x}  rflags {rflags:#x}")?;
-        let Self { rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, .. } = self;
-        writeln!(f, "rax {rax:016x}  rbx {rbx:016x}  rcx {rcx:016x}  rdx {rdx:016x}")?;
-        writeln!(f, "rsi {rsi:016x}  rdi {rdi:016x}  rbp {rbp:016x}  r8  {r8:016x}")?;
-        let Self { r9, r10, r11, r12, r13, r14, r15, .. } = self;
-        writeln!(f, "r9  {r9:016x}  r10 {r10:016x}  r11 {r11:016x}  r12 {r12:016x}")?;
+        let Self {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rbp,
+            r8,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "rax {rax:016x}  rbx {rbx:016x}  rcx {rcx:016x}  rdx {rdx:016x}"
+        )?;
+        writeln!(
+            f,
+            "rsi {rsi:016x}  rdi {rdi:016x}  rbp {rbp:016x}  r8  {r8:016x}"
+        )?;
+        let Self {
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "r9  {r9:016x}  r10 {r10:016x}  r11 {r11:016x}  r12 {r12:016x}"
+        )?;
         write!(f, "r13 {r13:016x}  r14 {r14:016x}  r15 {r15:016x}")
     }
 }
@@ -258,7 +298,10 @@ static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Installs a hook, which runs with upcalls masked, or takes the last one away.
 pub fn set_hook(hook: Option<Hook>) {
-    HOOK.store(hook.map_or(core::ptr::null_mut(), |hook| hook as *mut ()), Relaxed);
+    HOOK.store(
+        hook.map_or(core::ptr::null_mut(), |hook| hook as *mut ()),
+        Relaxed,
+    );
 }
 
 fn hook() -> Option<Hook> {
@@ -296,9 +339,17 @@ pub(crate) fn init() {
     // SAFETY: the table is defined above, never written, and has this many entries.
     let entries = unsafe { &pv_trap_entries };
     for (index, (info, &address)) in table.iter_mut().zip(entries).enumerate() {
-        let vector = if index < 32 { index as u8 } else { SOFTWARE_INTERRUPT };
+        let vector = if index < 32 {
+            index as u8
+        } else {
+            SOFTWARE_INTERRUPT
+        };
         // Breakpoints, overflow traps and the software interrupt may be raised by an instruction of any mode.
-        let privilege = if matches!(vector, 3 | 4 | SOFTWARE_INTERRUPT) { 3 } else { 0 };
+        let privilege = if matches!(vector, 3 | 4 | SOFTWARE_INTERRUPT) {
+            3
+        } else {
+            0
+        };
         *info = TrapInfo {
             vector,
             flags: privilege | MASK_EVENTS,
@@ -311,8 +362,16 @@ pub(crate) fn init() {
     unsafe { hypercall::set_trap_table(&table) }.expect("the trap table is accepted");
     let callbacks: [(u16, u16, unsafe extern "C" fn()); 3] = [
         (callback::CALLBACKTYPE_EVENT, 0, event_entry),
-        (callback::CALLBACKTYPE_FAILSAFE, callback::CALLBACKF_MASK_EVENTS, failsafe_entry),
-        (callback::CALLBACKTYPE_SYSCALL, callback::CALLBACKF_MASK_EVENTS, syscall_entry),
+        (
+            callback::CALLBACKTYPE_FAILSAFE,
+            callback::CALLBACKF_MASK_EVENTS,
+            failsafe_entry,
+        ),
+        (
+            callback::CALLBACKTYPE_SYSCALL,
+            callback::CALLBACKF_MASK_EVENTS,
+            syscall_entry,
+        ),
     ];
     for (kind, flags, entry) in callbacks {
         // SAFETY: each entry follows the convention of its kind of callback.

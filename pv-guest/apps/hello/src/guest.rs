@@ -1,0 +1,116 @@
+//! What the guest does.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+use pv_guest::events::own_domid;
+use pv_guest::line::LineEditor;
+use pv_guest::power::{Reason, shutdown};
+use pv_guest::{boot, clock, console, hypercall, memory, print, println};
+
+pv_guest::entry!(main);
+
+async fn main() {
+    banner();
+    pv_guest::spawn(tick()).detach();
+    converse().await;
+}
+
+/// What the guest found in its start info, and about its processor.
+fn banner() {
+    let info = boot::start_info();
+    let (major, minor) = hypercall::xen_version();
+    println!();
+    println!(
+        "Hello from a PV guest on {} (version {major}.{minor}).",
+        boot::magic()
+    );
+    println!(
+        "  memory       {} pages, {} KiB free",
+        info.nr_pages,
+        memory::free_bytes() / 1024
+    );
+    print!("  flags        {:#x}", info.flags);
+    for (set, name) in [
+        (boot::is_privileged(), " privileged"),
+        (boot::is_initial_domain(), " initial-domain"),
+    ] {
+        print!("{}", if set { name } else { "" });
+    }
+    println!();
+    println!("  shared info  machine address {:#x}", info.shared_info);
+    println!(
+        "  page tables  root {}, {} at start",
+        memory::root(),
+        info.nr_pt_frames
+    );
+    match boot::store_ring() {
+        Some((frame, port)) => println!("  store        frame {frame}, port {port}"),
+        None => println!("  store        none"),
+    }
+    match boot::console_ring() {
+        Some((frame, port)) => println!("  console      frame {frame}, port {port}"),
+        None => println!("  console      the hypervisor's"),
+    }
+    println!("  command line {:?}", boot::command_line());
+    match boot::module() {
+        [] => println!("  module       none"),
+        module => println!("  module       {} bytes", module.len()),
+    }
+    println!("  processor    {} MHz", clock::tsc_frequency() / 1_000_000);
+    match own_domid() {
+        Ok(domain) => println!("  domain       {domain}"),
+        Err(error) => println!("  domain       unknown: {error:?}"),
+    }
+    println!("Type `help` for what I understand.");
+}
+
+/// Prints the time once a second, at whole seconds from the start.
+async fn tick() {
+    let start = clock::now();
+    for second in 1.. {
+        clock::sleep_until(start + second * 1_000_000_000).await;
+        let now = clock::now() / 1_000_000;
+        println!(
+            "tick {second}: {}.{:03} s since power-on",
+            now / 1000,
+            now % 1000
+        );
+    }
+}
+
+/// Reads lines and does what they say.
+async fn converse() {
+    let mut editor = LineEditor::new();
+    let mut echo = Vec::new();
+    let mut typed = [0; 64];
+    loop {
+        let count = console::read(&mut typed).await;
+        for byte in &typed[..count] {
+            let line = editor.feed(*byte, &mut echo);
+            console::write(&echo);
+            echo.clear();
+            if let Some(line) = line {
+                obey(line.trim());
+            }
+        }
+    }
+}
+
+fn obey(line: &str) {
+    match line {
+        "" => {}
+        "help" => println!("halt, reboot, crash, help; anything else is echoed"),
+        "halt" => {
+            println!("good bye");
+            shutdown(Reason::PowerOff)
+        }
+        "reboot" => {
+            println!("see you");
+            shutdown(Reason::Reboot)
+        }
+        "crash" => panic!("as you wish"),
+        _ => println!("you typed: {line}"),
+    }
+}

@@ -1,0 +1,113 @@
+//! The vCPU as the guest sees it: the shared info page, the upcall mask in place of an interrupt flag, the time-stamp
+//! counter, and what identifies the processor.
+//!
+//! There is one vCPU. That is what makes masking upcalls a critical section.
+
+use core::arch::x86_64::_rdtsc;
+use core::arch::{asm, x86_64::CpuidResult};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::compiler_fence;
+
+use critical_section::RawRestoreState;
+use hypercall_abi::types::Mfn;
+use hypercall_abi::xen::{StartInfo, UVMF_INVLPG};
+
+use crate::hypercall;
+use crate::pte::{Flags, Pte};
+use crate::shared::{SharedInfo, Vcpu};
+
+unsafe extern "C" {
+    /// A page of the image, behind which the shared info page is mapped.
+    static __shared_info: SharedInfo;
+}
+
+/// Maps the shared info page over the page that the image keeps for it.
+///
+/// # Safety
+///
+/// Only at start of day; the start info must be the hypervisor's.
+pub(crate) unsafe fn map_shared_info(info: &StartInfo) {
+    let va = (&raw const __shared_info).addr() as u64;
+    let entry = Pte::new(Mfn(info.shared_info >> 12), Flags::READ_WRITE);
+    // SAFETY: the page that disappears is zero and was never used, and the one that appears holds the same type.
+    unsafe { hypercall::update_va_mapping(va, entry.0, UVMF_INVLPG) }
+        .expect("the shared info page can be mapped");
+}
+
+/// The page that this guest shares with the hypervisor. Before start of day maps it, all zeroes.
+pub fn shared() -> &'static SharedInfo {
+    // SAFETY: the page is mapped for ever, aligned, and all its fields are atomics, for which any bits are valid.
+    unsafe { &__shared_info }
+}
+
+/// This vCPU's part of it.
+pub fn vcpu() -> &'static Vcpu {
+    &shared().vcpu[0]
+}
+
+/// Holds back upcalls; whether they were already.
+pub fn disable_upcalls() -> bool {
+    let masked = vcpu().upcall_mask.load(Relaxed) != 0;
+    vcpu().upcall_mask.store(1, Relaxed);
+    // What follows must not be moved before the store; the hypervisor looks at the mask on this very CPU.
+    compiler_fence(SeqCst);
+    masked
+}
+
+/// Lets upcalls in. Those that are pending are delivered before this returns.
+pub fn enable_upcalls() {
+    compiler_fence(SeqCst);
+    vcpu().upcall_mask.store(0, Relaxed);
+    compiler_fence(SeqCst);
+    // An event that came while masked made no upcall. One that comes after the store makes its own, so looking after the
+    // store misses none.
+    if vcpu().upcall_pending.load(Relaxed) != 0 {
+        hypercall::xen_version();
+    }
+}
+
+struct Masked;
+
+critical_section::set_impl!(Masked);
+
+// SAFETY: there is one vCPU, and with upcalls masked nothing but exceptions, which do not return to ordinary code, interrupts
+// it; sections nest because the previous state is restored.
+unsafe impl critical_section::Impl for Masked {
+    unsafe fn acquire() -> RawRestoreState {
+        disable_upcalls()
+    }
+
+    unsafe fn release(masked: RawRestoreState) {
+        if !masked {
+            enable_upcalls();
+        }
+    }
+}
+
+/// The time-stamp counter.
+pub fn tsc() -> u64 {
+    // SAFETY: the instruction has no effect but its result.
+    unsafe { _rdtsc() }
+}
+
+/// CPUID as the hypervisor answers it for this guest: by the forced-emulation prefix, so that the answer does not depend on
+/// whether the hardware can intercept the instruction.
+pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    let (eax, ebx, ecx, edx);
+    // SAFETY: the prefix (ud2 and "xen") makes the hypervisor emulate the instruction behind it, which writes four
+    // registers; rbx, which the compiler may reserve, is put back.
+    unsafe {
+        asm!(
+            "mov {saved:r}, rbx",
+            ".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e",
+            "cpuid",
+            "xchg {saved:r}, rbx",
+            saved = out(reg) ebx,
+            inout("eax") leaf => eax,
+            inout("ecx") subleaf => ecx,
+            out("edx") edx,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    CpuidResult { eax, ebx, ecx, edx }
+}
