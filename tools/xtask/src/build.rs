@@ -55,11 +55,16 @@ fn chosen(workspace: &Workspace, names: &[String]) -> Result<Vec<Image>> {
 /// Builds one image and puts it where users find it.
 pub fn image_into_dist(workspace: &Workspace, toolchain: &Toolchain, image: &Image) -> Result<()> {
     let step = Step::start(format!("build {}", image.name));
+    let linked = image.linked(&toolchain.target_dir(workspace, image.kind));
+    if is_older(&linked, &image.kind.script(workspace)) {
+        // Cargo does not know of the script: it would take the image for fresh.
+        let mut clean = toolchain.cargo(workspace, "clean", image.kind, &[]);
+        step.cargo(clean.args(["--package", &image.name]))?;
+    }
     let mut cargo = toolchain.cargo(workspace, "build", image.kind, &[]);
     step.cargo(cargo.args(["--package", &image.name, "--bin", &image.name]))?;
     let parent = image.dist.parent().context("an image has a directory")?;
     fs::create_dir_all(parent)?;
-    let linked = image.linked(&toolchain.target_dir(workspace, image.kind));
     strip(&linked, &image.dist)?;
     if let Some(config) = &image.config {
         let text = fs::read_to_string(config)
@@ -69,6 +74,12 @@ pub fn image_into_dist(workspace: &Workspace, toolchain: &Toolchain, image: &Ima
     }
     step.done();
     Ok(())
+}
+
+/// Whether there is a `file`, last written before `source` was.
+fn is_older(file: &Path, source: &Path) -> bool {
+    let written = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+    matches!((written(file), written(source)), (Ok(file), Ok(source)) if file < source)
 }
 
 /// Copies an ELF without symbols and debug information, which no loader reads. The file with

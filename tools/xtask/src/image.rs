@@ -63,10 +63,15 @@ impl Kind {
         self.recipe().lto
     }
 
+    /// The linker script.
+    pub fn script(self, workspace: &Workspace) -> PathBuf {
+        workspace.root().join(self.recipe().script)
+    }
+
     /// Flags for rustc.
     pub fn rustflags(self, workspace: &Workspace) -> Vec<String> {
         let recipe = self.recipe();
-        let script = workspace.root().join(recipe.script);
+        let script = self.script(workspace);
         let mut flags: Vec<String> = recipe.flags.iter().map(ToString::to_string).collect();
         flags.push(format!("-Clink-arg=-T{}", script.display()));
         flags

@@ -12,10 +12,12 @@
 //! | [`qemu`] | a machine |
 //! | [`host`] | a machine whose dom0 answers `xl` |
 //! | [`interrupt`] | signals that end a command |
+//! | [`source`] | sizes of source code |
 //! | [`reference`] | Xen itself, the yardstick |
-//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`] | the commands |
+//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`] | the commands |
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod build;
 pub mod host;
 pub mod image;
@@ -29,6 +31,7 @@ pub mod qemu;
 pub mod reference;
 pub mod run;
 pub mod setup;
+pub mod source;
 pub mod test;
 pub mod tool;
 pub mod toolchain;

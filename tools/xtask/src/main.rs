@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use xtask::installer::Consent;
 use xtask::toolchain::Route;
 use xtask::workspace::Workspace;
-use xtask::{build, iso, lint, run, setup, test};
+use xtask::{bench, build, iso, lint, run, setup, test};
 
 /// Build, run and test Xenolith. Every command does the set-up that it needs.
 #[derive(Parser)]
@@ -36,6 +36,8 @@ enum Command {
     Lint,
     /// Lint, host tests, bare-metal builds, and integration tests in QEMU
     Test(test::Options),
+    /// Measure the README's figures on this machine
+    Bench,
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Iso => iso::run(&workspace, cli.toolchain, consent)?,
         Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
+        Command::Bench => bench::run(&workspace, cli.toolchain, consent)?,
         Command::Test(options) => test::run(&workspace, cli.toolchain, consent, options)?,
     }
     Ok(ExitCode::SUCCESS)

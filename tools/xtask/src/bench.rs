@@ -1,0 +1,172 @@
+//! `cargo xtask bench`: the figures of the README, measured on this machine.
+
+use crate::host::Host;
+use crate::installer::{Consent, Installer};
+use crate::progress::Step;
+use crate::qemu::Hardware;
+use crate::toolchain::{Route, Toolchain};
+use crate::workspace::Workspace;
+use crate::{build, run, setup, source};
+use anyhow::{Context, Result, bail};
+use control::client::{Channel, Client};
+use control::hosts::Hosts;
+use control::{
+    DomainConfig, DomainRef, Image, ImageHash, OnEvent, Reply, Request, Uuid, message::MAX_CHUNK,
+};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often a boot is measured.
+const BOOTS: usize = 5;
+
+/// How often the creation of a domain is measured.
+const CREATIONS: usize = 21;
+
+/// How long one boot may take.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, route: Option<Route>, consent: Consent) -> Result<()> {
+    let mut installer = Installer::new(consent);
+    installer.need(setup::TO_RUN)?;
+    let toolchain = Toolchain::find(route, &mut installer)?;
+    for image in crate::image::Image::all(workspace)? {
+        build::image_into_dist(workspace, &toolchain, &image)?;
+    }
+    let step = Step::start("measure");
+    step.at("source");
+    let kernel = source::count(&workspace.root().join("kernel"), &["sim"])?;
+    let mut boots = Vec::new();
+    let mut creations = Creations::default();
+    for number in 1..=BOOTS {
+        step.at(format!("boot {number} of {BOOTS}"));
+        let stage = tempfile::tempdir()?;
+        let start = Instant::now();
+        let host = boot(workspace, stage.path())?;
+        boots.push(start.elapsed());
+        if number == BOOTS {
+            step.at("create and destroy");
+            creations = measure_creations(workspace, &host)?;
+        }
+        host.power_off()?;
+    }
+    step.done();
+
+    println!("| what | measured |\n|---|---|");
+    let row = |what: &str, value: String| println!("| {what} | {value} |");
+    row(
+        "power-on to a dom0 that answers",
+        milliseconds(median(&mut boots)),
+    );
+    row(
+        "create a 64 MiB domain, paused, image cached",
+        milliseconds(median(&mut creations.create)),
+    );
+    row("destroy it", milliseconds(median(&mut creations.destroy)));
+    for name in ["xenolith", "dom0"] {
+        let size = fs::metadata(workspace.dist().join(name))?.len();
+        row(
+            &format!("image of {name}"),
+            format!("{} KiB", size.div_ceil(1024)),
+        );
+    }
+    row("source of the hypervisor", format!("{} lines", kernel.code));
+    row("of it unsafe", format!("{} lines", kernel.unsafe_code));
+    Ok(())
+}
+
+fn boot(workspace: &Workspace, stage: &Path) -> Result<Host> {
+    let dist = workspace.dist();
+    let boot = run::boot(dist.join("xenolith"), dist.join("dom0"));
+    let hosts = Hosts::at(stage.join("xenolith"));
+    let host = Host::start(&hosts, "bench", &Hardware::default(), &boot)?;
+    host.wait_ready(Instant::now() + BOOT_LIMIT, || false)?;
+    Ok(host)
+}
+
+#[derive(Default)]
+struct Creations {
+    create: Vec<Duration>,
+    destroy: Vec<Duration>,
+}
+
+/// Times creation and destruction over one connection: what dom0 and the hypervisor take, without
+/// the start of an `xl` process.
+fn measure_creations(workspace: &Workspace, host: &Host) -> Result<Creations> {
+    let path = workspace.guests().join("hello");
+    let image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut client = host.connect(BOOT_LIMIT)?;
+    let channel = client.open()?;
+    let kernel = Image {
+        hash: ImageHash::of(&image),
+        size: u64::try_from(image.len())?,
+        path: path.display().to_string(),
+    };
+    upload(&mut client, channel, &kernel, &image)?;
+    let memory_kib = 64 * 1024;
+    let config = DomainConfig {
+        name: "bench".to_owned(),
+        uuid: Uuid([0xbe; 16]),
+        memory_kib,
+        max_memory_kib: memory_kib,
+        vcpus: 1,
+        max_vcpus: 1,
+        kernel,
+        ramdisk: None,
+        cmdline: String::new(),
+        on: OnEvent::default(),
+    };
+    let create = Request::CreateDomain {
+        config: Box::new(config),
+        paused: true,
+    };
+    let mut creations = Creations::default();
+    for _ in 0..CREATIONS {
+        let start = Instant::now();
+        let reply = client.call(channel, &create)?;
+        creations.create.push(start.elapsed());
+        let Reply::Domid(domid) = reply else {
+            bail!("no domain id but {reply:?}")
+        };
+        let start = Instant::now();
+        client.call(channel, &Request::Destroy(DomainRef::Id(domid)))?;
+        creations.destroy.push(start.elapsed());
+    }
+    Ok(creations)
+}
+
+fn upload(client: &mut Client, channel: Channel, image: &Image, bytes: &[u8]) -> Result<()> {
+    client.call(
+        channel,
+        &Request::UploadImage {
+            hash: image.hash,
+            size: image.size,
+        },
+    )?;
+    for chunk in bytes.chunks(MAX_CHUNK) {
+        client.send(channel, &Request::ImageChunk(chunk.to_vec()))?;
+    }
+    client.receive(channel)?;
+    Ok(())
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_does_not_follow_one_slow_run() {
+        let mut times = [3, 1, 900].map(Duration::from_millis);
+        assert_eq!(milliseconds(median(&mut times)), "3.0 ms");
+    }
+}

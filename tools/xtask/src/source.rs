@@ -1,0 +1,183 @@
+//! Sizes of source code: lines of code, and how many of them are unsafe.
+
+use anyhow::{Context, Result};
+use proc_macro2::{LineColumn, Span};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use syn::Safety;
+use syn::spanned::Spanned;
+use syn::visit::Visit;
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Lines that hold more than white space and comments; tests are left out.
+    pub code: usize,
+    /// Those of them inside unsafe blocks, unsafe functions and unsafe impls.
+    pub unsafe_code: usize,
+}
+
+/// Counts the Rust files below a directory, without folders called `tests`, or any of `but`.
+pub fn count(dir: &Path, but: &[&str]) -> Result<Lines> {
+    let mut sum = Lines::default();
+    let entries = dir
+        .read_dir()
+        .with_context(|| format!("cannot list {}", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default();
+        let lines = if path.is_dir() {
+            if name == "tests" || but.contains(&&*name) {
+                continue;
+            }
+            count(&path, but)?
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            let text = fs::read_to_string(&path)?;
+            count_text(&text).with_context(|| format!("cannot parse {}", path.display()))?
+        } else {
+            continue;
+        };
+        sum.code += lines.code;
+        sum.unsafe_code += lines.unsafe_code;
+    }
+    Ok(sum)
+}
+
+fn count_text(text: &str) -> Result<Lines> {
+    let file = syn::parse_file(text)?;
+    let mut spans = Spans::default();
+    spans.visit_file(&file);
+    let is_code = |number: &usize| {
+        let line = number
+            .checked_sub(1)
+            .and_then(|index| text.lines().nth(index))
+            .unwrap_or("");
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with("//")
+    };
+    let lines: Vec<usize> = (1..=text.lines().count())
+        .filter(|number| !spans.tests.contains(number))
+        .filter(is_code)
+        .collect();
+    let unsafe_code = lines
+        .iter()
+        .filter(|number| spans.unsafe_code.contains(number))
+        .count();
+    Ok(Lines {
+        code: lines.len(),
+        unsafe_code,
+    })
+}
+
+/// Line numbers, from 1, of what the visitor found.
+#[derive(Default)]
+struct Spans {
+    tests: BTreeSet<usize>,
+    unsafe_code: BTreeSet<usize>,
+}
+
+fn lines_of(span: Span) -> std::ops::RangeInclusive<usize> {
+    let (LineColumn { line: first, .. }, LineColumn { line: last, .. }) =
+        (span.start(), span.end());
+    first..=last
+}
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("test")
+            || (attribute.path().is_ident("cfg")
+                && attribute
+                    .parse_args::<syn::Path>()
+                    .is_ok_and(|path| path.is_ident("test")))
+    })
+}
+
+impl<'ast> Visit<'ast> for Spans {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        let attributes = match item {
+            syn::Item::Mod(item) => &item.attrs,
+            syn::Item::Fn(item) => &item.attrs,
+            syn::Item::Impl(item) => &item.attrs,
+            syn::Item::Use(item) => &item.attrs,
+            _ => return syn::visit::visit_item(self, item),
+        };
+        if is_test(attributes) {
+            self.tests.extend(lines_of(item.span()));
+        } else {
+            syn::visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_expr_unsafe(&mut self, block: &'ast syn::ExprUnsafe) {
+        self.unsafe_code.extend(lines_of(block.span()));
+    }
+
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        if matches!(function.sig.safety, Safety::Unsafe(_)) {
+            self.unsafe_code.extend(lines_of(function.block.span()));
+        }
+        syn::visit::visit_item_fn(self, function);
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        if matches!(function.sig.safety, Safety::Unsafe(_)) {
+            self.unsafe_code.extend(lines_of(function.block.span()));
+        }
+        syn::visit::visit_impl_item_fn(self, function);
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        if item.unsafety.is_some() {
+            self.unsafe_code.extend(lines_of(item.span()));
+        }
+        syn::visit::visit_item_impl(self, item);
+    }
+
+    fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
+        // Assembly of a whole routine is nobody's block.
+        let name = invocation
+            .path
+            .segments
+            .last()
+            .map(|segment| segment.ident.to_string());
+        if name.is_some_and(|name| ["global_asm", "naked_asm"].contains(&name.as_str())) {
+            self.unsafe_code.extend(lines_of(invocation.span()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_blank_lines_and_tests_are_no_code() {
+        let text = "//! Head.\n\n/// Doc.\nfn a() {\n    // why\n    b();\n}\n\n\
+                    #[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
+        assert_eq!(
+            count_text(text).unwrap(),
+            Lines {
+                code: 3,
+                unsafe_code: 0
+            }
+        );
+    }
+
+    #[test]
+    fn unsafe_blocks_functions_and_impls_count_by_line() {
+        let text = "fn a() {\n    unsafe {\n        b();\n    }\n    c();\n}\n\
+                    unsafe impl Send for A {}\n\
+                    unsafe fn d() {\n    e();\n}\n";
+        assert_eq!(
+            count_text(text).unwrap(),
+            Lines {
+                code: 10,
+                unsafe_code: 7
+            }
+        );
+    }
+}
