@@ -1,0 +1,35 @@
+//! The control domain: it builds the other domains, serves their consoles, sees them end, and does
+//! what `xl` asks.
+//!
+//! Everything here is free of I/O: bytes and events come in by calls, and the hypervisor is behind
+//! the trait [`xen::Xen`], so that all of it runs in tests on the host. What touches hardware is in
+//! the binary: the hypercalls, PCI, the virtio console and the loop that feeds [`Toolstack`].
+//!
+//! | module | one of |
+//! |---|---|
+//! | [`toolstack`] | the whole: the domains there are, and what happens to them |
+//! | [`server`] | the connections from `xl`, each with a request in progress |
+//! | [`builder`] | a PV domain, built from an image |
+//! | [`console`], [`scrollback`] | a guest's console, and what it has printed |
+//! | [`images`] | the kernels and ramdisks that were sent |
+//! | [`reaper`] | what follows a domain's end |
+//! | [`xen`] | the hypervisor, as seen from here |
+//!
+//! It uses Xen's public interface alone, and so runs on Xen as well as on Xenolith.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod builder;
+pub mod console;
+#[cfg(test)]
+mod fake;
+pub mod images;
+pub mod reaper;
+pub mod scrollback;
+pub mod server;
+pub mod toolstack;
+pub mod xen;
+
+pub use toolstack::Toolstack;
