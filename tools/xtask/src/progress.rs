@@ -95,7 +95,7 @@ impl Step {
 
 /// The line without colours, if it is cargo telling how far it is.
 fn chatter(line: &str) -> Option<String> {
-    const VERBS: [&str; 13] = [
+    const VERBS: [&str; 14] = [
         "Compiling",
         "Checking",
         "Finished",
@@ -109,6 +109,7 @@ fn chatter(line: &str) -> Option<String> {
         "Building",
         "Dirty",
         "Running",
+        "Removed",
     ];
     let plain = console::strip_ansi_codes(line);
     let first = plain.split_whitespace().next()?;

@@ -1,0 +1,4 @@
+//! Hosts in QEMU.
+#![forbid(unsafe_code)]
+
+mod first_light;
