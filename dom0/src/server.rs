@@ -357,7 +357,7 @@ impl Channel {
             return;
         }
         self.finish(reply_of(
-            result.and_then(|()| toolstack.images().finish(upload)),
+            result.and_then(|()| toolstack.images().finish(*upload)),
         ));
     }
 
