@@ -8,7 +8,7 @@ use hypercall_abi::arch_x86::CpuUserRegs;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
-use crate::{Current, lifecycle};
+use crate::{Current, lifecycle, mmu};
 
 /// The six argument registers.
 pub type Args = [u64; 6];
@@ -83,9 +83,11 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
     if lifecycle::is_dying(cx.domain) {
         return Err(Errno::EINVAL.into());
     }
-    let _ = (cx, args);
     match number {
-        HYPERVISOR_MMU_UPDATE => Err(Errno::ENOSYS.into()),
+        HYPERVISOR_MMU_UPDATE => mmu::do_mmu_update(cx, args),
+        HYPERVISOR_UPDATE_VA_MAPPING => mmu::do_update_va_mapping(cx, args),
+        HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::do_update_va_mapping_otherdomain(cx, args),
+        HYPERVISOR_MMUEXT_OP => mmu::do_mmuext_op(cx, args),
         _ => Err(Errno::ENOSYS.into()),
     }
 }

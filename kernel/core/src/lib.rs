@@ -25,6 +25,7 @@ pub mod lifecycle;
 pub mod lock;
 pub mod log;
 pub mod memory;
+pub mod mmu;
 pub mod options;
 pub mod sched;
 #[cfg(test)]

@@ -71,6 +71,11 @@ impl Owner {
         covers(&self.io_memory.read(), first.0, last.0)
     }
 
+    /// Whether it may map any I/O memory at all.
+    pub fn has_io_memory(&self) -> bool {
+        !self.io_memory.read().is_empty()
+    }
+
     /// Allows or forbids I/O memory from frame `first` to `last`.
     pub fn set_io_memory(&self, first: Mfn, last: Mfn, allow: bool) {
         set_range(&mut self.io_memory.write(), first.0, last.0, allow);

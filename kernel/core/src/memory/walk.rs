@@ -3,7 +3,7 @@
 use hv_machine::{Platform, is_guest_range};
 use hypercall_abi::types::Mfn;
 
-use super::{Level, Memory, Pte};
+use super::{Level, Memory, Pte, is_guest_slot};
 
 /// Where the L1 entry for an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,25 @@ impl Memory {
             table,
             index: Level::L1.index(va),
         })
+    }
+
+    /// Whether the tables under `root` allow ring 3 this access to `va`.
+    pub fn allows(&self, root: Mfn, va: u64, write: bool, fetch: bool) -> bool {
+        let mut table = root;
+        for level in [Level::L4, Level::L3, Level::L2, Level::L1] {
+            let Some(_table) = self.get_any(table) else {
+                return false;
+            };
+            let entry = Pte(self.machine.load_u64(table, level.index(va)));
+            let allowed = entry.has(Pte::PRESENT | Pte::USER)
+                && (!write || entry.has(Pte::WRITABLE))
+                && !(fetch && entry.has(Pte::NO_EXECUTE));
+            if !allowed || !is_guest_slot(level, level.index(va)) {
+                return false;
+            }
+            table = entry.mfn();
+        }
+        true
     }
 
     /// The L1 entry itself, if it is present.

@@ -1,0 +1,413 @@
+//! `mmuext_op` (`xen/xen.h`): pins, roots, flushes, descriptor tables.
+
+use alloc::sync::Arc;
+
+use hv_machine::{Platform, is_guest_range};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::xen::*;
+
+use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain};
+use crate::current::Current;
+use crate::domain::Domain;
+use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+use crate::memory::{FrameType, Level};
+
+/// Entries of a full LDT.
+const MAX_LDT_ENTRIES: u64 = 8192;
+
+/// `HYPERVISOR_mmuext_op(operations, count, done, foreigndom)`.
+///
+/// # Errors
+/// `EFAULT`, `ESRCH`, `EPERM`, `EINVAL`, `EACCES` for a cache flush without I/O memory, `EOPNOTSUPP` for
+/// superpages, `ENOSYS` for an unknown operation. Operations before the failing one are carried out.
+pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    let [operations, raw_count, done_at, foreign, ..] = *args;
+    let mut done = 0_u32;
+    if raw_count & PREEMPTED != 0 && done_at != 0 {
+        done = cx.read(done_at)?;
+    }
+    let count = raw_count & (PREEMPTED - 1);
+    let domain = foreign_domain(cx, Domid(foreign as u16))?;
+    let mut index = 0;
+    let mut result = Ok(0);
+    while index < count {
+        if index > 0 && should_preempt(cx) {
+            let at = operations.wrapping_add(index * size_of::<MmuextOp>() as u64);
+            result = Err(Stop::Again([
+                at,
+                (count - index) | PREEMPTED,
+                done_at,
+                foreign,
+                0,
+                0,
+            ]));
+            break;
+        }
+        let outcome = cx
+            .read_element::<MmuextOp>(operations, index)
+            .and_then(|op| apply(cx, &domain, &op));
+        if let Err(errno) = outcome {
+            result = Err(errno.into());
+            break;
+        }
+        index += 1;
+    }
+    if done_at != 0 {
+        // The caller's loss if it cannot be written: what was done is done.
+        let _ = cx.write(done_at, &done.wrapping_add(index as u32));
+    }
+    result
+}
+
+fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<(), Errno> {
+    let own = Arc::ptr_eq(domain, cx.domain);
+    let require_own = || if own { Ok(()) } else { Err(Errno::EPERM) };
+    let memory = &cx.hv.memory;
+    let mfn = Mfn(op.arg1);
+    match op.cmd {
+        MMUEXT_PIN_L1_TABLE => memory.pin(mfn, domain.id, Level::L1),
+        MMUEXT_PIN_L2_TABLE => memory.pin(mfn, domain.id, Level::L2),
+        MMUEXT_PIN_L3_TABLE => memory.pin(mfn, domain.id, Level::L3),
+        MMUEXT_PIN_L4_TABLE => memory.pin(mfn, domain.id, Level::L4),
+        MMUEXT_UNPIN_TABLE => {
+            let _frame = memory.get(mfn, domain.id).ok_or(Errno::EINVAL)?;
+            if memory.unpin(mfn) {
+                Ok(())
+            } else {
+                Err(Errno::EINVAL)
+            }
+        }
+        MMUEXT_NEW_BASEPTR => {
+            require_own()?;
+            new_kernel_root(cx, mfn)
+        }
+        MMUEXT_NEW_USER_BASEPTR => {
+            require_own()?;
+            new_user_root(cx, mfn)
+        }
+        MMUEXT_TLB_FLUSH_LOCAL => {
+            require_own()?;
+            cx.machine().flush_tlb();
+            Ok(())
+        }
+        MMUEXT_INVLPG_LOCAL => {
+            require_own()?;
+            if is_guest_range(op.arg1, 1) {
+                cx.machine().flush_tlb_page(op.arg1);
+            }
+            Ok(())
+        }
+        MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI => {
+            require_own()?;
+            if any_vcpu(cx, op.arg2)? {
+                flush_domain(cx.hv, domain);
+            }
+            Ok(())
+        }
+        MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => {
+            require_own()?;
+            flush_domain(cx.hv, domain);
+            Ok(())
+        }
+        MMUEXT_FLUSH_CACHE => {
+            require_own()?;
+            flush_cache(cx, domain)
+        }
+        MMUEXT_FLUSH_CACHE_GLOBAL => {
+            require_own()?;
+            flush_cache(cx, domain)
+        }
+        MMUEXT_SET_LDT => {
+            require_own()?;
+            set_ldt(cx, op.arg1, op.arg2 & 0xffff_ffff)
+        }
+        MMUEXT_CLEAR_PAGE => {
+            let page = memory.get_typed(mfn, domain.id, FrameType::Writable)?;
+            cx.machine().zero_frame(page.mfn());
+            Ok(())
+        }
+        MMUEXT_COPY_PAGE => {
+            let source = memory.get(Mfn(op.arg2), domain.id).ok_or(Errno::EINVAL)?;
+            let page = memory.get_typed(mfn, domain.id, FrameType::Writable)?;
+            cx.machine().copy_frame(page.mfn(), source.mfn());
+            Ok(())
+        }
+        MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
+    if cx.state.kernel_root != Some(mfn) {
+        let root = cx
+            .hv
+            .memory
+            .get_typed(mfn, cx.domain.id, FrameType::Table(Level::L4))?;
+        let old = cx.state.kernel_root.replace(root.into_bits());
+        cx.machine().load_root(mfn);
+        // Only now that the processor has left the old root may it be taken apart.
+        drop(old.map(|old| cx.hv.memory.adopt_typed(old, FrameType::Table(Level::L4))));
+    } else {
+        cx.machine().load_root(mfn);
+    }
+    Ok(())
+}
+
+fn new_user_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
+    let new = match mfn.0 {
+        0 => None,
+        _ if cx.state.user_root == Some(mfn) => return Ok(()),
+        _ => Some(
+            cx.hv
+                .memory
+                .get_typed(mfn, cx.domain.id, FrameType::Table(Level::L4))?
+                .into_bits(),
+        ),
+    };
+    let old = core::mem::replace(&mut cx.state.user_root, new);
+    drop(old.map(|old| cx.hv.memory.adopt_typed(old, FrameType::Table(Level::L4))));
+    Ok(())
+}
+
+fn flush_cache(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
+    if !domain.owner.has_io_memory() {
+        return Err(Errno::EACCES);
+    }
+    cx.machine().flush_caches();
+    Ok(())
+}
+
+fn set_ldt(cx: &mut Current<'_>, base: u64, entries: u64) -> Result<(), Errno> {
+    let reachable = is_guest_range(base, entries.saturating_mul(8).max(1));
+    if base & 0xfff != 0 || entries > MAX_LDT_ENTRIES || (entries > 0 && !reachable) {
+        return Err(Errno::EINVAL);
+    }
+    let frames = core::mem::take(&mut cx.state.ldt_frames);
+    cx.state.ldt_base = base;
+    cx.state.ldt_entries = entries as u32;
+    cx.machine().load_ldt(entries as u32);
+    for mfn in frames.into_iter().flatten() {
+        drop(cx.hv.memory.adopt_typed(mfn, FrameType::Descriptors));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Pte;
+    use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
+
+    const SELF: u64 = Domid::SELF.0 as u64;
+
+    fn errno(errno: Errno) -> i64 {
+        errno.to_return()
+    }
+
+    fn operate(host: &Host, id: Domid, cmd: u32, arg1: u64, arg2: u64, foreign: u64) -> i64 {
+        let op = host.put(
+            id,
+            &MmuextOp {
+                cmd,
+                _pad0: 0,
+                arg1,
+                arg2,
+            },
+        );
+        host.hypercall(id, HYPERVISOR_MMUEXT_OP, &[op, 1, 0, foreign])
+    }
+
+    /// Unmaps scratch page `page` of a domain, so that its frame may get another type; gives the frame.
+    fn unmapped_frame(host: &Host, id: Domid, page: usize) -> Mfn {
+        let va = SCRATCH + page as u64 * 4096;
+        assert_eq!(
+            host.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &[va, 0, UVMF_INVLPG]),
+            0
+        );
+        host.layout(id).scratch[page]
+    }
+
+    #[test]
+    fn a_pin_keeps_a_table_and_is_taken_away_once() {
+        let host = Host::new();
+        let table = unmapped_frame(&host, DOMU, 20);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_PIN_L2_TABLE, table.0, 0, SELF),
+            0
+        );
+        assert_eq!(
+            host.hv.memory.type_in_use(table),
+            FrameType::Table(Level::L2)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_PIN_L2_TABLE, table.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_PIN_L1_TABLE, table.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_UNPIN_TABLE, table.0, 0, SELF),
+            0
+        );
+        assert_eq!(host.hv.memory.type_in_use(table), FrameType::None);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_UNPIN_TABLE, table.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+    }
+
+    #[test]
+    fn a_failed_pin_leaves_no_counts() {
+        let host = Host::new();
+        let table = unmapped_frame(&host, DOMU, 20);
+        let good = host.layout(DOMU).scratch[3];
+        host.hv.machine.store_u64(table, 0, Pte::new(good, RO).0);
+        host.hv
+            .machine
+            .store_u64(table, 1, Pte::new(host.layout(DOM0).scratch[0], RO).0);
+        let before = host.hv.memory.state(good);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_PIN_L1_TABLE, table.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(host.hv.memory.state(good), before);
+        assert_eq!(
+            host.hv
+                .memory
+                .state(table)
+                .map(|state| (state.references, state.types)),
+            Some((1, 0))
+        );
+    }
+
+    #[test]
+    fn a_page_that_is_mapped_writable_cannot_be_pinned() {
+        let host = Host::new();
+        let page = host.layout(DOMU).scratch[20];
+        for command in [
+            MMUEXT_PIN_L1_TABLE,
+            MMUEXT_PIN_L2_TABLE,
+            MMUEXT_PIN_L3_TABLE,
+            MMUEXT_PIN_L4_TABLE,
+        ] {
+            assert_eq!(
+                operate(&host, DOMU, command, page.0, 0, SELF),
+                errno(Errno::EINVAL)
+            );
+        }
+        let shared = host.domain(DOMU).shared_info;
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_PIN_L1_TABLE, shared.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+    }
+
+    #[test]
+    fn roots_change_and_the_old_one_is_let_go() {
+        let host = Host::new();
+        let [old, l3, ..] = host.layout(DOMU).tables;
+        let new = unmapped_frame(&host, DOMU, 20);
+        host.hv
+            .machine
+            .store_u64(new, Level::L4.index(SCRATCH), Pte::new(l3, RW).0);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_NEW_USER_BASEPTR, new.0, 0, SELF),
+            0
+        );
+        assert_eq!(operate(&host, DOMU, MMUEXT_NEW_BASEPTR, new.0, 0, SELF), 0);
+        assert_eq!(host.hv.machine.current_root(), new);
+        assert_eq!(host.hv.memory.state(new).map(|state| state.types), Some(2));
+        assert_eq!(host.hv.memory.type_in_use(old), FrameType::None);
+        assert_eq!(operate(&host, DOMU, MMUEXT_NEW_USER_BASEPTR, 0, 0, SELF), 0);
+        assert_eq!(host.hv.memory.state(new).map(|state| state.types), Some(1));
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_NEW_BASEPTR, l3.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(host.hv.machine.current_root(), new);
+    }
+
+    #[test]
+    fn pages_are_cleared_and_copied_unless_they_are_tables() {
+        let host = Host::new();
+        let layout = host.layout(DOMU);
+        let (from, to) = (layout.scratch[10], layout.scratch[11]);
+        host.put_at(DOMU, SCRATCH + 10 * 4096, &99_u64);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_COPY_PAGE, to.0, from.0, SELF),
+            0
+        );
+        assert_eq!(host.get::<u64>(DOMU, SCRATCH + 11 * 4096), 99);
+        assert_eq!(operate(&host, DOMU, MMUEXT_CLEAR_PAGE, to.0, 0, SELF), 0);
+        assert_eq!(host.get::<u64>(DOMU, SCRATCH + 11 * 4096), 0);
+        let table = layout.tables[3];
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_CLEAR_PAGE, table.0, 0, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_COPY_PAGE, table.0, from.0, SELF),
+            errno(Errno::EINVAL)
+        );
+    }
+
+    #[test]
+    fn the_ldt_is_bounded() {
+        let host = Host::new();
+        assert_eq!(operate(&host, DOMU, MMUEXT_SET_LDT, SCRATCH, 8192, SELF), 0);
+        assert_eq!(host.hv.machine.cpu(0).ldt_entries, 8192);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_SET_LDT, SCRATCH, 8193, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_SET_LDT, SCRATCH + 8, 1, SELF),
+            errno(Errno::EINVAL)
+        );
+        let end = hv_machine::HYPERVISOR_VIRT_START;
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_SET_LDT, end, 1, SELF),
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(operate(&host, DOMU, MMUEXT_SET_LDT, 0, 0, SELF), 0);
+    }
+
+    #[test]
+    fn strangers_and_unknown_operations_are_turned_away() {
+        let host = Host::new();
+        let theirs = host.layout(DOM0).scratch[0];
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_PIN_L1_TABLE, theirs.0, 0, 0),
+            errno(Errno::EPERM)
+        );
+        assert_eq!(
+            operate(&host, DOM0, MMUEXT_NEW_BASEPTR, theirs.0, 0, 1),
+            errno(Errno::EPERM)
+        );
+        assert_eq!(
+            operate(&host, DOM0, MMUEXT_PIN_L1_TABLE, theirs.0, 0, 55),
+            errno(Errno::ESRCH)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_MARK_SUPER, 0, 0, SELF),
+            errno(Errno::EOPNOTSUPP)
+        );
+        assert_eq!(operate(&host, DOMU, 14, 0, 0, SELF), errno(Errno::ENOSYS));
+        assert_eq!(operate(&host, DOMU, 999, 0, 0, SELF), errno(Errno::ENOSYS));
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_FLUSH_CACHE, 0, 0, SELF),
+            errno(Errno::EACCES)
+        );
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_TLB_FLUSH_MULTI, 0, UNMAPPED, SELF),
+            errno(Errno::EFAULT)
+        );
+        assert_eq!(
+            host.hypercall(DOMU, HYPERVISOR_MMUEXT_OP, &[UNMAPPED, 1, 0, SELF]),
+            errno(Errno::EFAULT)
+        );
+    }
+}

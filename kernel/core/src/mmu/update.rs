@@ -1,0 +1,487 @@
+//! `mmu_update` and `update_va_mapping` (`xen/xen.h`): single entries of page tables, and the machine-to-phys
+//! table.
+
+use alloc::sync::Arc;
+
+use hv_machine::{Platform, is_guest_range};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::xen::*;
+
+use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain, frame_owner};
+use crate::current::Current;
+use crate::domain::Domain;
+use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+use crate::memory::{FrameType, Level, Pte};
+
+/// `HYPERVISOR_mmu_update(requests, count, done, foreigndom)`.
+///
+/// # Errors
+/// `EFAULT`, `ESRCH`, `EPERM`, `EINVAL` for an entry or a frame that is refused, `ENOSYS` for an unknown request.
+/// Requests before the failing one are carried out, and `done` says how many.
+pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    let [requests, raw_count, done_at, foreign, ..] = *args;
+    let mut done = 0_u32;
+    if raw_count & PREEMPTED != 0 && done_at != 0 {
+        done = cx.read(done_at)?;
+    }
+    let count = raw_count & (PREEMPTED - 1);
+    let tables_of = match (foreign >> 16) as u16 {
+        0 => cx.domain.clone(),
+        id if Domid(id - 1) == cx.domain.id => cx.domain.clone(),
+        id => foreign_domain(cx, Domid(id - 1))?,
+    };
+    if tables_of.vcpu_count() == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let frames_of = frame_owner(cx, Domid(foreign as u16))?;
+
+    let mut flush = false;
+    let mut index = 0;
+    let mut result = Ok(0);
+    while index < count {
+        if index > 0 && should_preempt(cx) {
+            let rest = (count - index) | PREEMPTED;
+            let at = requests.wrapping_add(index * size_of::<MmuUpdate>() as u64);
+            result = Err(Stop::Again([at, rest, done_at, foreign, 0, 0]));
+            break;
+        }
+        let outcome = cx
+            .read_element::<MmuUpdate>(requests, index)
+            .and_then(|request| apply(cx, &tables_of, frames_of, &request));
+        match outcome {
+            Ok(needs_flush) => flush |= needs_flush,
+            Err(errno) => {
+                result = Err(errno.into());
+                break;
+            }
+        }
+        index += 1;
+    }
+    if flush {
+        flush_domain(cx.hv, &tables_of);
+    }
+    if done_at != 0 {
+        // The caller's loss if it cannot be written: what was done is done.
+        let _ = cx.write(done_at, &done.wrapping_add(index as u32));
+    }
+    result
+}
+
+/// Carries out one request; returns whether translations of upper levels changed.
+fn apply(
+    cx: &Current<'_>,
+    tables_of: &Arc<Domain>,
+    frames_of: Domid,
+    request: &MmuUpdate,
+) -> Result<bool, Errno> {
+    let command = request.ptr & 3;
+    let address = request.ptr & !3;
+    let mfn = Mfn(address >> 12);
+    match command {
+        MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_PRESERVE_AD | MMU_PT_UPDATE_NO_TRANSLATE => {
+            if address & 7 != 0 {
+                return Err(Errno::EINVAL);
+            }
+            let index = (address & 0xfff) as usize / 8;
+            let preserve = command == MMU_PT_UPDATE_PRESERVE_AD;
+            write_entry(
+                cx,
+                tables_of,
+                frames_of,
+                mfn,
+                index,
+                Pte(request.val),
+                preserve,
+            )
+        }
+        MMU_MACHPHYS_UPDATE => {
+            if !Arc::ptr_eq(tables_of, cx.domain) {
+                return Err(Errno::EPERM);
+            }
+            let frame = cx.hv.memory.get(mfn, frames_of).ok_or(Errno::EINVAL)?;
+            cx.machine().set_m2p(frame.mfn(), request.val);
+            Ok(false)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// Writes a word of a frame: as an entry where the frame is a page table, else as plain data.
+fn write_entry(
+    cx: &Current<'_>,
+    tables_of: &Domain,
+    frames_of: Domid,
+    mfn: Mfn,
+    index: usize,
+    entry: Pte,
+    preserve: bool,
+) -> Result<bool, Errno> {
+    let memory = &cx.hv.memory;
+    let frame = memory.get(mfn, tables_of.id).ok_or(Errno::EINVAL)?;
+    let kind = memory.type_in_use(mfn);
+    let FrameType::Table(level) = kind else {
+        let page = frame.with_type(FrameType::Writable)?;
+        cx.machine().store_u64(page.mfn(), index, entry.0);
+        return Ok(false);
+    };
+    if level != Level::L1 && frames_of != tables_of.id {
+        return Err(Errno::EINVAL);
+    }
+    let table = frame.with_type(kind)?;
+    let updated = memory.update_entry(table.mfn(), level, index, entry, frames_of, preserve)?;
+    Ok(level != Level::L1 && updated.old.present())
+}
+
+/// `HYPERVISOR_update_va_mapping(va, entry, flags)`.
+///
+/// # Errors
+/// `EINVAL` where no L1 table covers the address or the entry is refused, `EPERM`, `EFAULT` for the bitmap.
+pub fn do_update_va_mapping(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    let owner = cx.domain.id;
+    update_va_mapping(cx, args, owner)
+}
+
+/// `HYPERVISOR_update_va_mapping_otherdomain(va, entry, flags, domid)`.
+///
+/// # Errors
+/// As [`do_update_va_mapping`], and `ESRCH`.
+pub fn do_update_va_mapping_otherdomain(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    let owner = frame_owner(cx, Domid(args[3] as u16))?;
+    update_va_mapping(cx, args, owner)
+}
+
+fn update_va_mapping(cx: &mut Current<'_>, args: &Args, frames_of: Domid) -> HypercallResult {
+    let [va, entry, flags, ..] = *args;
+    let memory = &cx.hv.memory;
+    let root = cx.state.root().ok_or(Errno::EINVAL)?;
+    if !is_guest_range(va, 1) {
+        return Err(Errno::EINVAL.into());
+    }
+    let slot = memory.l1_slot(root, va).ok_or(Errno::EINVAL)?;
+    if memory.type_in_use(slot.table) != FrameType::Table(Level::L1) {
+        return Err(Errno::EINVAL.into());
+    }
+    let table = memory.get_typed(slot.table, cx.domain.id, FrameType::Table(Level::L1))?;
+    memory.update_entry(
+        table.mfn(),
+        Level::L1,
+        slot.index,
+        Pte(entry),
+        frames_of,
+        false,
+    )?;
+    drop(table);
+
+    let bitmap = flags & !UVMF_FLUSHTYPE_MASK;
+    match flags & UVMF_FLUSHTYPE_MASK {
+        UVMF_TLB_FLUSH => match bitmap {
+            UVMF_LOCAL => cx.machine().flush_tlb(),
+            UVMF_ALL => flush_domain(cx.hv, cx.domain),
+            bitmap => {
+                if any_vcpu(cx, bitmap)? {
+                    flush_domain(cx.hv, cx.domain);
+                }
+            }
+        },
+        UVMF_INVLPG => match bitmap {
+            UVMF_LOCAL => cx.machine().flush_tlb_page(va),
+            UVMF_ALL => flush_domain(cx.hv, cx.domain),
+            bitmap => {
+                if any_vcpu(cx, bitmap)? {
+                    flush_domain(cx.hv, cx.domain);
+                }
+            }
+        },
+        _ => {}
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
+    use hypercall_abi::xen::{HYPERVISOR_MMU_UPDATE, HYPERVISOR_UPDATE_VA_MAPPING};
+
+    const SELF: u64 = Domid::SELF.0 as u64;
+
+    fn errno(errno: Errno) -> i64 {
+        errno.to_return()
+    }
+
+    /// Makes one request on a page table; gives the result and how many were done.
+    fn update(host: &Host, id: Domid, ptr: u64, val: u64, foreign: u64) -> (i64, u32) {
+        let request = host.put(id, &MmuUpdate { ptr, val });
+        let done = host.put(id, &0_u32);
+        let result = host.hypercall(id, HYPERVISOR_MMU_UPDATE, &[request, 1, done, foreign]);
+        (result, host.get(id, done))
+    }
+
+    /// Address of the L1 entry that maps scratch page `page`.
+    fn l1_entry(host: &Host, id: Domid, page: u64) -> u64 {
+        host.layout(id).tables[3].0 << 12 | page * 8
+    }
+
+    #[test]
+    fn an_l1_entry_is_replaced_and_the_counts_follow() {
+        let host = Host::new();
+        let frames = host.layout(DOMU).scratch.clone();
+        let memory = &host.hv.memory;
+        let before = memory
+            .state(frames[9])
+            .map(|state| (state.references, state.types));
+        let entry = Pte::new(frames[9], RW).0;
+        assert_eq!(
+            update(&host, DOMU, l1_entry(&host, DOMU, 8), entry, SELF),
+            (0, 1)
+        );
+        let after = memory
+            .state(frames[9])
+            .map(|state| (state.references, state.types));
+        assert_eq!(before.map(|(refs, types)| (refs + 1, types + 1)), after);
+        assert_eq!(
+            memory
+                .state(frames[8])
+                .map(|state| (state.references, state.types)),
+            Some((1, 0))
+        );
+        host.put_at(DOMU, SCRATCH + 9 * 4096, &0x7777_u64);
+        assert_eq!(host.get::<u64>(DOMU, SCRATCH + 8 * 4096), 0x7777);
+    }
+
+    #[test]
+    fn a_page_table_is_never_mapped_writable() {
+        let host = Host::new();
+        for table in host.layout(DOMU).tables {
+            let at = l1_entry(&host, DOMU, 8);
+            assert_eq!(
+                update(&host, DOMU, at, Pte::new(table, RW).0, SELF),
+                (errno(Errno::EINVAL), 0)
+            );
+            assert_eq!(update(&host, DOMU, at, Pte::new(table, RO).0, SELF), (0, 1));
+        }
+    }
+
+    #[test]
+    fn a_mapped_writable_page_never_becomes_a_page_table() {
+        let host = Host::new();
+        let [_, l3, ..] = host.layout(DOMU).tables;
+        let victim = host.layout(DOMU).scratch[5];
+        let at = l3.0 << 12 | 100 * 8;
+        assert_eq!(
+            update(&host, DOMU, at, Pte::new(victim, RW).0, SELF),
+            (errno(Errno::EINVAL), 0)
+        );
+        // Unmapped everywhere, it may.
+        assert_eq!(
+            update(&host, DOMU, l1_entry(&host, DOMU, 5), 0, SELF),
+            (0, 1)
+        );
+        assert_eq!(
+            update(&host, DOMU, at, Pte::new(victim, RW).0, SELF),
+            (0, 1)
+        );
+        assert_eq!(
+            host.hv.memory.type_in_use(victim),
+            FrameType::Table(Level::L2)
+        );
+    }
+
+    #[test]
+    fn frames_of_others_the_hypervisor_and_the_void_are_refused() {
+        let host = Host::new();
+        let foreign = host.layout(DOM0).scratch[0];
+        for mfn in [
+            foreign,
+            Mfn(1),
+            Mfn(260),
+            Mfn(1 << 30),
+            host.domain(DOM0).shared_info,
+        ] {
+            let (result, done) = update(
+                &host,
+                DOMU,
+                l1_entry(&host, DOMU, 8),
+                Pte::new(mfn, RO).0,
+                SELF,
+            );
+            assert!(
+                result == errno(Errno::EINVAL) || result == errno(Errno::EPERM),
+                "{mfn}: {result}"
+            );
+            assert_eq!(done, 0);
+        }
+    }
+
+    #[test]
+    fn flags_that_no_guest_may_set_are_refused() {
+        let host = Host::new();
+        let [l4, l3, l2, _] = host.layout(DOMU).tables;
+        let frame = host.layout(DOMU).scratch[9];
+        for bit in 53..63 {
+            let entry = Pte::new(frame, RW | 1 << bit).0;
+            assert_eq!(
+                update(&host, DOMU, l1_entry(&host, DOMU, 8), entry, SELF).0,
+                errno(Errno::EINVAL)
+            );
+        }
+        for table in [l4, l3, l2] {
+            let entry = Pte::new(frame, RW | Pte::PSE).0;
+            assert_eq!(
+                update(&host, DOMU, table.0 << 12 | 8 * 99, entry, SELF).0,
+                errno(Errno::EINVAL)
+            );
+        }
+    }
+
+    #[test]
+    fn the_hypervisors_slots_are_out_of_reach() {
+        let host = Host::new();
+        let [l4, l3, ..] = host.layout(DOMU).tables;
+        for slot in [256, 261, 271] {
+            let at = l4.0 << 12 | slot * 8;
+            assert_eq!(
+                update(&host, DOMU, at, Pte::new(l3, RW).0, SELF),
+                (errno(Errno::EINVAL), 0)
+            );
+            assert_eq!(update(&host, DOMU, at, 0, SELF), (errno(Errno::EINVAL), 0));
+        }
+        assert_eq!(
+            update(&host, DOMU, l4.0 << 12 | 272 * 8, Pte::new(l3, RW).0, SELF),
+            (0, 1)
+        );
+    }
+
+    #[test]
+    fn an_ordinary_page_is_written_as_data() {
+        let host = Host::new();
+        let page = host.layout(DOMU).scratch[7];
+        assert_eq!(update(&host, DOMU, page.0 << 12 | 16, 0xabcd, SELF), (0, 1));
+        assert_eq!(host.hv.machine.load_u64(page, 2), 0xabcd);
+        assert_eq!(
+            update(&host, DOMU, page.0 << 12 | 20, 0xabcd, SELF).0,
+            errno(Errno::EINVAL)
+        );
+    }
+
+    #[test]
+    fn the_machine_to_phys_table_is_written_for_own_frames_only() {
+        let host = Host::new();
+        let own = host.layout(DOMU).scratch[3];
+        let other = host.layout(DOM0).scratch[3];
+        let command = MMU_MACHPHYS_UPDATE;
+        assert_eq!(update(&host, DOMU, own.0 << 12 | command, 77, SELF), (0, 1));
+        assert_eq!(host.hv.machine.m2p(own), 77);
+        assert_eq!(
+            update(&host, DOMU, other.0 << 12 | command, 78, SELF).0,
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(
+            update(&host, DOMU, other.0 << 12 | command, 78, u64::from(DOM0.0)).0,
+            errno(Errno::EPERM)
+        );
+        assert_eq!(
+            update(&host, DOM0, own.0 << 12 | command, 79, u64::from(DOMU.0)),
+            (0, 1)
+        );
+        assert_eq!(host.hv.machine.m2p(own), 79);
+    }
+
+    #[test]
+    fn the_control_domain_maps_frames_of_others_and_nobody_else_does() {
+        let host = Host::new();
+        let theirs = host.layout(DOMU).scratch[4];
+        let entry = Pte::new(theirs, RW).0;
+        let domu = u64::from(DOMU.0);
+        assert_eq!(
+            update(&host, DOM0, l1_entry(&host, DOM0, 8), entry, SELF).0,
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(
+            update(&host, DOM0, l1_entry(&host, DOM0, 8), entry, domu),
+            (0, 1)
+        );
+        host.put_at(DOMU, SCRATCH + 4 * 4096, &42_u64);
+        assert_eq!(host.get::<u64>(DOM0, SCRATCH + 8 * 4096), 42);
+        let mine = Pte::new(host.layout(DOM0).scratch[4], RO).0;
+        assert_eq!(
+            update(&host, DOMU, l1_entry(&host, DOMU, 8), mine, 0).0,
+            errno(Errno::EPERM)
+        );
+        assert_eq!(
+            update(&host, DOM0, l1_entry(&host, DOM0, 8), entry, 99).0,
+            errno(Errno::ESRCH)
+        );
+    }
+
+    #[test]
+    fn bad_pointers_and_unknown_requests_are_told() {
+        let host = Host::new();
+        let call = |args: &[u64]| host.hypercall(DOMU, HYPERVISOR_MMU_UPDATE, args);
+        assert_eq!(call(&[UNMAPPED, 1, 0, SELF]), errno(Errno::EFAULT));
+        assert_eq!(
+            call(&[hv_machine::HYPERVISOR_VIRT_START, 1, 0, SELF]),
+            errno(Errno::EFAULT)
+        );
+        assert_eq!(call(&[UNMAPPED, 0, 0, SELF]), 0);
+        assert_eq!(
+            call(&[u64::MAX - 7, 0x7fff_ffff, 0, SELF]),
+            errno(Errno::EFAULT)
+        );
+    }
+
+    #[test]
+    fn requests_before_a_bad_one_are_carried_out_and_counted() {
+        let host = Host::new();
+        let page = host.layout(DOMU).scratch[7];
+        let good = MmuUpdate {
+            ptr: page.0 << 12,
+            val: 1,
+        };
+        let bad = MmuUpdate {
+            ptr: 1 << 50,
+            val: 0,
+        };
+        let requests = host.put_slice(DOMU, &[good, bad, good]);
+        let done = host.put(DOMU, &0_u32);
+        let result = host.hypercall(DOMU, HYPERVISOR_MMU_UPDATE, &[requests, 3, done, SELF]);
+        assert_eq!(
+            (result, host.get::<u32>(DOMU, done)),
+            (errno(Errno::EINVAL), 1)
+        );
+    }
+
+    #[test]
+    fn update_va_mapping_finds_the_entry_and_flushes_as_asked() {
+        let host = Host::new();
+        let frame = host.layout(DOMU).scratch[9];
+        let va = SCRATCH + 8 * 4096;
+        let call = |va: u64, flags: u64| {
+            host.hv.machine.take_flushes();
+            let result = host.hypercall(
+                DOMU,
+                HYPERVISOR_UPDATE_VA_MAPPING,
+                &[va, Pte::new(frame, RW).0, flags],
+            );
+            (result, host.hv.machine.take_flushes())
+        };
+        use hv_machine::sim::Flush;
+        assert_eq!(
+            call(va, UVMF_INVLPG | UVMF_LOCAL),
+            (0, vec![Flush::Page(0, va)])
+        );
+        assert_eq!(call(va, UVMF_NONE), (0, vec![]));
+        assert_eq!(
+            call(va, UVMF_TLB_FLUSH | UVMF_ALL),
+            (0, vec![Flush::All(1)])
+        );
+        assert_eq!(call(UNMAPPED, 0).0, errno(Errno::EINVAL));
+        assert_eq!(
+            call(hv_machine::HYPERVISOR_VIRT_START, 0).0,
+            errno(Errno::EINVAL)
+        );
+        assert_eq!(call(0x8000_0000_0000, 0).0, errno(Errno::EINVAL));
+        assert_eq!(call(va, UVMF_TLB_FLUSH | UNMAPPED).0, errno(Errno::EFAULT));
+    }
+}
