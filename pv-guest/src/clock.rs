@@ -11,19 +11,19 @@ use core::time::Duration;
 
 use critical_section::Mutex;
 use hypercall_abi::types::Port;
-use hypercall_abi::vcpu::VCPUOP_STOP_PERIODIC_TIMER;
 use hypercall_abi::xen::VIRQ_TIMER;
 
 use crate::events::EventChannel;
+use crate::hypercall::{sched, vcpu};
 use crate::timers::{TimerId, TimerQueue};
-use crate::{cpu, hypercall, time_scale};
+use crate::{cpu, time_scale};
 
 static SLEEPERS: Mutex<RefCell<TimerQueue>> = Mutex::new(RefCell::new(TimerQueue::new()));
 
 /// Binds the timer.
 pub(crate) fn init() {
     // A hypervisor without periodic timers has none to stop.
-    _ = hypercall::vcpu_op(VCPUOP_STOP_PERIODIC_TIMER, 0);
+    _ = vcpu::stop_periodic_timer(0);
     let timer = EventChannel::bind_virq(VIRQ_TIMER).expect("the timer can be bound");
     timer.set_handler(expire);
     core::mem::forget(timer);
@@ -41,7 +41,7 @@ fn expire(_: Port) {
 /// Sets the timer for the earliest sleeper. A deadline that passed meanwhile fires at once.
 fn program() {
     if let Some(deadline) = critical_section::with(|cs| SLEEPERS.borrow_ref(cs).next_deadline()) {
-        hypercall::set_timer_op(deadline).expect("a timer can be set");
+        sched::set_timer(deadline).expect("a timer can be set");
     }
 }
 

@@ -14,10 +14,11 @@ use hypercall_abi::xen::VIRQ_CONSOLE;
 use spin::Once;
 use split_drivers::console::Frontend;
 
+use crate::boot;
 use crate::events::EventChannel;
+use crate::hypercall::{sched, system};
 use crate::memory::{LINEAR_BASE, Window, pfn_of};
 use crate::pte::PAGE_SIZE;
-use crate::{boot, hypercall};
 
 /// Bytes kept for a ring that is full.
 const BACKLOG: usize = 64 * 1024;
@@ -65,7 +66,7 @@ impl Device {
     fn write(&mut self, bytes: &[u8]) {
         match self {
             // The hypervisor may refuse; then there is nobody to tell.
-            Self::Hypervisor => _ = hypercall::console_write(bytes),
+            Self::Hypervisor => _ = system::console_write(bytes),
             Self::Ring { backlog, .. } => {
                 for line in bytes.split_inclusive(|byte| *byte == b'\n') {
                     match line.strip_suffix(b"\n") {
@@ -108,7 +109,7 @@ impl Device {
 
     fn read(&mut self, bytes: &mut [u8]) -> usize {
         match self {
-            Self::Hypervisor => hypercall::console_read(bytes).unwrap_or(0),
+            Self::Hypervisor => system::console_read(bytes).unwrap_or(0),
             Self::Ring { ring, .. } => {
                 let count = ring.read(bytes).unwrap_or(0);
                 if count > 0 {
@@ -147,7 +148,7 @@ pub(crate) fn write_emergency(bytes: &[u8]) {
     });
     if ring {
         // Where the hypervisor lets any domain print, its log has the words too.
-        _ = hypercall::console_write(bytes);
+        _ = system::console_write(bytes);
     }
 }
 
@@ -165,7 +166,7 @@ pub(crate) fn flush() {
         if done {
             return;
         }
-        hypercall::relinquish();
+        sched::yield_now();
     }
 }
 

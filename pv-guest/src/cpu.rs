@@ -12,7 +12,7 @@ use critical_section::RawRestoreState;
 use hypercall_abi::types::Mfn;
 use hypercall_abi::xen::{StartInfo, UVMF_INVLPG};
 
-use crate::hypercall;
+use crate::hypercall::{mmu, system};
 use crate::pte::{Flags, Pte};
 use crate::shared::{SharedInfo, Vcpu};
 
@@ -30,7 +30,7 @@ pub(crate) unsafe fn map_shared_info(info: &StartInfo) {
     let va = (&raw const __shared_info).addr() as u64;
     let entry = Pte::new(Mfn(info.shared_info >> 12), Flags::READ_WRITE);
     // SAFETY: the page that disappears is zero and was never used, and the one that appears holds the same type.
-    unsafe { hypercall::update_va_mapping(va, entry.0, UVMF_INVLPG) }
+    unsafe { mmu::update_va_mapping(va, entry.0, UVMF_INVLPG) }
         .expect("the shared info page can be mapped");
 }
 
@@ -62,7 +62,7 @@ pub fn enable_upcalls() {
     // An event that came while masked made no upcall. One that comes after the store makes its own, so looking after the
     // store misses none.
     if vcpu().upcall_pending.load(Relaxed) != 0 {
-        hypercall::xen_version();
+        system::version();
     }
 }
 

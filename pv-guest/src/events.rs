@@ -9,11 +9,11 @@ use core::future::poll_fn;
 use core::task::{Context, Poll, Waker};
 
 use critical_section::Mutex;
-use hypercall_abi::errno::Errno;
-use hypercall_abi::event_channel::{self as abi, *};
+use hypercall_abi::event_channel::{BIND_PIRQ_WILL_SHARE, EvtchnStatus, EvtchnStatusUnbound};
 use hypercall_abi::types::{Domid, Port};
 
-use crate::{cpu, evtchn_bits, hypercall};
+use crate::hypercall::{Result, event_channel};
+use crate::{cpu, evtchn_bits};
 
 /// Runs in the upcall, with upcalls masked: it must be short, and must not wait.
 pub type Handler = fn(Port);
@@ -56,7 +56,7 @@ pub(crate) fn upcall() {
 }
 
 /// This domain's number, which no start info tells: a port that this domain may connect to itself names it.
-pub fn own_domid() -> Result<Domid, Errno> {
+pub fn own_domid() -> Result<Domid> {
     let status = EventChannel::alloc_unbound(Domid::SELF)?.status()?;
     Ok(status.u.get::<EvtchnStatusUnbound>().dom)
 }
@@ -81,63 +81,34 @@ impl EventChannel {
     }
 
     /// A port that `remote` may connect to.
-    pub fn alloc_unbound(remote: Domid) -> Result<Self, Errno> {
+    pub fn alloc_unbound(remote: Domid) -> Result<Self> {
         Self::alloc_unbound_for(Domid::SELF, remote).map(Self::adopt)
     }
 
     /// A port of another domain, that `remote` may connect to; for the domain builder. It is that domain's to close.
-    pub fn alloc_unbound_for(domain: Domid, remote: Domid) -> Result<Port, Errno> {
-        let mut op = EvtchnAllocUnbound {
-            dom: domain,
-            remote_dom: remote,
-            ..Default::default()
-        };
-        hypercall::event_channel_op(EVTCHNOP_ALLOC_UNBOUND, &mut op)?;
-        Ok(op.port)
+    pub fn alloc_unbound_for(domain: Domid, remote: Domid) -> Result<Port> {
+        event_channel::alloc_unbound(domain, remote)
     }
 
     /// A port connected to another domain's unbound one.
-    pub fn bind_interdomain(remote: Domid, remote_port: Port) -> Result<Self, Errno> {
-        let mut op = EvtchnBindInterdomain {
-            remote_dom: remote,
-            remote_port,
-            ..Default::default()
-        };
-        hypercall::event_channel_op(EVTCHNOP_BIND_INTERDOMAIN, &mut op)?;
-        Ok(Self::adopt(op.local_port))
+    pub fn bind_interdomain(remote: Domid, remote_port: Port) -> Result<Self> {
+        event_channel::bind_interdomain(remote, remote_port).map(Self::adopt)
     }
 
     /// A port for a virtual interrupt (`VIRQ_*`).
-    pub fn bind_virq(virq: u32) -> Result<Self, Errno> {
-        let mut op = EvtchnBindVirq {
-            virq,
-            vcpu: 0,
-            ..Default::default()
-        };
-        hypercall::event_channel_op(EVTCHNOP_BIND_VIRQ, &mut op)?;
-        Ok(Self::adopt(op.port))
+    pub fn bind_virq(virq: u32) -> Result<Self> {
+        event_channel::bind_virq(virq, 0).map(Self::adopt)
     }
 
     /// A port for a physical interrupt that `PHYSDEVOP_map_pirq` gave; `shared` if others may have it too.
-    pub fn bind_pirq(pirq: u32, shared: bool) -> Result<Self, Errno> {
+    pub fn bind_pirq(pirq: u32, shared: bool) -> Result<Self> {
         let flags = if shared { BIND_PIRQ_WILL_SHARE } else { 0 };
-        let mut op = EvtchnBindPirq {
-            pirq,
-            flags,
-            ..Default::default()
-        };
-        hypercall::event_channel_op(EVTCHNOP_BIND_PIRQ, &mut op)?;
-        Ok(Self::adopt(op.port))
+        event_channel::bind_pirq(pirq, flags).map(Self::adopt)
     }
 
     /// A port to notify this vCPU itself.
-    pub fn bind_ipi() -> Result<Self, Errno> {
-        let mut op = EvtchnBindIpi {
-            vcpu: 0,
-            ..Default::default()
-        };
-        hypercall::event_channel_op(EVTCHNOP_BIND_IPI, &mut op)?;
-        Ok(Self::adopt(op.port))
+    pub fn bind_ipi() -> Result<Self> {
+        event_channel::bind_ipi(0).map(Self::adopt)
     }
 
     /// Its number.
@@ -151,8 +122,8 @@ impl EventChannel {
     }
 
     /// Sends an event to the other end.
-    pub fn notify(&self) -> Result<(), Errno> {
-        hypercall::event_channel_op(EVTCHNOP_SEND, &mut EvtchnSend { port: self.port })
+    pub fn notify(&self) -> Result<()> {
+        event_channel::send(self.port)
     }
 
     /// Whether an event came since the last call.
@@ -185,21 +156,14 @@ impl EventChannel {
     pub fn unmask(&self) {
         if evtchn_bits::unmask(cpu::shared(), self.port) {
             // The edge is lost, so the hypervisor is asked to look at the port anew.
-            let done =
-                hypercall::event_channel_op(EVTCHNOP_UNMASK, &mut EvtchnUnmask { port: self.port });
+            let done = event_channel::unmask(self.port);
             debug_assert!(done.is_ok());
         }
     }
 
     /// What the port is: the whole answer of `EVTCHNOP_status`.
-    pub fn status(&self) -> Result<EvtchnStatus, Errno> {
-        let mut op = EvtchnStatus {
-            dom: Domid::SELF,
-            port: self.port,
-            ..abi::EvtchnStatus::default()
-        };
-        hypercall::event_channel_op(EVTCHNOP_STATUS, &mut op)?;
-        Ok(op)
+    pub fn status(&self) -> Result<EvtchnStatus> {
+        event_channel::status(Domid::SELF, self.port)
     }
 }
 
@@ -207,7 +171,7 @@ impl Drop for EventChannel {
     fn drop(&mut self) {
         self.mask();
         // The one failure is a port that the peer's end already closed for good.
-        _ = hypercall::event_channel_op(EVTCHNOP_CLOSE, &mut EvtchnClose { port: self.port });
+        _ = event_channel::close(self.port);
         evtchn_bits::clear(cpu::shared(), self.port);
         with_slot(self.port, |slot| *slot = Slot::default());
     }

@@ -31,7 +31,8 @@
 //! | [`ports`] | I/O ports |
 //! | [`power`] | power off, reboot, crash |
 //! | [`traps`] | a hook on every exception |
-//! | [`cpu`], [`hypercall`] | shared info, CPUID, the raw hypercalls |
+//! | [`cpu`] | shared info, upcall mask, CPUID |
+//! | [`hypercall`] | the typed hypercalls of `hypercall_abi::caller` |
 //!
 //! # Shared memory
 //!
@@ -45,7 +46,7 @@
 //! - [`memory::Mapping::device`] and [`ports::IoPorts`]: devices.
 //! - [`memory::DmaMemory`]: rings and buffers for them.
 //! - [`events::EventChannel::bind_pirq`], [`events::EventChannel::alloc_unbound_for`]: interrupts; ports for new domains.
-//! - [`hypercall::raw`]: everything else.
+//! - [`hypercall`]: everything else.
 //!
 //! # Rules
 //!
@@ -78,8 +79,6 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod events;
 #[cfg(target_os = "none")]
-pub mod hypercall;
-#[cfg(target_os = "none")]
 pub mod memory;
 #[cfg(target_os = "none")]
 mod panic;
@@ -95,6 +94,8 @@ mod task;
 pub mod traps;
 
 pub use executor::{JoinHandle, yield_now};
+#[cfg(target_os = "none")]
+pub use hypercall_abi::caller as hypercall;
 #[cfg(target_os = "none")]
 pub use task::{run, spawn};
 

@@ -2,10 +2,7 @@
 
 use core::arch::asm;
 
-use hypercall_abi::errno::Errno;
-use hypercall_abi::physdev::{PHYSDEVOP_SET_IOPL, PhysdevSetIopl};
-
-use crate::hypercall;
+use crate::hypercall::{Result, physdev};
 
 /// The right to use I/O ports. A port that the hypervisor keeps to itself reads as all ones and ignores writes.
 #[derive(Clone, Copy, Debug)]
@@ -17,11 +14,9 @@ impl IoPorts {
     /// # Safety
     ///
     /// What devices are told by way of the ports must not make them touch memory that Rust code relies on.
-    pub unsafe fn acquire() -> Result<Self, Errno> {
+    pub unsafe fn acquire() -> Result<Self> {
         // The guest's kernel counts as level 1 for this.
-        let mut argument = PhysdevSetIopl { iopl: 1 };
-        // SAFETY: the caller's promise.
-        unsafe { hypercall::physdev_op(PHYSDEVOP_SET_IOPL, &mut argument) }?;
+        physdev::set_iopl(1)?;
         Ok(Self(()))
     }
 

@@ -21,7 +21,7 @@ pub fn shutdown(reason: Reason) -> ! {
     cpu::disable_upcalls();
     loop {
         // It returns only if the hypervisor refuses; there is nothing left to do but to ask again.
-        hypercall::shutdown(reason as u32);
-        hypercall::relinquish();
+        _ = hypercall::sched::shutdown(reason as u32);
+        hypercall::sched::yield_now();
     }
 }

@@ -48,7 +48,7 @@ fn idle(executor: &Executor) {
     // With upcalls masked no waker can run, so what is true here is still true when the vCPU blocks. Blocking unmasks upcalls
     // in the same step, and an event that is pending by then ends it at once.
     if executor.is_idle() {
-        hypercall::block();
+        hypercall::sched::block();
     }
     cpu::enable_upcalls();
 }

@@ -12,9 +12,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicPtr, AtomicU64};
 
 use hypercall_abi::arch_x86::TrapInfo;
-use hypercall_abi::callback;
+use hypercall_abi::callback::{self, CallbackRegister};
 
-use crate::{cpu, events, hypercall};
+use crate::hypercall::trap;
+use crate::{cpu, events};
 
 /// The hypervisor's flat code segment for guest kernels.
 pub const KERNEL_CS: u16 = 0xe033;
@@ -359,7 +360,7 @@ pub(crate) fn init() {
         };
     }
     // SAFETY: the entries follow the convention of trap entry points, and the last entry of the table is zero.
-    unsafe { hypercall::set_trap_table(&table) }.expect("the trap table is accepted");
+    unsafe { trap::set_trap_table(&table) }.expect("the trap table is accepted");
     let callbacks: [(u16, u16, unsafe extern "C" fn()); 3] = [
         (callback::CALLBACKTYPE_EVENT, 0, event_entry),
         (
@@ -374,9 +375,14 @@ pub(crate) fn init() {
         ),
     ];
     for (kind, flags, entry) in callbacks {
+        let callback = CallbackRegister {
+            type_: kind,
+            flags,
+            address: entry as usize as u64,
+            ..CallbackRegister::default()
+        };
         // SAFETY: each entry follows the convention of its kind of callback.
-        unsafe { hypercall::register_callback(kind, flags, entry as usize as u64) }
-            .expect("the callback is accepted");
+        unsafe { trap::register_callback(&callback) }.expect("the callback is accepted");
     }
 }
 

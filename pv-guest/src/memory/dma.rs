@@ -4,15 +4,13 @@ use alloc::vec::Vec;
 use core::ops::Deref;
 
 use hypercall_abi::errno::Errno;
-use hypercall_abi::memory::{
-    MemoryExchange, MemoryReservation, XENMEM_EXCHANGE, memf_address_bits,
-};
+use hypercall_abi::memory::{MemoryExchange, MemoryReservation, memf_address_bits};
 use hypercall_abi::types::{Domid, GuestHandle, Mfn, Pfn};
 
 use super::frames::Frames;
 use super::window::Window;
 use super::{layout, mfn_of, tables};
-use crate::hypercall;
+use crate::hypercall::{Result, memory};
 use crate::pte::PAGE_SIZE;
 
 /// Frames whose machine addresses follow each other. It dereferences to a [`Window`], by which the memory is used; it starts
@@ -30,7 +28,7 @@ impl DmaMemory {
     /// # Errors
     ///
     /// `ENOMEM` where there is no such memory; else what the hypervisor says.
-    pub fn new(bytes: usize, address_bits: u32) -> Result<Self, Errno> {
+    pub fn new(bytes: usize, address_bits: u32) -> Result<Self> {
         let order = bytes
             .div_ceil(PAGE_SIZE)
             .max(1)
@@ -79,7 +77,7 @@ impl Deref for DmaMemory {
 }
 
 /// Exchanges the machine frames behind a block for consecutive ones.
-fn exchange(frames: &Frames, order: u32, address_bits: u32) -> Result<(), Errno> {
+fn exchange(frames: &Frames, order: u32, address_bits: u32) -> Result<()> {
     let pfns = (frames.pfn().0..).take(frames.count()).map(Pfn);
     let mut given: Vec<u64> = Vec::with_capacity(frames.count());
     given.extend(
@@ -111,7 +109,7 @@ fn exchange(frames: &Frames, order: u32, address_bits: u32) -> Result<(), Errno>
         ..MemoryExchange::default()
     };
     // SAFETY: the frames that are given away are mapped nowhere and used by nothing; the lists live until the call is over.
-    let result = unsafe { hypercall::memory_op(XENMEM_EXCHANGE, &mut argument) };
+    let result = unsafe { memory::exchange(&mut argument) };
     let [first] = got;
     let exchanged = argument.nr_exchanged as usize == given.len();
     for (nth, (pfn, old)) in pfns.zip(given).enumerate() {
@@ -127,6 +125,6 @@ fn exchange(frames: &Frames, order: u32, address_bits: u32) -> Result<(), Errno>
     if exchanged {
         Ok(())
     } else {
-        Err(result.err().unwrap_or(Errno::ENOMEM))
+        Err(result.err().unwrap_or(Errno::ENOMEM.into()))
     }
 }

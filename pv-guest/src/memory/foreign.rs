@@ -8,7 +8,7 @@ use hypercall_abi::xen::{
 };
 
 use super::{Access, Mapping, pfn_of};
-use crate::hypercall;
+use crate::hypercall::{Result, mmu};
 
 /// A domain that this one has control of. None of its operations touches a frame of this guest: one that names such a frame
 /// fails with `EINVAL`.
@@ -27,25 +27,25 @@ impl ForeignDomain {
     }
 
     /// Maps frames of it.
-    pub fn map(self, frames: &[Mfn], access: Access) -> Result<Mapping, Errno> {
+    pub fn map(self, frames: &[Mfn], access: Access) -> Result<Mapping> {
         Mapping::foreign(self.0, frames, access)
     }
 
     /// Has the hypervisor validate a frame as page table of `level` (1 to 4), with all below it, and keep it one.
-    pub fn pin_table(self, level: u32, frame: Mfn) -> Result<(), Errno> {
+    pub fn pin_table(self, level: u32, frame: Mfn) -> Result<()> {
         if !(1..=4).contains(&level) {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         }
         const { assert!(MMUEXT_PIN_L4_TABLE == MMUEXT_PIN_L1_TABLE + 3) }
         self.table_op(MMUEXT_PIN_L1_TABLE + level - 1, frame)
     }
 
     /// Undoes [`Self::pin_table`].
-    pub fn unpin_table(self, frame: Mfn) -> Result<(), Errno> {
+    pub fn unpin_table(self, frame: Mfn) -> Result<()> {
         self.table_op(MMUEXT_UNPIN_TABLE, frame)
     }
 
-    fn table_op(self, cmd: u32, frame: Mfn) -> Result<(), Errno> {
+    fn table_op(self, cmd: u32, frame: Mfn) -> Result<()> {
         not_ours(frame)?;
         let op = MmuextOp {
             cmd,
@@ -53,11 +53,11 @@ impl ForeignDomain {
             ..MmuextOp::default()
         };
         // SAFETY: it concerns the tables of another domain.
-        unsafe { hypercall::mmuext_op(&[op], self.0) }
+        unsafe { mmu::mmuext_op(&[op], None, self.0) }
     }
 
     /// Says which pseudo-physical frame of the domain each machine frame is.
-    pub fn set_machine_to_physical(self, frames: &[(Mfn, Pfn)]) -> Result<(), Errno> {
+    pub fn set_machine_to_physical(self, frames: &[(Mfn, Pfn)]) -> Result<()> {
         const BATCH: usize = 64;
         for batch in frames.chunks(BATCH) {
             let mut updates = [MmuUpdate { ptr: 0, val: 0 }; BATCH];
@@ -69,15 +69,15 @@ impl ForeignDomain {
                 };
             }
             // SAFETY: it changes no mapping, and no number of this guest's frames.
-            unsafe { hypercall::mmu_update(&updates[..batch.len()], self.0) }?;
+            unsafe { mmu::mmu_update(&updates[..batch.len()], None, self.0) }?;
         }
         Ok(())
     }
 }
 
-fn not_ours(frame: Mfn) -> Result<(), Errno> {
+fn not_ours(frame: Mfn) -> Result<()> {
     if pfn_of(frame).is_some() {
-        Err(Errno::EINVAL)
+        Err(Errno::EINVAL.into())
     } else {
         Ok(())
     }

@@ -9,16 +9,16 @@ use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use hypercall_abi::memory::{MachphysMapping, XENMEM_MACHPHYS_MAPPING};
 use hypercall_abi::types::{Domid, Mfn, Pfn};
 use hypercall_abi::xen::{SIF_INITDOMAIN, SIF_MOD_START_PFN, StartInfo, StartInfoConsoleDomU};
 
 use super::tables::{self, Updates, allow_no_execute, entry, entry_address, walk};
 use super::{BASE, LAYOUT, LINEAR_BASE, Layout, frames, machine_to_physical, mapping};
+use crate::hypercall::memory;
 use crate::p2m::P2m;
 use crate::pte::{ENTRIES, Flags, PAGE_SIZE, Pte, index};
 use crate::start::VIRT_BASE;
-use crate::{boot, cpu, hypercall};
+use crate::{boot, cpu};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -299,11 +299,9 @@ fn publish(p2m: P2m<'_>, root: Mfn, list: u64) {
 
 /// The highest frame that the machine-to-physical table has.
 fn max_mfn() -> u64 {
-    let mut mapping = MachphysMapping::default();
-    // SAFETY: the operation fills in the struct.
-    unsafe { hypercall::memory_op(XENMEM_MACHPHYS_MAPPING, &mut mapping) }
-        .expect("there is a machine-to-physical table");
-    mapping.max_mfn
+    memory::machphys_mapping()
+        .expect("there is a machine-to-physical table")
+        .max_mfn
 }
 
 /// The longest runs of numbers for which `wanted` holds.

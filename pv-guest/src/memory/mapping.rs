@@ -10,6 +10,7 @@ use hypercall_abi::types::{Domid, Mfn};
 
 use super::window::Window;
 use super::{MAP_BASE, MAP_PAGES, pfn_of, tables};
+use crate::hypercall::Result;
 use crate::pte::{Flags, PAGE_SIZE};
 use crate::regions::Regions;
 
@@ -42,10 +43,10 @@ impl Mapping {
     ///
     /// `ENOMEM` where no table can be had; `EINVAL` for a frame of this guest; else what the hypervisor says about the first
     /// frame that it refuses. Nothing stays mapped.
-    pub fn foreign(domain: Domid, frames: &[Mfn], access: Access) -> Result<Self, Errno> {
+    pub fn foreign(domain: Domid, frames: &[Mfn], access: Access) -> Result<Self> {
         // This guest's own frames are memory that Rust code has references to.
         if frames.iter().any(|frame| pfn_of(*frame).is_some()) {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         }
         let flags = match access {
             Access::ReadOnly => Flags::READ,
@@ -60,14 +61,14 @@ impl Mapping {
     /// # Errors
     ///
     /// As [`Self::foreign`]; memory of any domain is refused.
-    pub fn device(first: Mfn, pages: usize) -> Result<Self, Errno> {
+    pub fn device(first: Mfn, pages: usize) -> Result<Self> {
         let frames = (first.0..).take(pages).map(Mfn);
         Self::map(frames, pages, Flags::DEVICE, Domid::IO)
     }
 
     /// Maps, read-only and cached, firmware tables and the like: as [`Self::device`], for what is memory to the machine but
     /// belongs to no domain.
-    pub fn firmware(first: Mfn, pages: usize) -> Result<Self, Errno> {
+    pub fn firmware(first: Mfn, pages: usize) -> Result<Self> {
         let frames = (first.0..).take(pages).map(Mfn);
         Self::map(frames, pages, Flags::READ, Domid::IO)
     }
@@ -77,9 +78,9 @@ impl Mapping {
         pages: usize,
         flags: Flags,
         domain: Domid,
-    ) -> Result<Self, Errno> {
+    ) -> Result<Self> {
         if pages == 0 {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         }
         let page = critical_section::with(|cs| FREE.borrow_ref_mut(cs).take(pages as u64))
             .ok_or(Errno::ENOMEM)?;

@@ -12,7 +12,7 @@ use hypercall_abi::xen::{
 
 use super::frames::Frames;
 use super::{address_of, layout, machine_to_physical};
-use crate::hypercall;
+use crate::hypercall::{Result, mmu};
 use crate::pte::{Flags, PAGE_SIZE, Pte, index};
 
 /// Whether the processor knows the no-execute bit; without it, an entry that has it is refused.
@@ -90,8 +90,8 @@ impl Updates {
     ///
     /// # Safety
     ///
-    /// As [`hypercall::mmu_update`].
-    pub(super) unsafe fn push(&mut self, address: u64, entry: Pte) -> Result<(), Errno> {
+    /// As [`mmu::mmu_update`].
+    pub(super) unsafe fn push(&mut self, address: u64, entry: Pte) -> Result<()> {
         self.list[self.length] = MmuUpdate {
             ptr: address | MMU_NORMAL_PT_UPDATE,
             val: entry.0,
@@ -105,13 +105,13 @@ impl Updates {
     }
 
     /// Sends what was added and not sent.
-    pub(super) fn send(&mut self) -> Result<(), Errno> {
+    pub(super) fn send(&mut self) -> Result<()> {
         let length = core::mem::take(&mut self.length);
         if length == 0 {
             return Ok(());
         }
         // SAFETY: promised for each when it was added.
-        unsafe { hypercall::mmu_update(&self.list[..length], self.domain) }
+        unsafe { mmu::mmu_update(&self.list[..length], None, self.domain) }
     }
 }
 
@@ -119,14 +119,14 @@ impl Updates {
 ///
 /// # Safety
 ///
-/// As [`hypercall::mmu_update`].
-pub(super) unsafe fn set(address: u64, entry: Pte) -> Result<(), Errno> {
+/// As [`mmu::mmu_update`].
+pub(super) unsafe fn set(address: u64, entry: Pte) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { hypercall::update_va_mapping(address, entry.0, UVMF_INVLPG) }
+    unsafe { mmu::update_va_mapping(address, entry.0, UVMF_INVLPG) }
 }
 
 /// A new, empty page table.
-fn new_table() -> Result<Mfn, Errno> {
+fn new_table() -> Result<Mfn> {
     let frame = Frames::zeroed(0).ok_or(Errno::ENOMEM)?;
     let mfn = frame.mfn();
     let address = frame.base().as_ptr().expose_provenance() as u64;
@@ -137,7 +137,7 @@ fn new_table() -> Result<Mfn, Errno> {
 }
 
 /// The table of level 1 for an address, made where there is none.
-fn table_for(address: u64) -> Result<Mfn, Errno> {
+fn table_for(address: u64) -> Result<Mfn> {
     let mut table = layout().root;
     for level in (2..=4).rev() {
         let place = index(address, level);
@@ -166,7 +166,7 @@ pub(super) unsafe fn map(
     frames: impl Iterator<Item = Mfn>,
     flags: Flags,
     domain: Domid,
-) -> Result<(), Errno> {
+) -> Result<()> {
     let mut updates = Updates::new(domain);
     let mut table = None;
     for (page, frame) in frames.enumerate() {
@@ -187,7 +187,7 @@ pub(super) unsafe fn map(
 /// # Safety
 ///
 /// The range must be in use by nothing.
-pub(super) unsafe fn unmap(address: u64, pages: usize) -> Result<(), Errno> {
+pub(super) unsafe fn unmap(address: u64, pages: usize) -> Result<()> {
     let root = layout().root;
     let mut updates = Updates::new(Domid::SELF);
     for page in 0..pages {
@@ -213,7 +213,7 @@ pub(super) unsafe fn unmap(address: u64, pages: usize) -> Result<(), Errno> {
         }
     };
     // SAFETY: a flush changes no mapping.
-    unsafe { hypercall::mmuext_op(&[flush], Domid::SELF) }
+    unsafe { mmu::mmuext_op(&[flush], None, Domid::SELF) }
 }
 
 /// Gives frames of the linear map other machine frames, or none.
@@ -221,7 +221,7 @@ pub(super) unsafe fn unmap(address: u64, pages: usize) -> Result<(), Errno> {
 /// # Safety
 ///
 /// The frames must be in use by nothing.
-pub(super) unsafe fn set_linear(pfn: Pfn, mfn: Option<Mfn>) -> Result<(), Errno> {
+pub(super) unsafe fn set_linear(pfn: Pfn, mfn: Option<Mfn>) -> Result<()> {
     let entry = mfn.map_or(Pte::EMPTY, |mfn| entry(mfn, Flags::READ_WRITE));
     // SAFETY: the caller's promise.
     unsafe { set(address_of(pfn), entry) }

@@ -20,7 +20,7 @@ async fn main() {
 /// What the guest found in its start info, and about its processor.
 fn banner() {
     let info = boot::start_info();
-    let (major, minor) = hypercall::xen_version();
+    let (major, minor) = hypercall::system::version();
     println!();
     println!(
         "Hello from a PV guest on {} (version {major}.{minor}).",
