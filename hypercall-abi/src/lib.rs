@@ -19,6 +19,7 @@ pub mod callback;
     reason = "a hypercall is an instruction that reads and writes memory"
 )]
 pub mod caller;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;

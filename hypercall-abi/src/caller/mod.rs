@@ -21,6 +21,7 @@ pub mod physdev;
 mod raw;
 pub mod sched;
 pub mod system;
+pub mod toolstack;
 pub mod trap;
 pub mod vcpu;
 

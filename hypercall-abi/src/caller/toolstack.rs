@@ -1,0 +1,17 @@
+//! Operations on domains, on the system and on the machine, by the toolstack and by dom0.
+
+use crate::caller::{Result, address_of_mut, check, hypercall1};
+use crate::domctl::Domctl;
+use crate::xen::HYPERVISOR_DOMCTL;
+
+/// An operation on a domain. What it answers is in `op`.
+///
+/// # Safety
+///
+/// The handles in `op` are addresses of what the operation reads and writes through them, and what
+/// it does to the caller's own domain is in order.
+#[inline]
+pub unsafe fn domctl(op: &mut Domctl) -> Result<u64> {
+    // SAFETY: the caller's promise.
+    check(unsafe { hypercall1::<HYPERVISOR_DOMCTL>(address_of_mut(op)) })
+}
