@@ -11,10 +11,15 @@ use std::process::{Command, Stdio};
 /// Runs the command.
 pub fn run(workspace: &Workspace, route: Option<Route>, consent: Consent) -> Result<()> {
     let toolchain = Toolchain::find(route, &mut Installer::new(consent))?;
+    all(workspace, &toolchain)
+}
+
+/// Runs all lints.
+pub fn all(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     format(workspace)?;
     host(workspace)?;
     for image in Image::all(workspace)? {
-        bare(workspace, &toolchain, &image)?;
+        bare(workspace, toolchain, &image)?;
     }
     Ok(())
 }
@@ -68,20 +73,20 @@ fn bare(workspace: &Workspace, toolchain: &Toolchain, image: &Image) -> Result<(
     // none here, so there the compiler's own warnings must do.
     let step = Step::start(format!("lint {} for bare metal", image.name));
     let mut cargo = match toolchain.route() {
-        Route::Rustup if has("clippy", "clippy") => {
+        Route::Rustup => {
+            if !has("clippy", "clippy") {
+                step.clear();
+                return Ok(());
+            }
             let mut cargo = toolchain.cargo(workspace, "clippy", image.kind, &[]);
             cargo.args(["--package", &image.name]);
             deny_warnings(&mut cargo);
             cargo
         }
-        Route::Rustup | Route::Debian => {
+        Route::Debian => {
             let mut cargo = toolchain.cargo(workspace, "check", image.kind, &[]);
-            cargo.args([
-                "--package",
-                &image.name,
-                "--config",
-                "build.warnings=\"deny\"",
-            ]);
+            let deny = ["-Zwarnings", "--config", "build.warnings=\"deny\""];
+            cargo.args(["--package", &image.name]).args(deny);
             cargo
         }
     };

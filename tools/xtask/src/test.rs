@@ -31,7 +31,7 @@ pub fn run(
     let toolchain = Toolchain::find(route, &mut installer)?;
     if options.filter.is_none() {
         if !options.no_lint {
-            lint::run(workspace, route, consent)?;
+            lint::all(workspace, &toolchain)?;
         }
         host_tests(workspace)?;
     }
