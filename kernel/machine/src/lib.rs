@@ -22,7 +22,7 @@ extern crate alloc;
 mod context;
 mod log;
 mod memory_map;
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", test))]
 mod metal;
 mod platform;
 #[cfg(not(target_os = "none"))]

@@ -1,1 +1,84 @@
-//! The metal: x86-64 PCs.
+//! The machine as it is: x86-64 without anything underneath.
+//!
+//! How it boots is in `boot`; how it is laid out in memory in `layout` and `cpu`; how guests are entered and left in
+//! `trap` and entry.s. The parts that only compute are built for the host too, where they are tested.
+
+mod memory;
+mod multiboot;
+mod options;
+mod rtc;
+
+#[cfg(target_os = "none")]
+mod acpi;
+#[cfg(target_os = "none")]
+mod apic;
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod cpu;
+#[cfg(target_os = "none")]
+mod device;
+#[cfg(target_os = "none")]
+mod fpu;
+#[cfg(target_os = "none")]
+mod frames;
+#[cfg(target_os = "none")]
+mod gdt;
+#[cfg(target_os = "none")]
+mod heap;
+#[cfg(target_os = "none")]
+mod idt;
+#[cfg(target_os = "none")]
+mod interrupts;
+#[cfg(target_os = "none")]
+mod ioapic;
+#[cfg(target_os = "none")]
+mod layout;
+#[cfg(target_os = "none")]
+mod lock;
+#[cfg(target_os = "none")]
+mod machine;
+#[cfg(target_os = "none")]
+mod machine_to_phys;
+#[cfg(target_os = "none")]
+mod paging;
+#[cfg(target_os = "none")]
+mod panic;
+#[cfg(target_os = "none")]
+mod power;
+#[cfg(target_os = "none")]
+mod processor;
+#[cfg(target_os = "none")]
+mod segments;
+#[cfg(target_os = "none")]
+mod trap;
+#[cfg(target_os = "none")]
+mod tsc;
+#[cfg(target_os = "none")]
+mod uart;
+
+#[cfg(target_os = "none")]
+pub use machine::Machine;
+#[cfg(target_os = "none")]
+use machine_to_phys::MachineToPhys;
+
+/// Prints a line of the boot log.
+#[cfg(target_os = "none")]
+macro_rules! log {
+    ($($argument:tt)*) => {
+        $crate::metal::machine::log_line(format_args!($($argument)*))
+    };
+}
+#[cfg(target_os = "none")]
+use log;
+
+/// Makes a function of type `fn(&'static Machine) -> !` the one that boot ends in.
+#[macro_export]
+macro_rules! entry {
+    ($start:path) => {
+        #[unsafe(no_mangle)]
+        fn xenolith_main(machine: &'static $crate::Machine) -> ! {
+            $start(machine)
+        }
+    };
+}

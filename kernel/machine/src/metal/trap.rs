@@ -1,0 +1,253 @@
+//! What happens between a guest and the hypervisor: entering, and reading off why it left; and exceptions of the
+//! hypervisor itself, which continue at a fix-up or stop the machine.
+
+use core::arch::global_asm;
+use core::ffi::c_void;
+use core::fmt;
+
+use hypercall_abi::arch_x86::CpuUserRegs;
+
+use super::cpu::{self, Block};
+use super::{panic, processor};
+use crate::{Exit, GuestContext};
+
+global_asm!(include_str!("entry.s"), options(att_syntax));
+
+unsafe extern "C" {
+    fn enter_guest(registers: *mut CpuUserRegs, block: *const c_void) -> u64;
+    fn idle_wait();
+    fn unblock_nmi();
+    static guest_iret: u8;
+    static guest_iret_failed: u8;
+    static idle_halt: u8;
+    static idle_woken: u8;
+    static fixup_start: [u64; 2];
+    static fixup_end: [u64; 2];
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(CpuUserRegs, r15) == 0);
+    assert!(offset_of!(CpuUserRegs, rax) == 80);
+    assert!(offset_of!(CpuUserRegs, rdi) == 112);
+    assert!(offset_of!(CpuUserRegs, rip) == 128);
+    assert!(offset_of!(CpuUserRegs, cs) == 136);
+    assert!(offset_of!(CpuUserRegs, rflags) == 144);
+    assert!(offset_of!(CpuUserRegs, rsp) == 152);
+    assert!(offset_of!(CpuUserRegs, ss) == 160);
+};
+
+const EXIT_SYSCALL: u16 = 0x100;
+const EXIT_SYSCALL32: u16 = 0x101;
+const EXIT_SYSENTER: u16 = 0x102;
+const EXIT_BAD_FRAME: u16 = 0x103;
+
+const DEBUG: u16 = 1;
+const NMI: u16 = 2;
+const PAGE_FAULT: u16 = 14;
+const MACHINE_CHECK: u16 = 18;
+const FIRST_INTERRUPT: u16 = 32;
+
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// Why a guest left, as far as the entry code knows.
+pub enum Left {
+    /// For a reason of its own.
+    Exit(Exit),
+    /// For an interrupt of this vector.
+    Interrupt(u8),
+    /// For a non-maskable interrupt.
+    Nmi,
+}
+
+/// Runs the guest until it leaves.
+pub fn run(context: &mut GuestContext) -> Left {
+    let block = cpu::this();
+    // SAFETY: the entry code stores to the register file and to this CPU's block and stack, and returns here with
+    // the host's registers as they were.
+    let code = unsafe { enter_guest(&raw mut context.regs, (&raw const *block).cast()) };
+    let error_code = code as u32;
+    let vector = (code >> 32) as u16;
+    Left::Exit(match vector {
+        EXIT_SYSCALL => Exit::Syscall,
+        EXIT_SYSCALL32 => Exit::Syscall32,
+        EXIT_SYSENTER => Exit::Sysenter,
+        EXIT_BAD_FRAME => {
+            let vector = (code >> 48) as u8;
+            match ldt_fault(block, vector.into(), error_code) {
+                Some(exit) => exit,
+                None => Exit::BadFrame { vector, error_code },
+            }
+        }
+        NMI => {
+            // SAFETY: it only returns, by way of `iret`.
+            unsafe { unblock_nmi() };
+            return Left::Nmi;
+        }
+        MACHINE_CHECK => panic::machine_check(),
+        vector if vector >= FIRST_INTERRUPT => return Left::Interrupt(vector as u8),
+        vector => match ldt_fault(block, vector, error_code) {
+            Some(exit) => exit,
+            None => Exit::Exception {
+                vector: vector as u8,
+                error_code,
+                fault_address: if vector == PAGE_FAULT {
+                    processor::fault_address()
+                } else {
+                    0
+                },
+            },
+        },
+    })
+}
+
+fn ldt_fault(block: &Block, vector: u16, error_code: u32) -> Option<Exit> {
+    if vector != PAGE_FAULT {
+        return None;
+    }
+    let offset = block.ldt_offset(processor::fault_address())?;
+    // A program's own access to the window has the USER bit in its error code.
+    const USER_ACCESS: u32 = 1 << 2;
+    (error_code & USER_ACCESS == 0).then_some(Exit::LdtFault { offset, error_code })
+}
+
+/// Sleeps until an interrupt has come; its vector, or `None` for a non-maskable one.
+pub fn idle() -> Option<u8> {
+    let block = cpu::this();
+    block.woken_by.set(0);
+    if !block.nmi_pending.get() {
+        // SAFETY: it returns with interrupts off again; the handler touches this CPU's block alone.
+        unsafe { idle_wait() };
+    }
+    let woken_by = block.woken_by.get();
+    woken_by.checked_sub(1).map(|vector| vector as u8)
+}
+
+/// What entry.s pushes for an exception in ring 0.
+#[repr(C)]
+pub struct Frame {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    pub rbp: u64,
+    rbx: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rax: u64,
+    rcx: u64,
+    rdx: u64,
+    rsi: u64,
+    rdi: u64,
+    vector: u64,
+    error_code: u64,
+    pub rip: u64,
+    cs: u64,
+    rflags: u64,
+    pub rsp: u64,
+    ss: u64,
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cr0, cr4) = processor::control_registers();
+        writeln!(f, "vector {:#x} error {:#x}", self.vector, self.error_code)?;
+        writeln!(
+            f,
+            "rip {:016x} cs  {:04x} rflags {:08x}",
+            self.rip, self.cs, self.rflags
+        )?;
+        writeln!(f, "rsp {:016x} ss  {:04x}", self.rsp, self.ss)?;
+        writeln!(
+            f,
+            "rax {:016x} rbx {:016x} rcx {:016x}",
+            self.rax, self.rbx, self.rcx
+        )?;
+        writeln!(
+            f,
+            "rdx {:016x} rsi {:016x} rdi {:016x}",
+            self.rdx, self.rsi, self.rdi
+        )?;
+        writeln!(
+            f,
+            "rbp {:016x} r8  {:016x} r9  {:016x}",
+            self.rbp, self.r8, self.r9
+        )?;
+        writeln!(
+            f,
+            "r10 {:016x} r11 {:016x} r12 {:016x}",
+            self.r10, self.r11, self.r12
+        )?;
+        writeln!(
+            f,
+            "r13 {:016x} r14 {:016x} r15 {:016x}",
+            self.r13, self.r14, self.r15
+        )?;
+        writeln!(
+            f,
+            "cr0 {:016x} cr2 {:016x} cr3 {:016x} cr4 {:08x}",
+            cr0,
+            processor::fault_address(),
+            processor::root(),
+            cr4
+        )
+    }
+}
+
+/// Every exception and interrupt that hits ring 0.
+#[unsafe(no_mangle)]
+extern "C" fn host_trap(frame: &mut Frame) {
+    let vector = frame.vector as u16;
+    match vector {
+        NMI => {
+            cpu::this().nmi_pending.set(true);
+            // Between the look at `nmi_pending` and `hlt` it would be slept over.
+            let window =
+                (&raw const idle_halt).addr() as u64..(&raw const idle_woken).addr() as u64;
+            if window.contains(&frame.rip) {
+                frame.rip = window.end;
+                frame.rflags &= !RFLAGS_IF;
+            }
+            return;
+        }
+        // A guest's breakpoint on memory that the hypervisor copies, or single-stepping into `sysenter`.
+        DEBUG => {
+            frame.rflags &= !RFLAGS_TF;
+            return;
+        }
+        MACHINE_CHECK => panic::machine_check(),
+        vector if vector >= FIRST_INTERRUPT => {
+            cpu::this().woken_by.set(u32::from(vector) + 1);
+            frame.rflags &= !RFLAGS_IF;
+            return;
+        }
+        _ => {}
+    }
+    if frame.rip == (&raw const guest_iret).addr() as u64 {
+        frame.rip = (&raw const guest_iret_failed).addr() as u64;
+        frame.rsp = cpu::this().host_stack();
+        frame.rax = frame.error_code & 0xffff_ffff
+            | u64::from(EXIT_BAD_FRAME) << 32
+            | u64::from(vector) << 48;
+        return;
+    }
+    match fixup(frame.rip) {
+        Some(target) => frame.rip = target,
+        None => panic::trap(frame),
+    }
+}
+
+/// Where to continue after a fault at `rip`.
+fn fixup(rip: u64) -> Option<u64> {
+    let start = &raw const fixup_start;
+    let end = &raw const fixup_end;
+    // SAFETY: the linker script puts the table, and nothing else, between the two.
+    let table = unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) };
+    table
+        .iter()
+        .find(|[at, _]| *at == rip)
+        .map(|[_, target]| *target)
+}
