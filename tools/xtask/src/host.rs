@@ -16,9 +16,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a host that was told to power off may take.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 
-/// How many lines of a dead host's log are worth showing.
-const TAIL: usize = 20;
-
 /// A running host. It is killed, and its name freed, when this is dropped.
 pub struct Host {
     // Fields are dropped in this order: clients first, then the machine, then the name.
@@ -44,17 +41,13 @@ impl Host {
     pub fn wait_ready(&self, deadline: Instant, cancelled: impl Fn() -> bool) -> Result<()> {
         while !self.mux.wait_ready(LOOK) {
             if self.qemu.log().has_ended() {
-                bail!(
-                    "the host died at boot; the end of its log:\n{}",
-                    self.log().tail(TAIL)
-                );
+                bail!("the host died at boot");
             }
             if cancelled() {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {
-                let tail = self.log().tail(TAIL);
-                bail!("dom0 does not answer; the end of the host's log:\n{tail}");
+                bail!("dom0 does not answer");
             }
         }
         Ok(())

@@ -29,6 +29,9 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// How long to watch a demonstration guest that is never silent.
 const BANNER_LIMIT: Duration = Duration::from_secs(3);
 
+/// How many lines of a dead host's log are worth showing.
+const TAIL: usize = 20;
+
 /// The hypervisor's command line, the same words as Xen's.
 const COMMAND_LINE: &str = "com1=115200,8n1 console=com1 loglvl=info dom0_mem=256M";
 
@@ -102,7 +105,12 @@ pub fn run(
     if let Some(code) = interrupts.exit_code() {
         return Ok(code);
     }
-    booted?;
+    if let Err(error) = booted {
+        if !options.command.is_empty() {
+            eprintln!("{}", host.log().tail(TAIL));
+        }
+        return Err(error);
+    }
 
     let xl = Xl {
         bin: bin(workspace),
@@ -125,7 +133,7 @@ pub fn run(
     if host.log().has_ended() && !options.headless {
         eprintln!(
             "xtask: the host went down; the end of its log:\n{}",
-            host.log().tail(20)
+            host.log().tail(TAIL)
         );
     }
     if let Err(error) = host.power_off() {
