@@ -168,6 +168,20 @@ impl Client {
         }
     }
 
+    /// Sends a request if there is room for it now; false if there is none. [`Client::pump`] brings
+    /// word of room.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn try_send(&mut self, channel: Channel, request: &Request) -> Result<bool, ClientError> {
+        match self.session.send(channel.0, &request.encode()) {
+            Ok(()) => self.flush().map(|()| true),
+            Err(SendError::Blocked) => Ok(false),
+            Err(SendError::Closed) => Err(self.why_closed(channel)),
+            Err(SendError::TooLong) => Err(ClientError::TooLong),
+        }
+    }
+
     /// Waits for the next reply on a channel.
     ///
     /// # Errors

@@ -1,2 +1,8 @@
-//! The toolstack's command line.
-fn main() {}
+//! `xl`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xl::main(std::env::args_os())
+}

@@ -1,0 +1,257 @@
+//! The command line: xl's commands and options.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// xl: the toolstack's command line, as Xen's.
+#[derive(Debug, Parser)]
+#[command(
+    name = "xl",
+    version,
+    about = "Manage the domains of a Xenolith host",
+    infer_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = "`xl help COMMAND` tells more about a command."
+)]
+pub struct Cli {
+    /// Which host: its name, or the path of its control socket. Needed when several are running.
+    #[arg(long, global = true, env = "XENOLITH_HOST", value_name = "NAME")]
+    pub host: Option<String>,
+    /// Tell more about what is done; may be repeated.
+    #[arg(short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Do it even if another xl seems to be at work; xl's hosts here need no such lock.
+    #[arg(short)]
+    pub force: bool,
+    /// Show what would be done and do nothing, for commands that can.
+    #[arg(short = 'N')]
+    pub dry_run: bool,
+    /// Progress in one line; that is what is done on terminals anyway.
+    #[arg(short = 't', hide = true)]
+    pub progress_use_cr: bool,
+    /// Timestamps in messages; none are given here.
+    #[arg(short = 'T', hide = true)]
+    pub timestamps: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// A domain, by id or name.
+#[derive(Debug, Args)]
+pub struct DomainArg {
+    /// The domain's id or name.
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a domain from config file <filename>
+    Create(CreateArgs),
+    /// List information about all/some domains
+    List(ListArgs),
+    /// Attach to domain's console
+    Console(ConsoleArgs),
+    /// Pause execution of a domain
+    Pause(DomainArg),
+    /// Unpause a paused domain
+    Unpause(DomainArg),
+    /// Issue a shutdown signal to a domain
+    Shutdown(ShutdownArgs),
+    /// Issue a reboot signal to a domain
+    Reboot(ShutdownArgs),
+    /// Terminate a domain immediately
+    Destroy(DestroyArgs),
+    /// Convert a domain name to domain id
+    Domid {
+        /// The domain's name.
+        #[arg(value_name = "DomainName")]
+        name: String,
+    },
+    /// Convert a domain id to domain name
+    Domname {
+        /// The domain's id.
+        #[arg(value_name = "DomainId")]
+        domid: String,
+    },
+    /// Rename a domain
+    Rename {
+        /// The domain's id or name.
+        #[arg(value_name = "Domain")]
+        domain: String,
+        /// The new name.
+        #[arg(value_name = "NewDomainName")]
+        name: String,
+    },
+    /// Get information about Xen host
+    Info(InfoArgs),
+    /// Read and/or clear dmesg buffer
+    Dmesg {
+        /// Clear the buffer after printing.
+        #[arg(short, long)]
+        clear: bool,
+    },
+    /// Print uptime for all/some domains
+    Uptime(UptimeArgs),
+    /// Read commands from a prompt
+    Shell,
+    /// Print the versions of xl and of the host
+    Version {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell about xl or about a command
+    Help {
+        /// The command.
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
+}
+
+/// Options of `create`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A kernel or ramdisk whose path is relative is looked for in the current \
+    directory, then beside the config file."
+)]
+pub struct CreateArgs {
+    /// The config file, and settings that overrule its own: key=value
+    #[arg(value_name = "ConfigFile|key=value")]
+    pub words: Vec<String>,
+    /// Use the given configuration file
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub defconfig: Option<PathBuf>,
+    /// Connect to the console after the domain is created
+    #[arg(short = 'c')]
+    pub console: bool,
+    /// Leave the domain paused after it is created
+    #[arg(short = 'p')]
+    pub paused: bool,
+    /// Run in foreground until death of the domain
+    #[arg(short = 'F')]
+    pub foreground: bool,
+    /// Do not wait in the background for the death of the domain; the host does that itself
+    #[arg(short = 'e')]
+    pub no_monitor: bool,
+    /// Enable debug messages: print the resulting configuration
+    #[arg(short = 'd')]
+    pub debug: bool,
+    /// Dry run - prints the resulting configuration
+    #[arg(short = 'n', long = "dryrun")]
+    pub dry_run: bool,
+    /// Quiet
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+    /// Print the new domain's id and name as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ignore global masks in xl.conf; there are none
+    #[arg(long = "ignore-global-affinity-masks", hide = true)]
+    pub ignore_masks: bool,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Output all VM details
+    #[arg(short, long)]
+    pub long: bool,
+    /// Prints out UUIDs and security context
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Prints out security context
+    #[arg(short = 'Z', long)]
+    pub context: bool,
+    /// Prints the cpupool the domain is in
+    #[arg(short, long)]
+    pub cpupool: bool,
+    /// Prints out NUMA node affinity
+    #[arg(short, long)]
+    pub numa: bool,
+    /// The table as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The domains' ids or names; all if none is given
+    #[arg(value_name = "Domain")]
+    pub domains: Vec<String>,
+}
+
+/// Options of `console`.
+#[derive(Debug, Args)]
+#[command(after_help = "Ctrl-] detaches.")]
+pub struct ConsoleArgs {
+    /// Console type; PV domains have pv only
+    #[arg(short = 't', value_name = "type", default_value = "pv", value_parser = ["pv"])]
+    pub kind: String,
+    /// Console number; there is only 0
+    #[arg(short = 'n', value_name = "number", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..1))]
+    pub number: u32,
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+}
+
+/// Options of `shutdown` and `reboot`.
+#[derive(Debug, Args)]
+pub struct ShutdownArgs {
+    /// All guest domains
+    #[arg(short, long)]
+    pub all: bool,
+    /// Wait until it is done; given twice, until the domain is destroyed
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub wait: u8,
+    /// Fall back to an ACPI event for HVM guests with no PV drivers; there are no HVM guests
+    #[arg(short = 'F')]
+    pub fallback: bool,
+    /// The domain's id or name
+    #[arg(
+        value_name = "Domain",
+        conflicts_with = "all",
+        required_unless_present = "all"
+    )]
+    pub domain: Option<String>,
+}
+
+/// Options of `destroy`.
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// Permit destroying domain 0, which the host will refuse
+    #[arg(short)]
+    pub force: bool,
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+}
+
+/// Options of `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// List host NUMA topology information
+    #[arg(short, long)]
+    pub numa: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only the line that begins so, without its name
+    #[arg(value_name = "Name")]
+    pub name: Option<String>,
+}
+
+/// Options of `uptime`.
+#[derive(Debug, Args)]
+pub struct UptimeArgs {
+    /// Shorter output
+    #[arg(short)]
+    pub short: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The domains' ids or names; all if none is given
+    #[arg(value_name = "Domain")]
+    pub domains: Vec<String>,
+}

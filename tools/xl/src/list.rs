@@ -1,0 +1,273 @@
+//! The domains of a host, as a table, in full, or by their age.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use control::{Action, DomainConfig, DomainInfo, DomainRef, DomainState, Reply, Request};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{ListArgs, UptimeArgs};
+use crate::host::{Connection, is_no_such_domain, wrong};
+use crate::{Outcome, print, print_json};
+
+pub fn list(host: &mut Connection, args: &ListArgs) -> Outcome {
+    let domains = host.domains(&args.domains)?;
+    if args.long {
+        print_json(&Value::Array(details(host, &domains)?))?;
+    } else if args.json {
+        print_json(&Value::Array(domains.iter().map(summary).collect()))?;
+    } else {
+        print(&table(&domains, args))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// xl's six letters, or hyphens.
+fn letters(state: &DomainState) -> String {
+    let letter = |set: bool, letter: char| if set { letter } else { '-' };
+    let reason = match state.shutdown {
+        None => '-',
+        Some(reason) => "-rscwS".chars().nth(reason.0.into()).unwrap_or('?'),
+    };
+    String::from_iter([
+        letter(state.running, 'r'),
+        letter(state.blocked, 'b'),
+        letter(state.paused, 'p'),
+        letter(state.shutdown.is_some(), 's'),
+        reason,
+        letter(state.dying, 'd'),
+    ])
+}
+
+/// The table, column by column as xl prints it.
+fn table(domains: &[DomainInfo], args: &ListArgs) -> String {
+    let mut out =
+        String::from("Name                                        ID   Mem VCPUs\tState\tTime(s)");
+    if args.verbose {
+        out.push_str("   UUID                            Reason-Code\tSecurity Label");
+    } else if args.context {
+        out.push_str("   Security Label");
+    }
+    if args.cpupool {
+        out.push_str("         Cpupool");
+    }
+    if args.numa {
+        out.push_str(" NODE Affinity");
+    }
+    out.push('\n');
+    for domain in domains {
+        row(&mut out, domain, args);
+    }
+    out
+}
+
+fn row(out: &mut String, domain: &DomainInfo, args: &ListArgs) {
+    let memory = domain.memory_kib.saturating_add(domain.outstanding_kib) / 1024;
+    let seconds = domain.cpu_time_ns as f64 / 1e9;
+    // Writing to a string does not fail.
+    let _ = write!(
+        out,
+        "{:<40} {:>5} {:>5} {:>5}     {}  {:>8.1}",
+        domain.name,
+        domain.domid,
+        memory,
+        domain.vcpus,
+        letters(&domain.state),
+        seconds,
+    );
+    if args.verbose {
+        let reason = match domain.state.shutdown {
+            Some(reason) => format!("{:x}", reason.0),
+            None => "-".into(),
+        };
+        let _ = write!(out, " {} {reason:>8}", domain.uuid);
+    }
+    if args.verbose || args.context {
+        // The hypervisor has no security policy, so no domain has a label.
+        let _ = write!(out, " {:>16}", "-");
+    }
+    if args.cpupool {
+        let _ = write!(out, "{:>16}", format!("Pool-{}", domain.cpupool));
+    }
+    if args.numa {
+        out.push_str(" all");
+    }
+    out.push('\n');
+}
+
+fn summary(domain: &DomainInfo) -> Value {
+    let state = &domain.state;
+    json!({
+        "domid": domain.domid,
+        "name": domain.name,
+        "uuid": domain.uuid.to_string(),
+        "memory_kib": domain.memory_kib,
+        "max_memory_kib": domain.max_memory_kib,
+        "vcpus": domain.vcpus,
+        "max_vcpus": domain.max_vcpus,
+        "state": letters(state),
+        "running": state.running,
+        "blocked": state.blocked,
+        "paused": state.paused,
+        "shutdown_reason": state.shutdown.map(|reason| reason.0),
+        "dying": state.dying,
+        "cpu_time_ns": domain.cpu_time_ns,
+        "uptime_ms": domain.uptime_ms,
+        "cpupool": domain.cpupool,
+    })
+}
+
+/// What each domain was created from, by libxl's names.
+fn details(host: &mut Connection, domains: &[DomainInfo]) -> anyhow::Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for domain in domains {
+        let config = match host.call(&Request::DomainConfig(DomainRef::Id(domain.domid))) {
+            Ok(Reply::Config {
+                config: Some(config),
+                ..
+            }) => config_json(&config),
+            Ok(Reply::Config { config: None, .. }) => built_by_hypervisor(domain),
+            Ok(other) => return Err(wrong(&other).into()),
+            // It went away since it was listed.
+            Err(error) if is_no_such_domain(&error) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        all.push(json!({ "domid": domain.domid, "config": config }));
+    }
+    Ok(all)
+}
+
+/// A domain's configuration as libxl writes it in JSON.
+pub fn config_json(config: &DomainConfig) -> Value {
+    let mut build = Map::new();
+    build.insert("max_vcpus".into(), config.max_vcpus.into());
+    build.insert("avail_vcpus".into(), (0..config.vcpus).collect());
+    build.insert("max_memkb".into(), config.max_memory_kib.into());
+    build.insert("target_memkb".into(), config.memory_kib.into());
+    build.insert("kernel".into(), config.kernel.path.as_str().into());
+    build.insert("cmdline".into(), config.cmdline.as_str().into());
+    if let Some(ramdisk) = &config.ramdisk {
+        build.insert("ramdisk".into(), ramdisk.path.as_str().into());
+    }
+    build.insert("type.pv".into(), json!({}));
+    json!({
+        "c_info": {
+            "type": "pv",
+            "name": config.name,
+            "uuid": config.uuid.to_string(),
+        },
+        "b_info": build,
+        "on_poweroff": action_json(config.on.poweroff),
+        "on_reboot": action_json(config.on.reboot),
+        "on_watchdog": action_json(config.on.watchdog),
+        "on_crash": action_json(config.on.crash),
+        "on_soft_reset": action_json(config.on.soft_reset),
+    })
+}
+
+/// What is known of a domain that no configuration describes.
+fn built_by_hypervisor(domain: &DomainInfo) -> Value {
+    json!({
+        "c_info": {
+            "type": "pv",
+            "name": domain.name,
+            "uuid": domain.uuid.to_string(),
+        },
+        "b_info": {
+            "max_vcpus": domain.max_vcpus,
+            "avail_vcpus": (0..domain.vcpus).collect::<Value>(),
+            "max_memkb": domain.max_memory_kib,
+            "target_memkb": domain.memory_kib,
+            "type.pv": {},
+        },
+    })
+}
+
+/// libxl's word for an action, which is not xl.cfg's.
+fn action_json(action: Action) -> String {
+    match action {
+        Action::RenameRestart => "restart_rename".into(),
+        other => other.name().replace('-', "_"),
+    }
+}
+
+pub fn uptime(host: &mut Connection, args: &UptimeArgs) -> Outcome {
+    let domains = host.domains(&args.domains)?;
+    if args.json {
+        let value = |it: &DomainInfo| json!({ "domid": it.domid, "name": it.name, "uptime_ms": it.uptime_ms });
+        print_json(&domains.iter().map(value).collect())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = String::new();
+    if args.short {
+        let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+        for it in &domains {
+            let up = age(it.uptime_ms / 1000, true);
+            let _ = writeln!(out, " {now} up {up}, {} ({})", it.name, it.domid);
+        }
+    } else {
+        let _ = writeln!(out, "{:<33} {:>4} Uptime", "Name", "ID");
+        for it in &domains {
+            let up = age(it.uptime_ms / 1000, false);
+            let _ = writeln!(out, "{:<33} {:>4} {up}", it.name, it.domid);
+        }
+    }
+    print(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A time span as xl writes it.
+fn age(seconds: u64, short: bool) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (hours, minutes, seconds) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let days = match days {
+        0 => String::new(),
+        1 => "1 day, ".into(),
+        days => format!("{days} days, "),
+    };
+    if short {
+        format!("{days}{hours:>2}:{minutes:02}")
+    } else {
+        format!("{days}{hours:>2}:{minutes:02}:{seconds:02}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control::ShutdownReason;
+
+    use super::*;
+
+    #[test]
+    fn states_have_xls_letters() {
+        let state = DomainState {
+            running: true,
+            ..DomainState::default()
+        };
+        assert_eq!(letters(&state), "r-----");
+        let state = DomainState {
+            blocked: true,
+            paused: true,
+            ..DomainState::default()
+        };
+        assert_eq!(letters(&state), "-bp---");
+        let down = |reason| DomainState {
+            shutdown: Some(ShutdownReason(reason)),
+            dying: true,
+            ..DomainState::default()
+        };
+        let found: Vec<String> = (0..7).map(|reason| letters(&down(reason))).collect();
+        let expected = [
+            "---s-d", "---srd", "---ssd", "---scd", "---swd", "---sSd", "---s?d",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn ages_are_written_as_in_xl() {
+        assert_eq!(age(5, false), " 0:00:05");
+        assert_eq!(age(3661, false), " 1:01:01");
+        assert_eq!(age(86_400 + 7200, false), "1 day,  2:00:00");
+        assert_eq!(age(3 * 86_400 + 36_000, true), "3 days, 10:00");
+    }
+}
