@@ -38,6 +38,8 @@ pub struct Domain {
     /// What CPUID shows it: leaf and subleaf to EAX, EBX, ECX, EDX (`XEN_DOMCTL_set_cpu_policy`); leaves
     /// that are not here follow the host's default policy.
     pub cpuid: Mutex<BTreeMap<(u32, u32), [u32; 4]>>,
+    /// Its memory map (`XENMEM_set_memory_map`): base, size in bytes and E820 type; empty for none.
+    pub memory_map: Mutex<Vec<(u64, u64, u32)>>,
     /// Offset of its wall clock from the host's, in seconds (`XEN_DOMCTL_settimeoffset`).
     pub time_offset: AtomicU64,
     /// Ended: no hypercall finds it any more; only references that exist keep it.
@@ -145,6 +147,7 @@ impl Domain {
             vm_assist: AtomicU64::new(0),
             access: Mutex::new(Access::default()),
             cpuid: Mutex::new(BTreeMap::new()),
+            memory_map: Mutex::new(Vec::new()),
             time_offset: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             vcpus: RwLock::new(Vec::new()),

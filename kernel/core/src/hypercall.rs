@@ -8,7 +8,7 @@ use hypercall_abi::arch_x86::CpuUserRegs;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
-use crate::{Current, lifecycle, mmu};
+use crate::{Current, console_io, lifecycle, memory_op, mmu};
 
 /// The six argument registers.
 pub type Args = [u64; 6];
@@ -88,6 +88,8 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         HYPERVISOR_UPDATE_VA_MAPPING => mmu::do_update_va_mapping(cx, args),
         HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::do_update_va_mapping_otherdomain(cx, args),
         HYPERVISOR_MMUEXT_OP => mmu::do_mmuext_op(cx, args),
+        HYPERVISOR_MEMORY_OP => memory_op::do_memory_op(cx, args),
+        HYPERVISOR_CONSOLE_IO => console_io::do_console_io(cx, args),
         _ => Err(Errno::ENOSYS.into()),
     }
 }

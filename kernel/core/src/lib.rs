@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod console_io;
 pub mod current;
 pub mod debugreg;
 pub mod descriptor;
@@ -25,6 +26,7 @@ pub mod lifecycle;
 pub mod lock;
 pub mod log;
 pub mod memory;
+pub mod memory_op;
 pub mod mmu;
 pub mod options;
 pub mod sched;

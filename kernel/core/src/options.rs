@@ -1,6 +1,8 @@
 //! The hypervisor's command line, word by word as Xen's (`docs/misc/xen-command-line`).
 
 use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use hv_machine::LogLevel;
 
@@ -17,6 +19,8 @@ pub struct Options {
     pub guest_log_level: LogLevel,
     /// `conring_size=`: bytes of the log ring.
     pub log_ring_size: usize,
+    /// `console=`: the serial ports that the hypervisor prints on: 1 and 2 for `com1` and `com2`.
+    pub consoles: Vec<u8>,
     /// `noreboot`: halt where a reboot is due.
     pub no_reboot: bool,
     /// The whole line, for `xl info`.
@@ -31,6 +35,7 @@ impl Default for Options {
             log_level: LogLevel::Warning,
             guest_log_level: LogLevel::Error,
             log_ring_size: 16 << 10,
+            consoles: vec![1],
             no_reboot: false,
             line: String::new(),
         }
@@ -57,6 +62,13 @@ impl Options {
                 "guest_loglvl" => {
                     options.guest_log_level = parse_level(value).unwrap_or(options.guest_log_level)
                 }
+                "console" => {
+                    let port = |name: &str| {
+                        name.strip_prefix("com")
+                            .and_then(|n| n.get(..1)?.parse().ok())
+                    };
+                    options.consoles = value.split(',').filter_map(port).collect();
+                }
                 "conring_size" => {
                     let size = parse_size(value, 1).unwrap_or(0) as usize;
                     options.log_ring_size = size.clamp(options.log_ring_size, 64 << 20);
@@ -67,6 +79,15 @@ impl Options {
             }
         }
         options
+    }
+
+    /// First I/O port of each serial port that the hypervisor keeps for itself.
+    pub fn console_ports(&self) -> impl Iterator<Item = u32> {
+        self.consoles.iter().filter_map(|port| match port {
+            1 => Some(0x3f8),
+            2 => Some(0x2f8),
+            _ => None,
+        })
     }
 }
 

@@ -1,0 +1,153 @@
+//! `HYPERVISOR_console_io` (`xen/xen.h`): the hypervisor's console for guests.
+
+use hypercall_abi::errno::Errno;
+use hypercall_abi::xen::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+
+use crate::current::Current;
+use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+
+/// Bytes that are copied from the guest at a time.
+const CHUNK: usize = 128;
+
+/// `HYPERVISOR_console_io(command, count, buffer)`: writes `count` bytes, or reads at most `count` typed ones and
+/// returns how many.
+///
+/// The control domain's output is printed as it is. That of others is printed with `guest_loglvl=all`, a line at
+/// a time and with control characters taken out, lest it pass for somebody else's.
+///
+/// # Errors
+/// `EPERM` for reading by another domain, `EFAULT`, `E2BIG` for a count above 2^31, `ENOSYS` for an unknown
+/// command.
+pub fn do_console_io(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    let [command, count, buffer, ..] = *args;
+    let count = count & 0xffff_ffff;
+    if count > i32::MAX as u64 {
+        return Err(Errno::E2BIG.into());
+    }
+    match command as u32 {
+        CONSOLEIO_WRITE => write(cx, count, buffer),
+        CONSOLEIO_READ if !cx.domain.privileged => Err(Errno::EPERM.into()),
+        CONSOLEIO_READ => read(cx, count, buffer),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+fn write(cx: &mut Current<'_>, count: u64, buffer: u64) -> HypercallResult {
+    let mut done = 0;
+    while done < count {
+        if done > 0 && should_preempt(cx) {
+            let command = u64::from(CONSOLEIO_WRITE);
+            return Err(Stop::Again([
+                command,
+                count - done,
+                buffer.wrapping_add(done),
+                0,
+                0,
+                0,
+            ]));
+        }
+        let take = (count - done).min(CHUNK as u64) as usize;
+        let at = buffer.checked_add(done).ok_or(Errno::EFAULT)?;
+        let text = cx.read_array::<u8>(at, take)?;
+        if cx.domain.privileged {
+            cx.hv.print(&text);
+        } else if cx.hv.options.guest_log_level == hv_machine::LogLevel::Debug {
+            for line in text
+                .split(|&byte| byte == b'\n')
+                .filter(|line| !line.is_empty())
+            {
+                let clean = line
+                    .iter()
+                    .filter(|byte| (0x20..0x7f).contains(*byte))
+                    .map(|&byte| char::from(byte));
+                let clean: alloc::string::String = clean.collect();
+                cx.hv.guest_log(
+                    hv_machine::LogLevel::Debug,
+                    format_args!("d{}: {clean}", cx.domain.id),
+                );
+            }
+        }
+        done += take as u64;
+    }
+    Ok(0)
+}
+
+fn read(cx: &mut Current<'_>, count: u64, buffer: u64) -> HypercallResult {
+    let mut done = 0;
+    let mut chunk = [0; CHUNK];
+    while done < count {
+        let want = (count - done).min(CHUNK as u64) as usize;
+        let Some(room) = chunk.get_mut(..want) else {
+            break;
+        };
+        let got = cx.hv.log.read_input(room);
+        if got == 0 {
+            break;
+        }
+        let at = buffer.checked_add(done).ok_or(Errno::EFAULT)?;
+        cx.write_bytes(at, &room[..got])?;
+        done += got as u64;
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{DOM0, DOMU, Host, UNMAPPED};
+    use hypercall_abi::xen::HYPERVISOR_CONSOLE_IO;
+
+    const WRITE: u64 = CONSOLEIO_WRITE as u64;
+    const READ: u64 = CONSOLEIO_READ as u64;
+
+    #[test]
+    fn the_control_domain_prints_and_reads() {
+        let host = Host::new();
+        host.hv.machine.take_output();
+        let text = vec![b'x'; 300];
+        let at = host.put_slice(DOM0, &text);
+        assert_eq!(
+            host.hypercall(DOM0, HYPERVISOR_CONSOLE_IO, &[WRITE, 300, at]),
+            0
+        );
+        assert_eq!(host.hv.machine.take_output().len(), 300);
+        host.hv.machine.type_input(b"ls\n");
+        host.hv.console_interrupt();
+        assert_eq!(
+            host.hypercall(DOM0, HYPERVISOR_CONSOLE_IO, &[READ, 8, at]),
+            3
+        );
+        assert_eq!(host.get::<[u8; 4]>(DOM0, at), *b"ls\nx");
+    }
+
+    #[test]
+    fn others_cannot_read_and_print_only_where_asked_for() {
+        let host = Host::new();
+        host.hv.machine.take_output();
+        let at = host.put(DOMU, b"secret\x1b[2J\n\n");
+        assert_eq!(
+            host.hypercall(DOMU, HYPERVISOR_CONSOLE_IO, &[READ, 8, at]),
+            Errno::EPERM.to_return()
+        );
+        assert_eq!(
+            host.hypercall(DOMU, HYPERVISOR_CONSOLE_IO, &[WRITE, 12, at]),
+            0
+        );
+        assert_eq!(host.hv.machine.take_output(), "");
+    }
+
+    #[test]
+    fn bad_arguments_are_told() {
+        let host = Host::new();
+        let call = |args: &[u64]| host.hypercall(DOM0, HYPERVISOR_CONSOLE_IO, args);
+        assert_eq!(call(&[WRITE, 8, UNMAPPED]), Errno::EFAULT.to_return());
+        assert_eq!(
+            call(&[WRITE, 0x8000_0000, UNMAPPED]),
+            Errno::E2BIG.to_return()
+        );
+        assert_eq!(call(&[7, 0, 0]), Errno::ENOSYS.to_return());
+        host.hv.machine.type_input(b"x");
+        host.hv.console_interrupt();
+        assert_eq!(call(&[READ, 8, UNMAPPED]), Errno::EFAULT.to_return());
+    }
+}
