@@ -224,12 +224,12 @@ fn prepare(
     }
 }
 
-/// Sees to it that a module is in whole frames of its own.
+/// Sees to it that a module is in whole frames of its own, and not in low memory.
 fn place(module: multiboot::Module, free: &mut FreeMemory) -> BootModule {
     let len = module.end.saturating_sub(module.start);
     let size = len.next_multiple_of(PAGE);
     let mut start = module.start;
-    if !start.is_multiple_of(PAGE) {
+    if !start.is_multiple_of(PAGE) || start < LOW_MEMORY {
         start = free
             .take_for_others(size, PAGE, BOOT_LIMIT)
             .expect("no memory for a module");

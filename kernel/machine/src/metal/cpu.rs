@@ -183,6 +183,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
 /// This CPU's block.
 ///
 /// It lives for ever; `&'static` would let it be sent to another CPU, and its `Cell`s keep that from happening.
+#[inline]
 pub fn this() -> &'static Block {
     let rsp: u64;
     // SAFETY: reading the stack pointer changes nothing.

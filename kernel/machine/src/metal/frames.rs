@@ -12,6 +12,7 @@ use super::layout;
 use crate::{MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, TABLE_ENTRIES};
 
 /// Address of a machine address in the direct map.
+#[inline]
 pub fn direct(address: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut((layout::DIRECT_MAP + address) as usize)
 }
@@ -50,15 +51,19 @@ impl Frames {
     }
 
     fn set(&self, first: u64, end: u64, close: bool) {
-        for mfn in first..end.min(self.limit) {
+        let end = end.min(self.limit);
+        let mut mfn = first;
+        while mfn < end {
+            let count = (64 - mfn % 64).min(end - mfn);
+            let bits = u64::MAX >> (64 - count) << (mfn % 64);
             if let Some(word) = self.closed.get((mfn / 64) as usize) {
-                let bit = 1 << (mfn % 64);
                 if close {
-                    word.fetch_or(bit, Ordering::Relaxed);
+                    word.fetch_or(bits, Ordering::Relaxed);
                 } else {
-                    word.fetch_and(!bit, Ordering::Relaxed);
+                    word.fetch_and(!bits, Ordering::Relaxed);
                 }
             }
+            mfn += count;
         }
     }
 
@@ -68,6 +73,7 @@ impl Frames {
     }
 
     /// Whether the frame is not to be reached: private, or no RAM.
+    #[inline]
     pub fn is_closed(&self, mfn: Mfn) -> bool {
         match self.closed.get((mfn.0 / 64) as usize) {
             Some(word) => word.load(Ordering::Relaxed) >> (mfn.0 % 64) & 1 != 0,
@@ -87,12 +93,14 @@ impl Frames {
     }
 
     /// First byte of an untyped frame.
+    #[inline]
     pub fn address(&self, mfn: Mfn) -> *mut u8 {
         assert!(!self.is_closed(mfn), "frame {mfn} is private or absent");
         direct(mfn.0 << PAGE_SHIFT)
     }
 
     /// An entry of an untyped frame.
+    #[inline]
     pub fn entry(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
         assert!(index < TABLE_ENTRIES, "entry {index} of a frame");
         let entry = self.address(mfn).cast::<u64>();
@@ -102,6 +110,7 @@ impl Frames {
     }
 
     /// `len` bytes of an untyped frame.
+    #[inline]
     pub fn range(&self, mfn: Mfn, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset <= PAGE_SIZE && len <= PAGE_SIZE - offset,
@@ -117,6 +126,7 @@ impl Frames {
 ///
 /// # Safety
 /// Both ranges are mapped and do not overlap; `to` is writable, and its bytes are plain data.
+#[inline]
 pub unsafe fn raw_copy(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: the caller's promise; DF is clear in the hypervisor.
     unsafe {
@@ -137,6 +147,7 @@ pub unsafe fn raw_copy(to: *mut u8, from: *const u8, len: usize) {
 ///
 /// # Safety
 /// The range is mapped and writable; `len` is a multiple of 8.
+#[inline]
 pub unsafe fn raw_zero(to: *mut u8, len: usize) {
     // SAFETY: the caller's promise; DF is clear in the hypervisor.
     unsafe {

@@ -77,10 +77,12 @@ impl Platform for Machine {
         &self.memory_map
     }
 
+    #[inline]
     fn frame_limit(&self) -> u64 {
         self.frames.limit()
     }
 
+    #[inline]
     fn is_private(&self, mfn: Mfn) -> bool {
         const LOW_FRAMES: u64 = (1 << 20) >> PAGE_SHIFT;
         let Some(address) = mfn
@@ -122,50 +124,59 @@ impl Platform for Machine {
         heap::free()
     }
 
+    #[inline]
     fn load_u64(&self, mfn: Mfn, index: usize) -> u64 {
         self.frames.entry(mfn, index).load(Ordering::Acquire)
     }
 
+    #[inline]
     fn store_u64(&self, mfn: Mfn, index: usize, value: u64) {
         self.frames
             .entry(mfn, index)
             .store(value, Ordering::Release);
     }
 
+    #[inline]
     fn compare_exchange_u64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
         let entry = self.frames.entry(mfn, index);
         entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
     }
 
+    #[inline]
     fn fetch_or_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
         self.frames
             .entry(mfn, index)
             .fetch_or(bits, Ordering::AcqRel)
     }
 
+    #[inline]
     fn fetch_and_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
         self.frames
             .entry(mfn, index)
             .fetch_and(bits, Ordering::AcqRel)
     }
 
+    #[inline]
     fn read_frame(&self, mfn: Mfn, offset: usize, out: &mut [u8]) {
         let from = self.frames.range(mfn, offset, out.len());
         // SAFETY: `range` has checked the frame and the range; `out` is Rust's and so not in an untyped frame.
         unsafe { raw_copy(out.as_mut_ptr(), from, out.len()) };
     }
 
+    #[inline]
     fn write_frame(&self, mfn: Mfn, offset: usize, data: &[u8]) {
         let to = self.frames.range(mfn, offset, data.len());
         // SAFETY: as in `read_frame`.
         unsafe { raw_copy(to, data.as_ptr(), data.len()) };
     }
 
+    #[inline]
     fn zero_frame(&self, mfn: Mfn) {
         // SAFETY: `address` has checked the frame.
         unsafe { raw_zero(self.frames.address(mfn), PAGE_SIZE) };
     }
 
+    #[inline]
     fn copy_frame(&self, to: Mfn, from: Mfn) {
         if to == from {
             return;
@@ -180,10 +191,12 @@ impl Platform for Machine {
         };
     }
 
+    #[inline]
     fn set_m2p(&self, mfn: Mfn, pfn: u64) {
         self.machine_to_phys.set(mfn, pfn);
     }
 
+    #[inline]
     fn m2p(&self, mfn: Mfn) -> u64 {
         self.machine_to_phys.get(mfn)
     }
@@ -196,12 +209,14 @@ impl Platform for Machine {
         self.slots
     }
 
+    #[inline]
     fn load_root(&self, root: Mfn) {
         // SAFETY: the caller vouches for the hypervisor's slots; what is in the others, ring 0 never uses but in
         // the guest copies, which check addresses and survive faults.
         unsafe { processor::set_root(root.0 << PAGE_SHIFT) };
     }
 
+    #[inline]
     fn current_root(&self) -> Mfn {
         const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
         Mfn((processor::root() & ADDRESS) >> PAGE_SHIFT)
@@ -216,6 +231,7 @@ impl Platform for Machine {
         processor::flush_tlb(self.features.invpcid);
     }
 
+    #[inline]
     fn flush_tlb_page(&self, va: u64) {
         processor::flush_tlb_page(va);
     }
@@ -226,6 +242,7 @@ impl Platform for Machine {
         }
     }
 
+    #[inline]
     fn copy_from_guest(&self, va: u64, out: &mut [u8]) -> Result<(), Fault> {
         if !is_guest_range(va, out.len() as u64) {
             return Err(Fault);
@@ -235,6 +252,7 @@ impl Platform for Machine {
         if good { Ok(()) } else { Err(Fault) }
     }
 
+    #[inline]
     fn copy_to_guest(&self, va: u64, data: &[u8]) -> Result<(), Fault> {
         if !is_guest_range(va, data.len() as u64) {
             return Err(Fault);
@@ -244,6 +262,7 @@ impl Platform for Machine {
         if good { Ok(()) } else { Err(Fault) }
     }
 
+    #[inline]
     fn enter_guest(&self, context: &mut GuestContext) -> Exit {
         if self.take_nmi() {
             return Exit::Interrupt(Irq::Nmi);
@@ -272,6 +291,7 @@ impl Platform for Machine {
         segments::store(&self.features)
     }
 
+    #[inline]
     fn set_segment_base(&self, which: SegmentBase, base: u64) {
         segments::set_base(&self.features, which, base);
     }
@@ -280,6 +300,7 @@ impl Platform for Machine {
         segments::load_user_gs(selector)
     }
 
+    #[inline]
     fn swap_gs(&self) {
         segments::swap_gs();
     }
@@ -339,6 +360,7 @@ impl Platform for Machine {
         self.fpu.load(state);
     }
 
+    #[inline]
     fn set_task_switched(&self, on: bool) {
         processor::set_task_switched(on);
     }
@@ -389,6 +411,7 @@ impl Platform for Machine {
         1
     }
 
+    #[inline]
     fn cpu_id(&self) -> u32 {
         cpu::this().id
     }
@@ -442,10 +465,12 @@ impl Platform for Machine {
         }
     }
 
+    #[inline]
     fn tsc(&self) -> u64 {
         processor::tsc()
     }
 
+    #[inline]
     fn tsc_info(&self) -> TscInfo {
         self.tsc
     }

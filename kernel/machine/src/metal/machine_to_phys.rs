@@ -61,6 +61,7 @@ impl MachineToPhys {
     }
 
     /// The entry of a frame.
+    #[inline]
     pub fn entry(&self, mfn: Mfn) -> Option<&AtomicU64> {
         let chunk = (*self.chunks.get((mfn.0 / CHUNK_FRAMES) as usize)?)?;
         let entry = direct(chunk).cast::<u64>();
@@ -69,12 +70,14 @@ impl MachineToPhys {
     }
 
     /// Reads a frame's entry; `u64::MAX` where there is none.
+    #[inline]
     pub fn get(&self, mfn: Mfn) -> u64 {
         self.entry(mfn)
             .map_or(u64::MAX, |entry| entry.load(Ordering::Relaxed))
     }
 
     /// Writes a frame's entry, if there is one.
+    #[inline]
     pub fn set(&self, mfn: Mfn, pfn: u64) {
         if let Some(entry) = self.entry(mfn) {
             entry.store(pfn, Ordering::Relaxed);

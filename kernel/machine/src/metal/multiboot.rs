@@ -85,9 +85,15 @@ fn text_at(memory: &impl Memory, address: u64) -> String {
     text(&bytes)
 }
 
-/// Drops the first word, which multiboot 1 loaders make the name of the file.
-fn without_name(line: &str) -> String {
+/// Drops the first word, which multiboot 1 loaders make the name of the file; GRUB 2 does not.
+fn without_name(line: &str, loader: &str) -> String {
     let line = line.trim_start();
+    if loader
+        .strip_prefix("GRUB ")
+        .is_some_and(|version| !version.starts_with(['0', '1']))
+    {
+        return String::from(line.trim_end());
+    }
     match line.split_once(char::is_whitespace) {
         Some((_, rest)) => String::from(rest.trim()),
         None => String::new(),
@@ -106,13 +112,19 @@ fn read_1(address: u64, memory: &impl Memory) -> Option<BootInfo> {
     const FLAG_COMMAND_LINE: u32 = 1 << 2;
     const FLAG_MODULES: u32 = 1 << 3;
     const FLAG_MEMORY_MAP: u32 = 1 << 6;
+    const FLAG_LOADER_NAME: u32 = 1 << 9;
 
-    let info = memory.bytes(address, 52)?;
+    let info = memory.bytes(address, 68)?;
     let flags = u32_at(info, 0)?;
     let field = |offset| u32_at(info, offset).map(u64::from);
     let mut boot = BootInfo::default();
+    let loader = if flags & FLAG_LOADER_NAME != 0 {
+        text_at(memory, field(64)?)
+    } else {
+        String::new()
+    };
     if flags & FLAG_COMMAND_LINE != 0 {
-        boot.command_line = without_name(&text_at(memory, field(16)?));
+        boot.command_line = without_name(&text_at(memory, field(16)?), &loader);
     }
     if flags & FLAG_MODULES != 0 {
         let table = memory.bytes(field(24)?, field(20)?.checked_mul(16)?)?;
@@ -124,7 +136,7 @@ fn read_1(address: u64, memory: &impl Memory) -> Option<BootInfo> {
                 command_line: if line == 0 {
                     String::new()
                 } else {
-                    without_name(&text_at(memory, line))
+                    without_name(&text_at(memory, line), &loader)
                 },
             });
         }
@@ -272,6 +284,20 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn grub_2_gives_multiboot_1_command_lines_without_file_names_itself() {
+        let mut memory = multiboot_1();
+        memory.put_u32(0x1000, &[0x24c]);
+        memory.put_u32(0x1000 + 64, &[0x1400]);
+        memory.put(0x1400, b"GRUB 2.06\0");
+        let boot = read(MAGIC_1, 0x1000, &memory).unwrap();
+        assert_eq!(boot.command_line, "xenolith com1=115200 dom0_mem=256M");
+        assert_eq!(boot.modules[0].command_line, "dom0 a=b  c");
+        memory.put(0x1400, b"GRUB 0.97\0");
+        let boot = read(MAGIC_1, 0x1000, &memory).unwrap();
+        assert_eq!(boot.modules[0].command_line, "a=b  c");
     }
 
     #[test]

@@ -238,6 +238,7 @@ pub fn control_registers() -> (u64, u64) {
 }
 
 /// CR2: the address of the last page fault.
+#[inline]
 pub fn fault_address() -> u64 {
     let cr2: u64;
     // SAFETY: reading it changes nothing.
@@ -246,6 +247,7 @@ pub fn fault_address() -> u64 {
 }
 
 /// Sets or clears CR0.TS.
+#[inline]
 pub fn set_task_switched(on: bool) {
     if on {
         // SAFETY: with TS set floating-point instructions fault; the hypervisor uses none but in `fpu`, which
@@ -258,6 +260,7 @@ pub fn set_task_switched(on: bool) {
 }
 
 /// CR3.
+#[inline]
 pub fn root() -> u64 {
     let cr3: u64;
     // SAFETY: reading it changes nothing.
@@ -269,6 +272,7 @@ pub fn root() -> u64 {
 ///
 /// # Safety
 /// The table maps the hypervisor as [`super::layout`] has it.
+#[inline]
 pub unsafe fn set_root(address: u64) {
     // SAFETY: the caller's promise.
     unsafe { asm!("mov cr3, {}", in(reg) address, options(nostack, preserves_flags)) };
@@ -294,12 +298,14 @@ pub fn flush_tlb(invpcid: bool) {
 }
 
 /// Forgets this CPU's translations of a page.
+#[inline]
 pub fn flush_tlb_page(va: u64) {
     // SAFETY: forgetting translations is always allowed.
     unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
 }
 
 /// The time-stamp counter, not before all that was done earlier.
+#[inline]
 pub fn tsc() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reading it changes nothing.

@@ -81,6 +81,7 @@ pub fn store(features: &Features) -> Segments {
 }
 
 /// Sets one base.
+#[inline]
 pub fn set_base(features: &Features, which: SegmentBase, base: u64) {
     // SAFETY: no base is the hypervisor's; the caller of the platform has checked that it is canonical.
     unsafe {
@@ -107,6 +108,7 @@ pub fn load_user_gs(selector: u16) -> Result<(), SelectorFault> {
 }
 
 /// Exchanges the two GS bases.
+#[inline]
 pub fn swap_gs() {
     // SAFETY: neither base is the hypervisor's.
     unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };

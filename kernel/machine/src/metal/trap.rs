@@ -62,6 +62,7 @@ pub enum Left {
 }
 
 /// Runs the guest until it leaves.
+#[inline]
 pub fn run(context: &mut GuestContext) -> Left {
     let block = cpu::this();
     // SAFETY: the entry code stores to the register file and to this CPU's block and stack, and returns here with
