@@ -1,5 +1,14 @@
-//! The control domain.
+//! The control domain's image: the hardware and the hypervisor under the library `dom0`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![deny(unsafe_code)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod machine;
+#[cfg(target_os = "none")]
+mod service;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -1,0 +1,141 @@
+//! The loop of the control domain: it waits for the client, for guests, for the hypervisor and for
+//! the clock, and has the library deal with what comes.
+
+use core::time::Duration;
+
+use dom0::Toolstack;
+use dom0::server::Server;
+use dom0::xen::Xen;
+use hypercall_abi::types::Port;
+use hypercall_abi::xen::VIRQ_DOM_EXC;
+use pv_guest::events::EventChannel;
+use pv_guest::{boot, clock, println};
+
+use crate::machine::hypervisor::Hypervisor;
+use crate::machine::signals;
+use crate::machine::stream::Stream;
+
+pv_guest::entry!(main);
+
+/// How often a device is looked at whose interrupt could not be had, in nanoseconds.
+const POLL_INTERVAL: u64 = 2_000_000;
+/// The shortest sleep, in nanoseconds: what is overdue and cannot be helped must not keep the CPU.
+const SHORTEST_SLEEP: u64 = 1_000_000;
+
+async fn main() {
+    println!("dom0 {} starts", env!("CARGO_PKG_VERSION"));
+    let info = boot::start_info();
+    // Half of the memory is for the kernels and ramdisks that domains are built from.
+    let image_room = info.nr_pages * 4096 / 2;
+    let mut service = Service {
+        toolstack: Toolstack::new(Hypervisor::new(), image_room),
+        server: Server::new(clock::wall_clock().as_nanos() as u64),
+        stream: find_stream(),
+        domain_exception: bind_domain_exception(),
+    };
+    println!("dom0 is ready");
+    service.run().await;
+}
+
+fn find_stream() -> Option<Stream> {
+    match Stream::find() {
+        Ok(stream) => {
+            println!("control port: {stream}");
+            Some(stream)
+        }
+        Err(error) => {
+            println!("no control port: {error}");
+            None
+        }
+    }
+}
+
+fn bind_domain_exception() -> Option<EventChannel> {
+    match EventChannel::bind_virq(VIRQ_DOM_EXC) {
+        Ok(channel) => {
+            channel.set_handler(signals::raise);
+            Some(channel)
+        }
+        Err(error) => {
+            println!("domains that end will not be noticed: {error}");
+            None
+        }
+    }
+}
+
+struct Service {
+    toolstack: Toolstack<Hypervisor>,
+    server: Server,
+    stream: Option<Stream>,
+    domain_exception: Option<EventChannel>,
+}
+
+impl Service {
+    async fn run(&mut self) {
+        loop {
+            self.serve_stream();
+            if let Some(action) = self.server.stop_requested()
+                && self.stream.as_ref().is_none_or(Stream::is_idle)
+            {
+                println!("the host stops: {action:?}");
+                if let Err(error) = self.toolstack.xen().stop_host(action) {
+                    println!("it does not: {error}");
+                }
+            }
+            let sleep = self.next_deadline().saturating_sub(clock::now());
+            let wait = Duration::from_nanos(sleep.max(SHORTEST_SLEEP));
+            // Time that is up is as good a reason to go on as a signal.
+            let _ = clock::timeout(wait, signals::wait()).await;
+            for port in signals::take() {
+                self.on_signal(port);
+            }
+            self.toolstack.tick();
+            self.server.advance(&mut self.toolstack);
+        }
+    }
+
+    /// When to go on at the latest.
+    fn next_deadline(&self) -> u64 {
+        let poll = match &self.stream {
+            Some(stream) if !stream.has_interrupt() => Some(clock::now() + POLL_INTERVAL),
+            _ => None,
+        };
+        [poll, self.server.deadline(), self.toolstack.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+
+    fn on_signal(&mut self, port: Port) {
+        let is = |channel: &EventChannel| channel.port() == port;
+        if self.domain_exception.as_ref().is_some_and(is) {
+            self.toolstack.on_domain_exception();
+        } else {
+            // The stream's own port is served in any case.
+            self.toolstack.on_port(port);
+        }
+    }
+
+    fn serve_stream(&mut self) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        stream.acknowledge();
+        while self.server.wants_input()
+            && stream.receive(|bytes| self.server.receive(&mut self.toolstack, bytes))
+        {}
+        loop {
+            stream.pump_output();
+            if !stream.wants_output() {
+                break;
+            }
+            let output = self.server.take_output(&mut self.toolstack);
+            if output.is_empty() {
+                break;
+            }
+            stream.send(output);
+        }
+        stream.end_of_interrupt();
+    }
+}
