@@ -50,6 +50,12 @@ pub struct Host {
     used: RefCell<BTreeMap<Domid, u64>>,
 }
 
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Host {
     /// A machine of 16 MiB and one CPU with [`DOM0`] and [`DOMU`].
     pub fn new() -> Self {

@@ -220,7 +220,7 @@ mod tests {
 
     /// Address of the L1 entry that maps scratch page `page`.
     fn l1_entry(host: &Host, id: Domid, page: u64) -> u64 {
-        host.layout(id).tables[3].0 << 12 | page * 8
+        (host.layout(id).tables[3].0 << 12) | (page * 8)
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         let host = Host::new();
         let [_, l3, ..] = host.layout(DOMU).tables;
         let victim = host.layout(DOMU).scratch[5];
-        let at = l3.0 << 12 | 100 * 8;
+        let at = (l3.0 << 12) | (100 * 8);
         assert_eq!(
             update(&host, DOMU, at, Pte::new(victim, RW).0, SELF),
             (errno(Errno::EINVAL), 0)
@@ -329,7 +329,7 @@ mod tests {
         for table in [l4, l3, l2] {
             let entry = Pte::new(frame, RW | Pte::PSE).0;
             assert_eq!(
-                update(&host, DOMU, table.0 << 12 | 8 * 99, entry, SELF).0,
+                update(&host, DOMU, (table.0 << 12) | (8 * 99), entry, SELF).0,
                 errno(Errno::EINVAL)
             );
         }
@@ -340,7 +340,7 @@ mod tests {
         let host = Host::new();
         let [l4, l3, ..] = host.layout(DOMU).tables;
         for slot in [256, 261, 271] {
-            let at = l4.0 << 12 | slot * 8;
+            let at = (l4.0 << 12) | (slot * 8);
             assert_eq!(
                 update(&host, DOMU, at, Pte::new(l3, RW).0, SELF),
                 (errno(Errno::EINVAL), 0)
@@ -348,7 +348,13 @@ mod tests {
             assert_eq!(update(&host, DOMU, at, 0, SELF), (errno(Errno::EINVAL), 0));
         }
         assert_eq!(
-            update(&host, DOMU, l4.0 << 12 | 272 * 8, Pte::new(l3, RW).0, SELF),
+            update(
+                &host,
+                DOMU,
+                (l4.0 << 12) | (272 * 8),
+                Pte::new(l3, RW).0,
+                SELF
+            ),
             (0, 1)
         );
     }
