@@ -10,6 +10,7 @@ use hypercall_abi::types::{Domid, Mfn};
 use crate::event::EventChannels;
 use crate::lock::{Mutex, RwLock};
 use crate::memory::Owner;
+use crate::sched_op::Watchdogs;
 use crate::vcpu::Vcpu;
 
 /// Upper limit of vCPUs in a PV domain (`hypercall_abi::arch_x86` has more than that for HVM only).
@@ -42,6 +43,8 @@ pub struct Domain {
     pub memory_map: Mutex<Vec<(u64, u64, u32)>>,
     /// Offset of its wall clock from the host's, in seconds (`XEN_DOMCTL_settimeoffset`).
     pub time_offset: AtomicU64,
+    /// Its watchdogs (`SCHEDOP_watchdog`).
+    pub watchdogs: Watchdogs,
     /// Ended: no hypercall finds it any more; only references that exist keep it.
     pub dead: AtomicBool,
     vcpus: RwLock<Vec<Arc<Vcpu>>>,
@@ -52,6 +55,8 @@ pub struct Domain {
 pub struct Life {
     /// `SCHEDOP_shutdown` or a crash: the reason (`SHUTDOWN_*`); its vCPUs are held.
     pub shutdown: Option<u32>,
+    /// The reason that the next shutdown will have, whatever it says (`SCHEDOP_shutdown_code`).
+    pub reason: Option<u32>,
     /// `XEN_DOMCTL_destroydomain` has begun.
     pub dying: bool,
     /// Times that the toolstack paused it (`XEN_DOMCTL_pausedomain`).
@@ -149,6 +154,7 @@ impl Domain {
             cpuid: Mutex::new(BTreeMap::new()),
             memory_map: Mutex::new(Vec::new()),
             time_offset: AtomicU64::new(0),
+            watchdogs: Watchdogs::default(),
             dead: AtomicBool::new(false),
             vcpus: RwLock::new(Vec::new()),
         }

@@ -8,7 +8,9 @@ use hypercall_abi::arch_x86::CpuUserRegs;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
-use crate::{Current, console_io, lifecycle, memory_op, mmu};
+use crate::{
+    Current, console_io, event, lifecycle, memory_op, mmu, physdev, sched_op, time, vcpu_op,
+};
 
 /// The six argument registers.
 pub type Args = [u64; 6];
@@ -85,6 +87,14 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
     }
     match number {
         HYPERVISOR_MMU_UPDATE => mmu::do_mmu_update(cx, args),
+        HYPERVISOR_SCHED_OP_COMPAT => sched_op::do_sched_op_compat(cx, args),
+        HYPERVISOR_SET_TIMER_OP => time::do_set_timer_op(cx, args),
+        HYPERVISOR_EVENT_CHANNEL_OP_COMPAT => event::do_event_channel_op_compat(cx, args),
+        HYPERVISOR_PHYSDEV_OP_COMPAT => physdev::do_physdev_op_compat(cx, args),
+        HYPERVISOR_VCPU_OP => vcpu_op::do_vcpu_op(cx, args),
+        HYPERVISOR_SCHED_OP => sched_op::do_sched_op(cx, args),
+        HYPERVISOR_EVENT_CHANNEL_OP => event::do_event_channel_op(cx, args),
+        HYPERVISOR_PHYSDEV_OP => physdev::do_physdev_op(cx, args),
         HYPERVISOR_UPDATE_VA_MAPPING => mmu::do_update_va_mapping(cx, args),
         HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::do_update_va_mapping_otherdomain(cx, args),
         HYPERVISOR_MMUEXT_OP => mmu::do_mmuext_op(cx, args),

@@ -10,6 +10,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
 use crate::domain::Domain;
+use crate::event::VirqHandlers;
 use crate::interrupt::Pirqs;
 use crate::lock::{Mutex, RwLock};
 use crate::log::Log;
@@ -38,6 +39,8 @@ pub struct Hypervisor {
     pub log: Log,
     /// Interrupt lines that guests have bound.
     pub pirqs: Mutex<Pirqs>,
+    /// Who handles the host's virtual interrupts.
+    pub virq_handlers: Mutex<VirqHandlers>,
     /// Per CPU: the scheduler is to be asked before a guest is entered.
     resched: Vec<AtomicBool>,
 }
@@ -55,6 +58,7 @@ impl Hypervisor {
             clock: Clock::new(&*machine),
             log: Log::new(&options),
             pirqs: Mutex::new(Pirqs::new()),
+            virq_handlers: Mutex::new(VirqHandlers::new()),
             resched: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             options,
             machine,

@@ -29,12 +29,16 @@ pub mod memory;
 pub mod memory_op;
 pub mod mmu;
 pub mod options;
+pub mod physdev;
+pub mod runstate;
 pub mod sched;
+pub mod sched_op;
 #[cfg(test)]
 pub mod testing;
 pub mod time;
 pub mod vcpu;
 pub mod vcpu_context;
+pub mod vcpu_op;
 pub mod vm_assist;
 
 pub use current::Current;

@@ -14,6 +14,7 @@ use crate::event::{self, EventChannels};
 use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
 use crate::sched;
+use crate::sched_op;
 use crate::vcpu::{InfoPlace, Vcpu, VcpuState};
 
 /// vCPUs whose `vcpu_info` has a place in the shared-info page; the others must register one.
@@ -111,6 +112,11 @@ pub fn has_first_info_place(domain: &Domain, vcpu: &Vcpu) -> bool {
     vcpu.info() == first_info_place(domain, vcpu.id)
 }
 
+/// Whether a vCPU has no place of its own at all: neither one in the shared-info page nor one that it registered.
+pub fn has_no_info_place(domain: &Domain, vcpu: &Vcpu) -> bool {
+    vcpu.id >= SHARED_INFO_VCPUS && has_first_info_place(domain, vcpu)
+}
+
 /// Holds all vCPUs of a domain back once more; when it returns, none of them runs but the caller's own.
 pub fn pause(hv: &Hypervisor, domain: &Domain) {
     for vcpu in domain.vcpus() {
@@ -173,6 +179,7 @@ pub fn toolstack_unpause(hv: &Hypervisor, domain: &Domain) -> Result<(), Errno> 
 /// Stops a domain for `reason` (`SHUTDOWN_*`) and tells the control domain; the first reason stays.
 /// The control domain's own shutdown is the machine's.
 pub fn shutdown(hv: &Hypervisor, domain: &Domain, reason: u32) {
+    let reason = *domain.life.lock().reason.get_or_insert(reason);
     if domain.privileged {
         machine_shutdown(hv, reason);
     }
@@ -189,7 +196,12 @@ pub fn shutdown(hv: &Hypervisor, domain: &Domain, reason: u32) {
 
 /// Lets a domain that has shut down go on (`XEN_DOMCTL_resumedomain`, after a suspend that did not come to be).
 pub fn resume(hv: &Hypervisor, domain: &Domain) {
-    if domain.life.lock().shutdown.take().is_some() {
+    let was_shut_down = {
+        let mut life = domain.life.lock();
+        life.reason = None;
+        life.shutdown.take().is_some()
+    };
+    if was_shut_down {
         unpause(hv, domain);
     }
 }
@@ -254,6 +266,7 @@ pub fn destroy(
     if first {
         pause(hv, domain);
         event::close_all(hv, domain);
+        sched_op::stop_watchdogs(hv, domain);
         for vcpu in domain.vcpus() {
             release_vcpu(hv, domain, &vcpu);
         }

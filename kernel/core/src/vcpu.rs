@@ -11,6 +11,9 @@ use hypercall_abi::types::{Mfn, Port};
 
 use crate::Domain;
 use crate::lock::Mutex;
+use crate::runstate::{Areas, Runstate};
+use crate::sched::Seat;
+use crate::time::VcpuTimers;
 
 /// A virtual CPU of a domain.
 pub struct Vcpu {
@@ -32,6 +35,16 @@ pub struct Vcpu {
     pub pause_count: AtomicU32,
     /// Whether a CPU runs it at this moment.
     pub running: AtomicBool,
+    /// An NMI was sent to it (`VCPUOP_send_nmi`); whoever runs it takes that into its state.
+    pub nmi_requested: AtomicBool,
+    /// Its place in the scheduler.
+    pub seat: Seat,
+    /// Its timers.
+    pub timers: VcpuTimers,
+    /// Its time in each run state.
+    pub runstate: Runstate,
+    /// Where in its memory it is told its run state and the time.
+    pub areas: Areas,
 }
 
 /// Place of a `vcpu_info`: a frame and the byte offset in it, a multiple of 8.
@@ -56,6 +69,11 @@ impl Vcpu {
             polling: AtomicU32::new(0),
             pause_count: AtomicU32::new(0),
             running: AtomicBool::new(false),
+            nmi_requested: AtomicBool::new(false),
+            seat: Seat::new(),
+            timers: VcpuTimers::new(),
+            runstate: Runstate::new(),
+            areas: Areas::default(),
         }
     }
 
@@ -130,6 +148,10 @@ pub struct VcpuState {
     pub cr4: u64,
     /// I/O privilege level that the guest gave itself (0 to 3).
     pub iopl: u32,
+    /// Linear address of its bitmap of I/O ports that user mode may not use (`PHYSDEVOP_set_iobitmap`).
+    pub io_bitmap: u64,
+    /// Number of ports that the bitmap covers.
+    pub io_bitmap_ports: u32,
     /// The LDT and GDT selectors, segments etc. must be loaded afresh before the vCPU runs.
     pub initialised: bool,
     /// NMI to be delivered (`VCPUOP_send_nmi`, `XEN_NMIREASON_*`).
@@ -185,6 +207,8 @@ impl Default for VcpuState {
             debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             cr4: 0,
             iopl: 0,
+            io_bitmap: 0,
+            io_bitmap_ports: 0,
             initialised: false,
             nmi_pending: false,
             nmi_blocked: false,

@@ -1,26 +1,414 @@
-//! Event channels.
+//! Event channels (`xen/event_channel.h`), with the two-level table in the shared-info page.
+//!
+//! A domain's ports are in its [`Table`], behind one lock. Two tables are locked at once only to connect
+//! or disconnect two ports, the lower domain number first. To send an event takes one lock at a time:
+//! the sender's, to find the other end, then the receiver's, under which the other end is seen to still
+//! be the sender's.
+//!
+//! The guest reads and writes the bits themselves. The order of the hypervisor's steps is that of the
+//! ABI: pending bit; then, if the port is not masked, the selector's bit for its word; then the vCPU's
+//! upcall byte. Each step is taken only where the one before found its bit clear.
+
+mod deliver;
+mod op;
+mod table;
+mod virq;
+
+pub(crate) use deliver::unmask_upcalls;
+pub use deliver::{mark_all_pending, upcall_due};
+pub use op::{do_event_channel_op, do_event_channel_op_compat};
+pub use table::is_global_virq;
+pub use virq::{VirqHandlers, send_global_virq, send_host_virq, send_vcpu_virq, set_virq_handler};
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Domain, Hypervisor, Vcpu};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::event_channel::BIND_PIRQ_WILL_SHARE;
+use hypercall_abi::types::{Domid, Port};
+use hypercall_abi::xen::NR_VIRQS;
+
+use crate::lock::{Mutex, MutexGuard};
+use crate::{Domain, Hypervisor, interrupt};
+use table::{Binding, Channel, Table};
 
 /// The event channels of a domain.
-pub struct EventChannels;
+pub struct EventChannels {
+    table: Mutex<Table>,
+    /// Number of the domain's vCPUs in a poll.
+    pollers: AtomicU32,
+}
 
 impl EventChannels {
-    /// A domain's channels, at most `max` of them.
-    pub fn new(_max: u32) -> Self {
-        Self
+    /// No ports; `max_port` is the highest that the domain may have, beyond what the ABI allows.
+    pub fn new(max_port: u32) -> Self {
+        Self {
+            table: Mutex::new(Table::new(max_port)),
+            pollers: AtomicU32::new(0),
+        }
+    }
+
+    /// Number of ports that are bound to something.
+    pub fn active(&self) -> u32 {
+        self.table.lock().active()
+    }
+
+    /// A vCPU of the domain begins to poll.
+    pub(crate) fn poll_begun(&self) {
+        self.pollers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A vCPU of the domain ends its poll.
+    pub(crate) fn poll_ended(&self) {
+        self.pollers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Closes all channels of a dying domain.
-pub fn close_all(_hv: &Hypervisor, _domain: &Arc<Domain>) {}
+/// Locks the tables of two domains, which may be one, in the order that all keep to.
+fn lock_pair<'a>(
+    first: &'a Domain,
+    second: &'a Domain,
+) -> (MutexGuard<'a, Table>, Option<MutexGuard<'a, Table>>) {
+    if first.id == second.id {
+        return (first.events.table.lock(), None);
+    }
+    if first.id < second.id {
+        let ours = first.events.table.lock();
+        return (ours, Some(second.events.table.lock()));
+    }
+    let theirs = second.events.table.lock();
+    (first.events.table.lock(), Some(theirs))
+}
 
-/// Sends a global virtual interrupt.
-pub fn send_global_virq(_hv: &Hypervisor, _domain: &Arc<Domain>, _virq: u32) {}
+/// Makes a port of `domain` to which `remote` may connect; `caller` makes it.
+///
+/// # Errors
+/// As [`Table::free_port`]; `EPERM` for another domain's port, unless the caller is privileged.
+pub fn alloc_unbound(caller: &Domain, domain: &Domain, remote: Domid) -> Result<Port, Errno> {
+    let mut table = domain.events.table.lock();
+    let port = table.free_port()?;
+    if caller.id != domain.id && !caller.privileged {
+        return Err(Errno::EPERM);
+    }
+    let remote = if remote == Domid::SELF {
+        caller.id
+    } else {
+        remote
+    };
+    table.bind(port, Binding::Unbound { remote }, 0);
+    Ok(port)
+}
 
-/// Whether an event waits for delivery and is not masked.
-pub fn upcall_due(_hv: &Hypervisor, _vcpu: &Vcpu) -> bool {
-    false
+/// Connects a new port of `domain` to a port of `remote` that waits for it. The new port is pending
+/// from the start, because the other end may have sent events already.
+///
+/// # Errors
+/// As [`Table::free_port`]; `EINVAL` where the remote port does not wait for this domain.
+pub fn bind_interdomain(
+    hv: &Hypervisor,
+    domain: &Arc<Domain>,
+    remote: &Arc<Domain>,
+    remote_port: Port,
+) -> Result<Port, Errno> {
+    let (mut ours, mut theirs) = lock_pair(domain, remote);
+    let port = ours.free_port()?;
+    let their_table = theirs.as_deref().unwrap_or(&ours);
+    match their_table.get(remote_port).map(|channel| &channel.binding) {
+        Some(Binding::Unbound { remote: waits_for }) if *waits_for == domain.id => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    ours.bind(
+        port,
+        Binding::Interdomain {
+            remote: remote.clone(),
+            port: remote_port,
+        },
+        0,
+    );
+    let back = Binding::Interdomain {
+        remote: domain.clone(),
+        port,
+    };
+    theirs
+        .as_deref_mut()
+        .unwrap_or(&mut ours)
+        .rebind(remote_port, back);
+    deliver::set_pending(hv, domain, port, 0);
+    Ok(port)
+}
+
+/// Binds a new port to a virtual interrupt.
+///
+/// # Errors
+/// `EINVAL` for no such interrupt, or a global one on another vCPU than 0; `ENOENT` for no such vCPU;
+/// `EEXIST` where it has a port; as [`Table::free_port`].
+pub fn bind_virq(domain: &Domain, virq: u32, vcpu: u32) -> Result<Port, Errno> {
+    if virq >= NR_VIRQS || is_global_virq(virq) && vcpu != 0 {
+        return Err(Errno::EINVAL);
+    }
+    domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    let mut table = domain.events.table.lock();
+    if table.virq_port(vcpu, virq).is_some() {
+        return Err(Errno::EEXIST);
+    }
+    let port = table.free_port()?;
+    table.bind(port, Binding::Virq(virq), vcpu);
+    Ok(port)
+}
+
+/// Binds a new port on which vCPUs notify one of them.
+///
+/// # Errors
+/// `ENOENT` for no such vCPU; as [`Table::free_port`].
+pub fn bind_ipi(domain: &Domain, vcpu: u32) -> Result<Port, Errno> {
+    domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    let mut table = domain.events.table.lock();
+    let port = table.free_port()?;
+    table.bind(port, Binding::Ipi, vcpu);
+    Ok(port)
+}
+
+/// Binds a new port to a physical interrupt of the domain.
+///
+/// # Errors
+/// `EINVAL` for no such interrupt; `EPERM` where the domain may not have it; `EEXIST` where it has a
+/// port; `EBUSY` where another domain has it and not both share; as [`Table::free_port`].
+pub fn bind_pirq(
+    hv: &Hypervisor,
+    domain: &Arc<Domain>,
+    pirq: u32,
+    flags: u32,
+) -> Result<Port, Errno> {
+    interrupt::check_access(hv, domain, pirq)?;
+    let mut table = domain.events.table.lock();
+    if table.pirq_port(pirq).is_some() {
+        return Err(Errno::EEXIST);
+    }
+    let port = table.free_port()?;
+    interrupt::bind(hv, domain, pirq, flags & BIND_PIRQ_WILL_SHARE != 0)?;
+    table.bind(port, Binding::Pirq(pirq), 0);
+    Ok(port)
+}
+
+/// Closes a port. The other end of a connected one waits for this domain again.
+///
+/// # Errors
+/// `EINVAL` where the port is bound to nothing.
+pub fn close(hv: &Hypervisor, domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
+    let remote = {
+        let mut table = domain.events.table.lock();
+        let channel = table.get(port).ok_or(Errno::EINVAL)?;
+        match &channel.binding {
+            Binding::Free | Binding::Reserved => return Err(Errno::EINVAL),
+            Binding::Interdomain { remote, .. } => remote.clone(),
+            binding => {
+                if let Binding::Pirq(pirq) = *binding {
+                    interrupt::unbind(hv, domain, pirq);
+                }
+                release(hv, domain, &mut table, port);
+                return Ok(());
+            }
+        }
+    };
+    let (mut ours, mut theirs) = lock_pair(domain, &remote);
+    // Between the locks the port may have been closed, and even bound anew.
+    let other_end = match ours.get(port).map(|channel| &channel.binding) {
+        Some(Binding::Interdomain { remote: now, port }) if Arc::ptr_eq(now, &remote) => *port,
+        _ => return Err(Errno::EINVAL),
+    };
+    release(hv, domain, &mut ours, port);
+    // The two ends of a domain's connection with itself may be one port, which is free by now.
+    if !(theirs.is_none() && other_end == port) {
+        let waits = Binding::Unbound { remote: domain.id };
+        theirs
+            .as_deref_mut()
+            .unwrap_or(&mut ours)
+            .rebind(other_end, waits);
+    }
+    Ok(())
+}
+
+/// Frees a port; a pending event must not greet whoever gets the port next.
+fn release(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port) {
+    deliver::clear_pending(hv, domain, port);
+    table.free(port);
+}
+
+/// Sends an event from a port of `domain`.
+///
+/// # Errors
+/// `EINVAL` where the port is none that sends.
+pub fn send(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno> {
+    let (remote, other_end) = {
+        let table = domain.events.table.lock();
+        let channel = table.get(port).ok_or(Errno::EINVAL)?;
+        match &channel.binding {
+            Binding::Interdomain { remote, port } => (remote.clone(), *port),
+            Binding::Ipi => {
+                deliver::set_pending(hv, domain, port, channel.vcpu);
+                return Ok(());
+            }
+            Binding::Unbound { .. } => return Ok(()),
+            _ => return Err(Errno::EINVAL),
+        }
+    };
+    let table = remote.events.table.lock();
+    if let Some(Channel {
+        binding: Binding::Interdomain {
+            remote: back,
+            port: ours,
+        },
+        vcpu,
+    }) = table.get(other_end)
+        && back.id == domain.id
+        && *ours == port
+    {
+        deliver::set_pending(hv, &remote, other_end, *vcpu);
+    }
+    Ok(())
+}
+
+/// Makes a port of a domain pending, whatever it is bound to.
+pub fn set_pending(hv: &Hypervisor, domain: &Domain, port: Port) {
+    let table = domain.events.table.lock();
+    if let Some(channel) = usable(&table, port) {
+        deliver::set_pending(hv, domain, port, channel.vcpu);
+    }
+}
+
+/// An interrupt line has fired: makes the ports that are bound to it pending.
+pub fn send_pirq(hv: &Hypervisor, gsi: u32) {
+    interrupt::deliver(hv, gsi);
+}
+
+/// Makes the port of a domain's physical interrupt pending.
+pub fn raise_pirq(hv: &Hypervisor, domain: &Domain, pirq: u32) {
+    let table = domain.events.table.lock();
+    if let Some(port) = table.pirq_port(pirq)
+        && let Some(channel) = table.get(port)
+    {
+        deliver::set_pending(hv, domain, port, channel.vcpu);
+    }
+}
+
+/// Unmasks the port of a domain's physical interrupt.
+pub fn unmask_pirq(hv: &Hypervisor, domain: &Domain, pirq: u32) {
+    let table = domain.events.table.lock();
+    if let Some(port) = table.pirq_port(pirq)
+        && let Some(channel) = table.get(port)
+    {
+        deliver::unmask(hv, domain, port, channel.vcpu);
+    }
+}
+
+/// Whether the guest masks the port of a physical interrupt; also where it has none.
+pub fn is_pirq_masked(hv: &Hypervisor, domain: &Domain, pirq: u32) -> bool {
+    let table = domain.events.table.lock();
+    table
+        .pirq_port(pirq)
+        .is_none_or(|port| deliver::is_masked(hv, domain, port))
+}
+
+/// Unmasks a port; one that is pending is delivered.
+///
+/// # Errors
+/// `EINVAL` where the port does not exist; one that is free is left alone.
+pub fn unmask(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno> {
+    let table = domain.events.table.lock();
+    table.get(port).ok_or(Errno::EINVAL)?;
+    if let Some(channel) = usable(&table, port) {
+        deliver::unmask(hv, domain, port, channel.vcpu);
+    }
+    Ok(())
+}
+
+/// Whether a port of the domain is pending.
+///
+/// # Errors
+/// `EINVAL` where it is bound to nothing.
+pub fn poll(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<bool, Errno> {
+    let table = domain.events.table.lock();
+    usable(&table, port).ok_or(Errno::EINVAL)?;
+    Ok(deliver::is_pending(hv, domain, port))
+}
+
+fn usable(table: &Table, port: Port) -> Option<&Channel> {
+    let channel = table.get(port)?;
+    (!matches!(channel.binding, Binding::Free | Binding::Reserved)).then_some(channel)
+}
+
+/// Chooses the vCPU that a port notifies.
+///
+/// # Errors
+/// `ENOENT` for no such vCPU; `EINVAL` where the port's vCPU is not the guest's to choose.
+pub fn bind_vcpu(domain: &Domain, port: Port, vcpu: u32) -> Result<(), Errno> {
+    domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+    let mut table = domain.events.table.lock();
+    match table.get(port).ok_or(Errno::EINVAL)?.binding {
+        Binding::Virq(virq) if is_global_virq(virq) => {}
+        Binding::Unbound { .. } | Binding::Interdomain { .. } => {}
+        Binding::Pirq(_) => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    table.set_vcpu(port, vcpu);
+    Ok(())
+}
+
+/// Closes the ports of a domain from the one at which the last call stopped; `None` where
+/// `out_of_time` said to stop again.
+///
+/// # Errors
+/// `EBUSY` where `resume` is not set and a reset is in progress, or the other way round; `EAGAIN` where
+/// ports are left all the same.
+pub fn reset(
+    hv: &Hypervisor,
+    domain: &Arc<Domain>,
+    resume: bool,
+    out_of_time: &mut dyn FnMut() -> bool,
+) -> Result<Option<()>, Errno> {
+    let first = {
+        let mut table = domain.events.table.lock();
+        if resume == (table.next_reset == 0) {
+            return Err(Errno::EBUSY);
+        }
+        table.next_reset = table.next_reset.max(1);
+        table.next_reset
+    };
+    let mut port = first;
+    loop {
+        {
+            let mut table = domain.events.table.lock();
+            if port >= table.len() || table.active() == 0 {
+                table.next_reset = 0;
+                return if table.active() == 0 {
+                    Ok(Some(()))
+                } else {
+                    Err(Errno::EAGAIN)
+                };
+            }
+            table.next_reset = port;
+        }
+        // A free port has nothing to close.
+        let _ = close(hv, domain, Port(port));
+        port += 1;
+        if port % 64 == 0 && out_of_time() {
+            domain.events.table.lock().next_reset = port;
+            return Ok(None);
+        }
+    }
+}
+
+/// Closes all ports of a domain that is going; it gets no new ones.
+pub fn close_all(hv: &Hypervisor, domain: &Arc<Domain>) {
+    let len = {
+        let mut table = domain.events.table.lock();
+        table.closed = true;
+        table.len()
+    };
+    for port in 1..len {
+        // A free port has nothing to close.
+        let _ = close(hv, domain, Port(port));
+    }
+    hv.virq_handlers.lock().forget(domain.id);
+    interrupt::release_domain(hv, domain);
 }

@@ -1,23 +1,254 @@
-//! Who runs next.
+//! Who runs next: the policy as a trait, and what joins it to vCPUs.
+//!
+//! A vCPU is runnable when nothing holds it back ([`Vcpu::is_runnable`]). The policy is told of every
+//! change by [`wake`] and [`sleep`], which look at the vCPU again under the scheduler's lock, so that
+//! it does not matter in which order two processors report.
+
 mod credit;
+mod policy;
 
 pub use credit::Credit;
-
-/// A scheduling policy.
-pub trait Scheduler {}
+pub use policy::{Decision, Parameters, Scheduler, UnitId};
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::{Hypervisor, Vcpu};
+use hv_machine::Platform;
+use hypercall_abi::errno::Errno;
+use hypercall_abi::vcpu::{
+    RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING,
+};
 
-/// Takes a vCPU in.
-pub fn insert(_hv: &Hypervisor, _vcpu: &Arc<Vcpu>) {}
+use crate::{Current, Hypervisor, Vcpu, event, runstate, time};
 
-/// Lets a vCPU go for good.
-pub fn remove(_hv: &Hypervisor, _vcpu: &Arc<Vcpu>) {}
+/// A vCPU as the scheduler knows it.
+#[derive(Debug)]
+pub struct Seat {
+    unit: AtomicU32,
+    cpu: AtomicU32,
+    /// CPUs that it may use again once a temporary limit ends; 0 while there is none.
+    saved_affinity: AtomicU64,
+}
 
-/// A vCPU may have become runnable.
-pub fn wake(_hv: &Hypervisor, _vcpu: &Arc<Vcpu>) {}
+impl Seat {
+    const NONE: u32 = u32::MAX;
 
-/// A vCPU may have ceased to be runnable.
-pub fn sleep(_hv: &Hypervisor, _vcpu: &Arc<Vcpu>) {}
+    /// Not known to the scheduler yet.
+    pub const fn new() -> Self {
+        Self {
+            unit: AtomicU32::new(Self::NONE),
+            cpu: AtomicU32::new(0),
+            saved_affinity: AtomicU64::new(0),
+        }
+    }
+
+    fn unit(&self) -> Option<UnitId> {
+        let unit = self.unit.load(Ordering::Acquire);
+        (unit != Self::NONE).then_some(UnitId(unit))
+    }
+
+    /// The CPU that runs the vCPU or ran it last.
+    pub fn cpu(&self) -> u32 {
+        self.cpu.load(Ordering::Acquire)
+    }
+}
+
+impl Default for Seat {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes a vCPU known to the scheduler, which takes it to be not runnable.
+pub fn insert(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    let Some(domain) = vcpu.domain.upgrade() else {
+        return;
+    };
+    let mut scheduler = hv.scheduler.lock();
+    if vcpu.seat.unit().is_none() {
+        let unit = scheduler.insert(domain.id, vcpu.clone());
+        vcpu.seat.unit.store(unit.0, Ordering::Release);
+    }
+}
+
+/// Makes the scheduler and the timers forget a vCPU, for good.
+pub fn remove(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    {
+        let mut scheduler = hv.scheduler.lock();
+        if let Some(unit) = vcpu.seat.unit() {
+            scheduler.remove(unit);
+            vcpu.seat.unit.store(Seat::NONE, Ordering::Release);
+        }
+    }
+    time::forget(hv, vcpu);
+}
+
+/// Tells the scheduler that a vCPU may have become runnable.
+pub fn wake(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    update(hv, vcpu);
+}
+
+/// Tells the scheduler that a vCPU may no longer be runnable. The CPU that runs it stops soon.
+pub fn sleep(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    update(hv, vcpu);
+}
+
+fn update(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    let ask = {
+        let mut scheduler = hv.scheduler.lock();
+        let Some(unit) = vcpu.seat.unit() else { return };
+        let state = vcpu.runstate.state();
+        if vcpu.is_runnable() {
+            if state != RUNSTATE_RUNNING && state != RUNSTATE_RUNNABLE {
+                runstate::change(hv, vcpu, RUNSTATE_RUNNABLE);
+            }
+            scheduler.wake(unit)
+        } else {
+            if state != RUNSTATE_RUNNING && state != idle_state(vcpu) {
+                runstate::change(hv, vcpu, idle_state(vcpu));
+            }
+            scheduler.sleep(unit)
+        }
+    };
+    if let Some(cpu) = ask {
+        hv.request_schedule(cpu);
+    }
+}
+
+/// The state of a vCPU that is not runnable.
+fn idle_state(vcpu: &Vcpu) -> u32 {
+    if vcpu.blocked.load(Ordering::Acquire) {
+        RUNSTATE_BLOCKED
+    } else {
+        RUNSTATE_OFFLINE
+    }
+}
+
+/// Decides which vCPU this CPU runs next, `None` for none, and when it is to decide again.
+pub fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
+    let cpu = hv.machine.cpu_id();
+    let decision = hv.scheduler.lock().pick(cpu, time::now(hv));
+    hv.timers.lock().set_slice(cpu, decision.until);
+    time::arm(hv);
+    for other in (0..64).filter(|other| decision.ask >> other & 1 != 0) {
+        hv.request_schedule(other);
+    }
+    decision.next
+}
+
+/// To be called when this CPU begins to run a vCPU, once its address space is loaded.
+pub fn switched_in(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    vcpu.seat.cpu.store(hv.machine.cpu_id(), Ordering::Release);
+    runstate::change(hv, vcpu, RUNSTATE_RUNNING);
+    time::start_period(hv, vcpu);
+    time::arm(hv);
+    time::publish(hv, vcpu);
+    runstate::refresh_areas(hv, vcpu);
+}
+
+/// To be called when this CPU stops running a vCPU, while its address space is still loaded.
+pub fn switched_out(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    time::stop_period(hv, vcpu);
+    let state = if vcpu.is_runnable() {
+        RUNSTATE_RUNNABLE
+    } else {
+        idle_state(vcpu)
+    };
+    runstate::change(hv, vcpu, state);
+    runstate::refresh_areas(hv, vcpu);
+}
+
+/// Lets others go first (`SCHEDOP_yield`).
+pub fn yield_now(cx: &mut Current<'_>) {
+    let cpu = cx.machine().cpu_id();
+    cx.hv.scheduler.lock().yield_now(cpu);
+    cx.hv.request_schedule(cpu);
+}
+
+/// Puts the current vCPU to sleep until an event is due, unless one is (`SCHEDOP_block`).
+pub fn block(cx: &mut Current<'_>) {
+    // The exchange orders the flag before the look at the events: whoever sets one after that look sees
+    // the flag and wakes the vCPU.
+    cx.vcpu.blocked.swap(true, Ordering::SeqCst);
+    if event::upcall_due(cx.hv, cx.vcpu) {
+        cx.vcpu.blocked.store(false, Ordering::SeqCst);
+    } else {
+        sleep(cx.hv, cx.vcpu);
+    }
+}
+
+/// Limits a vCPU to CPUs (bit n for CPU n).
+pub fn set_affinity(hv: &Hypervisor, vcpu: &Vcpu, cpus: u64) {
+    let ask = {
+        let mut scheduler = hv.scheduler.lock();
+        vcpu.seat
+            .unit()
+            .and_then(|unit| scheduler.set_affinity(unit, cpus))
+    };
+    if let Some(cpu) = ask {
+        hv.request_schedule(cpu);
+    }
+}
+
+/// The CPUs that a vCPU may use.
+pub fn affinity(hv: &Hypervisor, vcpu: &Vcpu) -> u64 {
+    let scheduler = hv.scheduler.lock();
+    vcpu.seat.unit().map_or(0, |unit| scheduler.affinity(unit))
+}
+
+/// Limits the current vCPU to CPU `cpu` until the next call with a negative number, which gives it back
+/// what it had (`SCHEDOP_pin_override`).
+///
+/// # Errors
+/// `EINVAL` for no such CPU, or nothing to give back; `EBUSY` where it is limited already.
+pub fn pin_override(cx: &mut Current<'_>, cpu: i32) -> Result<(), Errno> {
+    let saved = &cx.vcpu.seat.saved_affinity;
+    let Ok(cpu) = u32::try_from(cpu) else {
+        match saved.swap(0, Ordering::AcqRel) {
+            0 => return Err(Errno::EINVAL),
+            cpus => set_affinity(cx.hv, cx.vcpu, cpus),
+        }
+        return Ok(());
+    };
+    if cpu >= cx.machine().cpu_count().min(64) {
+        return Err(Errno::EINVAL);
+    }
+    if saved.load(Ordering::Acquire) != 0 {
+        return Err(Errno::EBUSY);
+    }
+    saved.store(affinity(cx.hv, cx.vcpu), Ordering::Release);
+    set_affinity(cx.hv, cx.vcpu, 1 << cpu);
+    Ok(())
+}
+
+/// Ends a vCPU's block or poll.
+pub fn unblock(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    if !vcpu.blocked.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    if vcpu.polling.swap(0, Ordering::SeqCst) != 0 {
+        if let Some(domain) = vcpu.domain.upgrade() {
+            domain.events.poll_ended();
+        }
+        time::stop_poll_timeout(hv, vcpu);
+        // A waker that came between the two exchanges saw a vCPU that polls.
+        vcpu.blocked.store(false, Ordering::SeqCst);
+    }
+    wake(hv, vcpu);
+}
+
+/// Ends a vCPU's poll, if it polls.
+pub fn end_poll(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    if vcpu.polling.load(Ordering::SeqCst) != 0 {
+        unblock(hv, vcpu);
+    }
+}
+
+/// Has a vCPU look at its events: it wakes, or leaves guest mode on the CPU that runs it.
+pub fn kick(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    unblock(hv, vcpu);
+    let cpu = vcpu.seat.cpu();
+    if vcpu.running.load(Ordering::SeqCst) && cpu != hv.machine.cpu_id() {
+        hv.machine.send_ipi(cpu);
+    }
+}

@@ -1,0 +1,470 @@
+//! The credit scheduler on simulated processors, with time that passes only between events.
+
+use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+
+/// What a unit does: runs for `burst`, waits for `wait`; a hog never waits.
+#[derive(Clone, Copy, Debug)]
+struct Habit {
+    burst: u64,
+    wait: u64,
+}
+
+const HOG: Habit = Habit {
+    burst: u64::MAX,
+    wait: 0,
+};
+
+struct Load {
+    id: UnitId,
+    domain: Domid,
+    habit: Habit,
+    /// Run time until it waits.
+    left: u64,
+    /// When it wakes; `u64::MAX` while awake.
+    wakes: u64,
+    woke: u64,
+    ran: u64,
+    worst_latency: u64,
+}
+
+struct Simulation {
+    credit: Credit<usize>,
+    loads: Vec<Load>,
+    /// Per CPU: who runs, and until when at most.
+    cpus: Vec<(Option<usize>, u64)>,
+    now: u64,
+}
+
+impl Simulation {
+    fn new(cpus: u32) -> Self {
+        Self {
+            credit: Credit::new(cpus),
+            loads: Vec::new(),
+            cpus: vec![(None, u64::MAX); cpus as usize],
+            now: 0,
+        }
+    }
+
+    fn add(&mut self, domain: u16, habit: Habit) -> UnitId {
+        let domain = Domid(domain);
+        let id = self.credit.insert(domain, self.loads.len());
+        let load = Load {
+            id,
+            domain,
+            habit,
+            left: habit.burst,
+            wakes: u64::MAX,
+            woke: self.now,
+            ran: 0,
+            worst_latency: 0,
+        };
+        self.loads.push(load);
+        let ask = self.credit.wake(id);
+        self.ask(ask);
+        id
+    }
+
+    fn share(&mut self, domain: u16, weight: u16, cap: u16) {
+        self.credit
+            .set_parameters(Domid(domain), Parameters { weight, cap });
+    }
+
+    fn ask(&mut self, cpu: Option<u32>) {
+        if let Some(cpu) = cpu {
+            self.cpus[cpu as usize].1 = self.now;
+        }
+    }
+
+    fn run(&mut self, time: u64) {
+        let end = self.now + time;
+        while self.now < end {
+            let mut next = end;
+            for &(running, until) in &self.cpus {
+                next = next.min(until);
+                if let Some(load) = running.map(|index| &self.loads[index]) {
+                    next = next.min(self.now.saturating_add(load.left));
+                }
+            }
+            for load in &self.loads {
+                next = next.min(load.wakes);
+            }
+            let passed = next - self.now;
+            self.now = next;
+            for &(running, _) in &self.cpus {
+                if let Some(load) = running.map(|index| &mut self.loads[index]) {
+                    load.ran += passed;
+                    load.left = load.left.saturating_sub(passed);
+                }
+            }
+            self.step();
+        }
+    }
+
+    /// Everything that happens at this moment.
+    fn step(&mut self) {
+        for index in 0..self.loads.len() {
+            let load = &mut self.loads[index];
+            let mut ask = None;
+            if load.left == 0 && load.wakes == u64::MAX {
+                load.wakes = self.now + load.habit.wait;
+                ask = self.credit.sleep(load.id);
+            } else if load.wakes <= self.now {
+                load.wakes = u64::MAX;
+                load.left = load.habit.burst;
+                load.woke = self.now;
+                ask = self.credit.wake(load.id);
+            }
+            self.ask(ask);
+        }
+        let mut rounds = 0;
+        while let Some(cpu) = self.cpus.iter().position(|&(_, until)| until <= self.now) {
+            rounds += 1;
+            assert!(rounds < 100, "the processors ask each other for ever");
+            let decision = self.credit.pick(cpu as u32, self.now);
+            assert!(decision.until > self.now);
+            assert!(decision.until < u64::MAX || decision.next.is_none());
+            self.cpus[cpu] = (decision.next, decision.until);
+            if let Some(load) = decision.next.map(|index| &mut self.loads[index]) {
+                assert_eq!(load.wakes, u64::MAX, "a sleeper runs");
+                load.worst_latency = load.worst_latency.max(self.now - load.woke.min(self.now));
+                load.woke = u64::MAX;
+            }
+            for other in 0..self.cpus.len() {
+                if decision.ask >> other & 1 != 0 {
+                    self.cpus[other].1 = self.now;
+                }
+            }
+        }
+        let mut running: Vec<_> = self
+            .cpus
+            .iter()
+            .filter_map(|&(running, _)| running)
+            .collect();
+        running.sort_unstable();
+        let count = running.len();
+        running.dedup();
+        assert_eq!(running.len(), count, "two processors run one unit");
+    }
+
+    fn ran(&self, domain: u16) -> u64 {
+        self.loads
+            .iter()
+            .filter(|load| load.domain == Domid(domain))
+            .map(|load| load.ran)
+            .sum()
+    }
+}
+
+#[track_caller]
+fn assert_near(value: u64, expected: u64, percent: u64) {
+    assert!(
+        value.abs_diff(expected) * 100 <= expected * percent,
+        "{value} is not within {percent} % of {expected}"
+    );
+}
+
+#[test]
+fn equal_domains_get_equal_time() {
+    for domains in 2..6 {
+        let mut machine = Simulation::new(1);
+        for domain in 0..domains {
+            machine.add(domain, HOG);
+        }
+        machine.run(20 * SECOND);
+        for domain in 0..domains {
+            assert_near(machine.ran(domain), 20 * SECOND / u64::from(domains), 3);
+        }
+    }
+}
+
+#[test]
+fn time_follows_weight() {
+    let mut machine = Simulation::new(1);
+    machine.add(1, HOG);
+    machine.add(2, HOG);
+    machine.add(3, HOG);
+    machine.share(1, 512, 0);
+    machine.share(3, 128, 0);
+    machine.run(70 * SECOND);
+    assert_near(machine.ran(1), 40 * SECOND, 4);
+    assert_near(machine.ran(2), 20 * SECOND, 4);
+    assert_near(machine.ran(3), 10 * SECOND, 6);
+}
+
+#[test]
+fn weight_counts_for_the_domain_however_many_vcpus_it_has() {
+    let mut machine = Simulation::new(1);
+    machine.add(1, HOG);
+    for _ in 0..3 {
+        machine.add(2, HOG);
+    }
+    machine.run(30 * SECOND);
+    assert_near(machine.ran(1), 15 * SECOND, 5);
+    assert_near(machine.ran(2), 15 * SECOND, 5);
+}
+
+#[test]
+fn several_processors_are_shared_fairly_and_kept_busy() {
+    for cpus in 2..5 {
+        let mut machine = Simulation::new(cpus);
+        let domains = cpus as u16 + 1;
+        for domain in 0..domains {
+            machine.add(domain, HOG);
+        }
+        machine.run(30 * SECOND);
+        let total: u64 = (0..domains).map(|domain| machine.ran(domain)).sum();
+        assert_near(total, u64::from(cpus) * 30 * SECOND, 1);
+        for domain in 0..domains {
+            assert_near(machine.ran(domain), total / u64::from(domains), 12);
+        }
+    }
+}
+
+#[test]
+fn as_many_hogs_as_processors_do_not_disturb_each_other() {
+    let mut machine = Simulation::new(4);
+    for domain in 0..4 {
+        machine.add(domain, HOG);
+    }
+    machine.run(10 * SECOND);
+    for domain in 0..4 {
+        assert_near(machine.ran(domain), 10 * SECOND, 1);
+    }
+}
+
+#[test]
+fn a_cap_holds_even_on_an_idle_machine() {
+    for cap in [10, 50, 90] {
+        let mut machine = Simulation::new(2);
+        machine.add(1, HOG);
+        machine.share(1, 256, cap);
+        machine.run(20 * SECOND);
+        assert_near(machine.ran(1), 20 * SECOND * u64::from(cap) / 100, 5);
+    }
+}
+
+#[test]
+fn what_a_capped_domain_leaves_goes_to_the_others() {
+    let mut machine = Simulation::new(1);
+    machine.add(1, HOG);
+    machine.add(2, HOG);
+    machine.share(1, 256, 20);
+    machine.run(20 * SECOND);
+    assert_near(machine.ran(1), 4 * SECOND, 6);
+    assert_near(machine.ran(2), 16 * SECOND, 4);
+}
+
+#[test]
+fn lifting_a_cap_sets_a_parked_unit_free() {
+    let mut machine = Simulation::new(1);
+    machine.add(1, HOG);
+    machine.share(1, 256, 1);
+    machine.run(SECOND);
+    machine.share(1, 256, 0);
+    let before = machine.ran(1);
+    machine.run(SECOND);
+    assert_near(machine.ran(1) - before, SECOND, 4);
+}
+
+#[test]
+fn one_that_mostly_waits_is_served_at_once() {
+    let mut machine = Simulation::new(1);
+    for domain in 1..5 {
+        machine.add(domain, HOG);
+    }
+    machine.run(SECOND);
+    machine.add(
+        9,
+        Habit {
+            burst: MS / 5,
+            wait: 7 * MS,
+        },
+    );
+    machine.run(10 * SECOND);
+    let load = machine.loads.last().unwrap();
+    assert!(
+        load.worst_latency <= RATE_LIMIT,
+        "waited {} ns",
+        load.worst_latency
+    );
+    assert!(load.ran > 250 * MS);
+}
+
+#[test]
+fn waking_often_gains_nothing_for_a_domain_in_debt() {
+    let mut machine = Simulation::new(1);
+    machine.add(1, HOG);
+    machine.add(
+        2,
+        Habit {
+            burst: 9 * MS,
+            wait: MS / 10,
+        },
+    );
+    machine.run(20 * SECOND);
+    assert_near(machine.ran(1), 10 * SECOND, 8);
+}
+
+#[test]
+fn one_that_yields_lets_the_others_run() {
+    let mut credit = Credit::<usize>::new(1);
+    let a = credit.insert(Domid(1), 1);
+    let b = credit.insert(Domid(2), 2);
+    let _ = credit.wake(a);
+    let _ = credit.wake(b);
+    let first = credit.pick(0, 0).next.unwrap();
+    credit.yield_now(0);
+    let second = credit.pick(0, 10).next.unwrap();
+    assert_ne!(first, second);
+    // In debt, the one that yields still does not come before the other in the next turn.
+    credit.yield_now(0);
+    assert_eq!(credit.pick(0, 20).next, Some(first));
+}
+
+#[test]
+fn a_yield_is_felt_even_by_a_lower_priority() {
+    let mut credit = Credit::<usize>::new(1);
+    let a = credit.insert(Domid(1), 1);
+    let b = credit.insert(Domid(2), 2);
+    let _ = credit.wake(b);
+    assert_eq!(credit.pick(0, 0).next, Some(2));
+    let _ = credit.wake(a);
+    // b has run into debt, a is boosted.
+    assert_eq!(credit.pick(0, 20 * MS).next, Some(1));
+    credit.yield_now(0);
+    assert_eq!(credit.pick(0, 20 * MS + 1).next, Some(2));
+}
+
+#[test]
+fn a_unit_runs_only_where_its_affinity_allows() {
+    let mut machine = Simulation::new(3);
+    let pinned: Vec<_> = (0..3).map(|domain| machine.add(domain, HOG)).collect();
+    for &id in &pinned {
+        let ask = machine.credit.set_affinity(id, 0b010);
+        machine.ask(ask);
+    }
+    machine.step();
+    let before: Vec<_> = (0..3).map(|domain| machine.ran(domain)).collect();
+    machine.run(9 * SECOND);
+    for domain in 0..3 {
+        assert_near(machine.ran(domain) - before[domain as usize], 3 * SECOND, 5);
+    }
+    assert_eq!(machine.cpus[0].0, None);
+    assert_eq!(machine.cpus[2].0, None);
+    assert_eq!(machine.credit.affinity(pinned[0]), 0b010);
+}
+
+#[test]
+fn a_removed_unit_never_runs_again_and_its_number_is_used_again() {
+    let mut credit = Credit::<usize>::new(1);
+    let a = credit.insert(Domid(1), 1);
+    let _ = credit.wake(a);
+    assert_eq!(credit.pick(0, 0).next, Some(1));
+    credit.remove(a);
+    assert_eq!(credit.pick(0, 1).next, None);
+    assert_eq!(credit.parameters(Domid(1)), None);
+    assert_eq!(credit.insert(Domid(1), 7), a);
+    assert_eq!(credit.pick(0, 2).next, None);
+}
+
+#[test]
+fn an_idle_processor_is_asked_when_work_waits_elsewhere() {
+    let mut credit = Credit::<usize>::new(2);
+    let a = credit.insert(Domid(1), 1);
+    let b = credit.insert(Domid(2), 2);
+    let _ = credit.wake(a);
+    assert_eq!(credit.wake(b), Some(1));
+    assert_eq!(credit.pick(0, 0).next, Some(1));
+    assert_eq!(credit.pick(1, 0).next, Some(2));
+}
+
+#[test]
+fn an_idle_machine_asks_for_no_timer() {
+    let mut credit = Credit::<usize>::new(1);
+    let a = credit.insert(Domid(1), 1);
+    let _ = credit.wake(a);
+    assert!(credit.pick(0, 5).until <= 5 + SLICE);
+    assert_eq!(credit.sleep(a), Some(0));
+    assert_eq!(
+        credit.pick(0, 6),
+        Decision {
+            next: None,
+            until: u64::MAX,
+            ask: 0
+        }
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_processor_idles_while_a_unit_waits(
+        cpus in 1_u32..5,
+        habits in prop::collection::vec((1_u16..6, 1_u64..20_000, 0_u64..20_000), 1..9),
+    ) {
+        let mut machine = Simulation::new(cpus);
+        for &(domain, burst, wait) in &habits {
+            machine.add(domain, Habit { burst: burst * 1000, wait: wait * 1000 });
+        }
+        machine.run(0);
+        for _ in 0..500 {
+            machine.run(MS / 2);
+            let awake = machine.loads.iter().filter(|load| load.wakes == u64::MAX).count();
+            let running = machine.cpus.iter().filter(|(running, _)| running.is_some()).count();
+            prop_assert_eq!(running, awake.min(cpus as usize));
+        }
+    }
+
+    #[test]
+    fn any_order_of_calls_keeps_queues_and_units_in_step(
+        steps in prop::collection::vec((0_u8..8, 0_u32..6, 0_u64..40), 1..300)
+    ) {
+        let mut credit = Credit::<u32>::new(3);
+        let mut now = 0;
+        let mut live = BTreeMap::new();
+        for (what, n, time) in steps {
+            now += time * MS;
+            match what {
+                0 => { live.entry(n).or_insert_with(|| credit.insert(Domid(n as u16 % 3), n)); }
+                1 => if let Some(id) = live.remove(&n) { credit.remove(id) },
+                2 => if let Some(&id) = live.get(&n) { let _ = credit.sleep(id); },
+                3 => credit.yield_now(n % 3),
+                4 => if let Some(&id) = live.get(&n) { let _ = credit.set_affinity(id, time | 1); },
+                5 => credit.set_parameters(Domid(n as u16 % 3), Parameters { weight: 1 + time as u16, cap: time as u16 }),
+                6 => if let Some(&id) = live.get(&n) { let _ = credit.wake(id); },
+                _ => { let _ = credit.pick(n % 3, now); }
+            }
+            for (&n, &id) in &live {
+                let queued = credit.cpus.iter().enumerate().flat_map(|(cpu, state)| {
+                    state.queues.iter().enumerate().flat_map(move |(priority, queue)| {
+                        queue.iter().filter(move |&&queued| queued == id).map(move |_| (cpu, priority))
+                    })
+                });
+                let queued: Vec<_> = queued.collect();
+                let running = credit.cpus.iter().filter(|cpu| cpu.running == Some(id)).count();
+                let unit = credit.unit(id).unwrap();
+                prop_assert_eq!(unit.payload, n);
+                let expected = if unit.place == Place::Queued {
+                    vec![(unit.cpu, unit.priority as usize)]
+                } else {
+                    vec![]
+                };
+                prop_assert_eq!(queued, expected);
+                prop_assert_eq!(running, usize::from(unit.place == Place::Running));
+                if unit.awake && unit.place == Place::Out {
+                    prop_assert!(unit.parked);
+                }
+            }
+        }
+    }
+}
