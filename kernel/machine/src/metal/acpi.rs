@@ -98,11 +98,11 @@ impl AcpiHandler for Tables {
     }
 }
 
-/// Reads the tables. `copy` is the copy of the root pointer that the boot loader gave; without it the BIOS's
-/// memory is searched.
-pub fn read(copy: Option<&[u8]>) -> Firmware {
+/// Reads the tables. `rsdp` is where UEFI says that the root pointer is, `copy` the copy of it that the boot loader
+/// gave. Without the first, the BIOS's memory is searched.
+pub fn read(rsdp: Option<u64>, copy: Option<&[u8]>) -> Firmware {
     let mut firmware = Firmware {
-        rsdp: None,
+        rsdp,
         local_apic: 0xfee0_0000,
         cpus: Vec::new(),
         io_apics: Vec::new(),
@@ -112,10 +112,12 @@ pub fn read(copy: Option<&[u8]>) -> Firmware {
         reset: None,
         century: 0,
     };
-    // SAFETY: this reads memory below 1 MiB, which has no device with side effects but the frame buffer, which is
-    // not searched.
-    if let Ok(found) = unsafe { Rsdp::search_for_on_bios(Tables) } {
-        firmware.rsdp = Some(found.physical_start() as u64);
+    if rsdp.is_none() {
+        // SAFETY: this reads memory below 1 MiB, which has no device with side effects but the frame buffer,
+        // which is not searched.
+        if let Ok(found) = unsafe { Rsdp::search_for_on_bios(Tables) } {
+            firmware.rsdp = Some(found.physical_start() as u64);
+        }
     }
     let tables = match copy.and_then(root_table) {
         // SAFETY: the loader vouches for the root pointer.
@@ -123,7 +125,7 @@ pub fn read(copy: Option<&[u8]>) -> Firmware {
             AcpiTables::from_rsdt(Tables, revision, address as usize)
         },
         None => match firmware.rsdp {
-            // SAFETY: found and validated above.
+            // SAFETY: found above, or UEFI vouches for it.
             Some(address) => unsafe { AcpiTables::from_rsdp(Tables, address as usize) },
             None => return firmware,
         },

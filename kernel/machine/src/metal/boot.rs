@@ -22,7 +22,7 @@ use super::options::Options;
 use super::paging::{Builder, Flags, Purpose};
 use super::processor::{self, Features};
 use super::{
-    Machine, MachineToPhys, cpu, device, gdt, heap, idt, layout, log, power, rtc, tsc, uart,
+    Machine, MachineToPhys, cpu, device, efi, gdt, heap, idt, layout, log, power, rtc, tsc, uart,
 };
 use crate::{BootModule, MemoryKind, MemoryRegion, PAGE_SIZE, TscInfo};
 
@@ -43,7 +43,8 @@ const HEAP_BASE: u64 = 8 << 20;
 struct Prepared {
     command_line: String,
     options: Options,
-    rsdp: Option<Vec<u8>>,
+    rsdp: Option<u64>,
+    rsdp_copy: Option<Vec<u8>>,
     modules: Vec<BootModule>,
     memory_map: Vec<MemoryRegion>,
     frame_limit: u64,
@@ -209,7 +210,10 @@ fn prepare(
     Prepared {
         command_line: boot.command_line,
         options,
-        rsdp: boot.rsdp,
+        rsdp: boot
+            .efi_system_table
+            .and_then(|table| efi::find_rsdp(table, &BootMemory)),
+        rsdp_copy: boot.rsdp,
         modules,
         memory_map,
         frame_limit,
@@ -273,7 +277,10 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
     let frames = Frames::new(&prepared.memory_map, frame_limit, free.taken());
 
     let fpu = Fpu::new(&features);
-    let firmware = acpi::read(prepared.rsdp.as_deref());
+    let firmware = acpi::read(prepared.rsdp, prepared.rsdp_copy.as_deref());
+    if let Some(rsdp) = firmware.rsdp {
+        log!("ACPI root pointer at {rsdp:#x}");
+    }
     power::set_reset(firmware.reset);
     ioapic::silence_pics();
     let apic = Apic::new(&features, firmware.local_apic);

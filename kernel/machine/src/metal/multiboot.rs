@@ -41,6 +41,8 @@ pub struct BootInfo {
     pub memory: Vec<MemoryRegion>,
     /// A copy of the ACPI root pointer, where the loader gives one.
     pub rsdp: Option<Vec<u8>>,
+    /// Machine address of UEFI's system table, where there is one.
+    pub efi_system_table: Option<u64>,
 }
 
 /// Longest command line that is read.
@@ -165,6 +167,7 @@ fn read_2(address: u64, memory: &impl Memory) -> Option<BootInfo> {
     const TAG_COMMAND_LINE: u32 = 1;
     const TAG_MODULE: u32 = 3;
     const TAG_MEMORY_MAP: u32 = 6;
+    const TAG_EFI_64: u32 = 12;
     const TAG_ACPI_OLD: u32 = 14;
     const TAG_ACPI_NEW: u32 = 15;
 
@@ -200,6 +203,7 @@ fn read_2(address: u64, memory: &impl Memory) -> Option<BootInfo> {
                     ));
                 }
             }
+            TAG_EFI_64 => boot.efi_system_table = Some(u64_at(body, 0)?),
             TAG_ACPI_NEW => boot.rsdp = Some(body.to_vec()),
             TAG_ACPI_OLD if boot.rsdp.is_none() => boot.rsdp = Some(body.to_vec()),
             _ => {}
@@ -313,7 +317,7 @@ mod tests {
 
     fn multiboot_2() -> Fake {
         let mut memory = Fake::new();
-        memory.put_u32(0x1000, &[168, 0]);
+        memory.put_u32(0x1000, &[176, 0]);
         memory.put_u32(0x1008, &[1, 8 + 9]);
         memory.put(0x1010, b" noreboot\0"[..9].as_ref());
         memory.put_u32(0x1020, &[3, 8 + 8 + 4, 0x40_0000, 0x50_0000]);
@@ -326,7 +330,8 @@ mod tests {
         memory.put(0x1068, b"RSD PTR old.........");
         memory.put_u32(0x1080, &[15, 8 + 16]);
         memory.put(0x1088, b"RSD PTR new.....");
-        memory.put_u32(0x1098, &[0, 8]);
+        memory.put_u32(0x1098, &[12, 16, 0x1234_5678, 1]);
+        memory.put_u32(0x10a8, &[0, 8]);
         memory
     }
 
@@ -348,6 +353,7 @@ mod tests {
             }]
         );
         assert_eq!(boot.rsdp.as_deref(), Some(&b"RSD PTR new....."[..]));
+        assert_eq!(boot.efi_system_table, Some(0x1_1234_5678));
     }
 
     #[test]

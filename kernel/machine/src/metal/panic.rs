@@ -70,9 +70,9 @@ fn print_stack(rsp: u64, rip: u64) {
     let mut printed = 0;
     for i in 0..STACK_WORDS {
         let address = rsp + 8 * i;
-        // Beyond the stack's page there may be nothing.
+        // Beyond the stack's ends there is nothing.
         let Some(word) = processor::try_read_u64(address) else {
-            break;
+            continue;
         };
         if is_code(word) {
             let _ = write!(Console, " {word:x}");
