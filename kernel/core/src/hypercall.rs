@@ -9,7 +9,8 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
 use crate::{
-    Current, console_io, event, lifecycle, memory_op, mmu, physdev, sched_op, time, vcpu_op,
+    Current, console_io, event, lifecycle, memory_op, mmu, multicall, physdev, sched_op, time,
+    vcpu_op, version,
 };
 
 /// The six argument registers.
@@ -99,6 +100,8 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::do_update_va_mapping_otherdomain(cx, args),
         HYPERVISOR_MMUEXT_OP => mmu::do_mmuext_op(cx, args),
         HYPERVISOR_MEMORY_OP => memory_op::do_memory_op(cx, args),
+        HYPERVISOR_MULTICALL => multicall::do_multicall(cx, args),
+        HYPERVISOR_XEN_VERSION => version::do_xen_version(cx, args),
         HYPERVISOR_CONSOLE_IO => console_io::do_console_io(cx, args),
         _ => Err(Errno::ENOSYS.into()),
     }

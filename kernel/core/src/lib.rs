@@ -28,6 +28,7 @@ pub mod log;
 pub mod memory;
 pub mod memory_op;
 pub mod mmu;
+pub mod multicall;
 pub mod options;
 pub mod physdev;
 pub mod runstate;
@@ -39,6 +40,7 @@ pub mod time;
 pub mod vcpu;
 pub mod vcpu_context;
 pub mod vcpu_op;
+pub mod version;
 pub mod vm_assist;
 
 pub use current::Current;

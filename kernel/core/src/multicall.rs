@@ -1,0 +1,134 @@
+//! `HYPERVISOR_multicall` (`xen/xen.h`): several hypercalls in one.
+
+use hypercall_abi::errno::Errno;
+use hypercall_abi::xen::{HYPERVISOR_IRET, HYPERVISOR_MULTICALL, MulticallEntry};
+
+use crate::current::Current;
+use crate::hypercall::{Args, HypercallResult, Stop, dispatch, should_preempt};
+use crate::lifecycle;
+
+/// `HYPERVISOR_multicall(calls, count)`: carries the calls out in order and writes each result into its entry.
+///
+/// A call that is continued is written back with its new arguments, and the multicall goes on from it. Calls that
+/// replace registers, and multicalls in multicalls, are not carried out (`ENOSYS` in their entry).
+///
+/// # Errors
+/// `EFAULT` for an entry that cannot be read, or written back. Calls before it are done.
+pub fn do_multicall(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    let [calls, count, ..] = *args;
+    let count = count & 0xffff_ffff;
+    let mut index = 0;
+    while index < count {
+        if index > 0 && (should_preempt(cx) || stopped(cx)) {
+            return Err(rest(calls, count, index));
+        }
+        let mut entry: MulticallEntry = cx.read_element(calls, index)?;
+        let outcome = match u32::try_from(entry.op) {
+            Ok(HYPERVISOR_MULTICALL | HYPERVISOR_IRET) | Err(_) => Err(Stop::Error(Errno::ENOSYS)),
+            Ok(number) => dispatch(cx, number, &entry.args),
+        };
+        entry.result = match outcome {
+            Ok(value) => value,
+            Err(Stop::Error(errno)) => errno.to_return() as u64,
+            Err(Stop::RegistersSet) => return Err(Stop::RegistersSet),
+            Err(Stop::Again(args)) => {
+                entry.args = args;
+                cx.write_element(calls, index, &entry)?;
+                return Err(rest(calls, count, index));
+            }
+        };
+        cx.write_element(calls, index, &entry)?;
+        index += 1;
+    }
+    Ok(0)
+}
+
+/// Whether a call stopped the caller: the others wait until it runs again.
+fn stopped(cx: &Current<'_>) -> bool {
+    !cx.vcpu.is_runnable() || lifecycle::is_dying(cx.domain)
+}
+
+fn rest(calls: u64, count: u64, index: u64) -> Stop {
+    let at = calls.wrapping_add(index * size_of::<MulticallEntry>() as u64);
+    Stop::Again([at, count - index, 0, 0, 0, 0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{DOMU, Host, SCRATCH, UNMAPPED};
+    use hypercall_abi::version::XENVER_PAGESIZE;
+    use hypercall_abi::xen::{HYPERVISOR_UPDATE_VA_MAPPING, HYPERVISOR_XEN_VERSION};
+
+    fn entry(op: u32, first: u64) -> MulticallEntry {
+        MulticallEntry {
+            op: u64::from(op),
+            result: 0x5555,
+            args: [first, 0, 0, 0, 0, 0],
+        }
+    }
+
+    fn call(host: &Host, at: u64, count: u64) -> i64 {
+        host.hypercall(DOMU, HYPERVISOR_MULTICALL, &[at, count])
+    }
+
+    #[test]
+    fn every_call_gets_its_own_result() {
+        let host = Host::new();
+        let page_size = entry(HYPERVISOR_XEN_VERSION, u64::from(XENVER_PAGESIZE));
+        let entries = [
+            page_size,
+            entry(999, 0),
+            entry(HYPERVISOR_MULTICALL, 0),
+            entry(HYPERVISOR_IRET, 0),
+            page_size,
+        ];
+        let at = host.put_slice(DOMU, &entries);
+        assert_eq!(call(&host, at, 5), 0);
+        let results = host
+            .get::<[MulticallEntry; 5]>(DOMU, at)
+            .map(|entry| entry.result as i64);
+        let nosys = Errno::ENOSYS.to_return();
+        assert_eq!(results, [4096, nosys, nosys, nosys, 4096]);
+    }
+
+    #[test]
+    fn an_entry_out_of_reach_ends_the_list() {
+        let host = Host::new();
+        assert_eq!(call(&host, UNMAPPED, 1), Errno::EFAULT.to_return());
+        assert_eq!(call(&host, UNMAPPED, 0), 0);
+        let va = SCRATCH + 63 * 4096;
+        let at = va + 4096 - size_of::<MulticallEntry>() as u64;
+        host.put_at(
+            DOMU,
+            at,
+            &entry(HYPERVISOR_XEN_VERSION, u64::from(XENVER_PAGESIZE)),
+        );
+        assert_eq!(call(&host, at, 2), Errno::EFAULT.to_return());
+        assert_eq!(host.get::<MulticallEntry>(DOMU, at).result, 4096);
+    }
+
+    #[test]
+    fn a_call_may_unmap_the_list() {
+        let host = Host::new();
+        let va = SCRATCH + 63 * 4096;
+        host.put_at(DOMU, va, &entry(HYPERVISOR_UPDATE_VA_MAPPING, va));
+        assert_eq!(call(&host, va, 1), Errno::EFAULT.to_return());
+    }
+
+    #[test]
+    fn a_multicall_out_of_time_goes_on_where_it_stopped() {
+        let host = Host::new();
+        let page_size = entry(HYPERVISOR_XEN_VERSION, u64::from(XENVER_PAGESIZE));
+        let at = host.put_slice(DOMU, &[page_size; 3]);
+        host.as_guest(DOMU, |cx| {
+            cx.deadline = 0;
+            let next = at + size_of::<MulticallEntry>() as u64;
+            assert_eq!(
+                do_multicall(cx, &[at, 3, 0, 0, 0, 0]),
+                Err(Stop::Again([next, 2, 0, 0, 0, 0]))
+            );
+        });
+        assert_eq!(call(&host, at, 3), 0);
+    }
+}
