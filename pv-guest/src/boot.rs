@@ -16,7 +16,8 @@ struct Boot {
 
 static BOOT: Once<Boot> = Once::new();
 
-/// Keeps the start info; what is at an address in it is `offset` further, modulo 2^64, in the linear map.
+/// Keeps the start info; what is at an address in it is `offset` further, modulo 2^64, in the
+/// linear map.
 pub(crate) fn init(info: &StartInfo, offset: u64) {
     let address = if info.flags & SIF_MOD_START_PFN == 0 {
         info.mod_start.wrapping_add(offset)
@@ -41,7 +42,8 @@ fn boot() -> &'static Boot {
     BOOT.get().expect("the start info is read first")
 }
 
-/// The start info as it was at start of day. Addresses in it are those of the builder's range, which is gone.
+/// The start info as it was at start of day. Addresses in it are those of the builder's range,
+/// which is gone.
 pub fn start_info() -> &'static StartInfo {
     &boot().info
 }

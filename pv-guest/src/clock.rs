@@ -1,6 +1,7 @@
 //! Time: reading it, and sleeping.
 //!
-//! Instants are nanoseconds of system time, which counts from the host's power-on and never stops for this guest.
+//! Instants are nanoseconds of system time, which counts from the host's power-on and never stops
+//! for this guest.
 
 use core::cell::RefCell;
 use core::future::poll_fn;
@@ -98,7 +99,8 @@ impl Future for Sleep {
         let (id, earliest) = critical_section::with(|cs| {
             let mut sleepers = SLEEPERS.borrow_ref_mut(cs);
             if let Some(id) = timer {
-                // A timer that fired a little early took the entry out; inserting anew covers that too.
+                // A timer that fired a little early took the entry out; inserting anew covers that
+                // too.
                 sleepers.remove(id);
             }
             let id = sleepers.insert(deadline, context.waker().clone());

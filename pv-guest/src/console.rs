@@ -1,7 +1,7 @@
 //! The console: of a domain, its ring; of the initial domain, the hypervisor's own.
 //!
-//! Printing never waits. What the ring has no room for is kept, up to a limit beyond which the oldest is lost, and follows
-//! when the daemon at the other end made room.
+//! Printing never waits. What the ring has no room for is kept, up to a limit beyond which the
+//! oldest is lost, and follows when the daemon at the other end made room.
 
 use alloc::collections::VecDeque;
 use core::cell::RefCell;

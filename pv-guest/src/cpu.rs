@@ -1,5 +1,5 @@
-//! The vCPU as the guest sees it: the shared info page, the upcall mask in place of an interrupt flag, the time-stamp
-//! counter, and what identifies the processor.
+//! The vCPU as the guest sees it: the shared info page, the upcall mask in place of an interrupt
+//! flag, the time-stamp counter, and what identifies the processor.
 //!
 //! There is one vCPU. That is what makes masking upcalls a critical section.
 
@@ -29,14 +29,16 @@ unsafe extern "C" {
 pub(crate) unsafe fn map_shared_info(info: &StartInfo) {
     let va = (&raw const __shared_info).addr() as u64;
     let entry = Pte::new(Mfn(info.shared_info >> 12), Flags::READ_WRITE);
-    // SAFETY: the page that disappears is zero and was never used, and the one that appears holds the same type.
+    // SAFETY: the page that disappears is zero and was never used, and the one that appears holds
+    // the same type.
     unsafe { mmu::update_va_mapping(va, entry.0, UVMF_INVLPG) }
         .expect("the shared info page can be mapped");
 }
 
 /// The page that this guest shares with the hypervisor. Before start of day maps it, all zeroes.
 pub fn shared() -> &'static SharedInfo {
-    // SAFETY: the page is mapped for ever, aligned, and all its fields are atomics, for which any bits are valid.
+    // SAFETY: the page is mapped for ever, aligned, and all its fields are atomics, for which any
+    // bits are valid.
     unsafe { &__shared_info }
 }
 
@@ -49,7 +51,8 @@ pub fn vcpu() -> &'static Vcpu {
 pub fn disable_upcalls() -> bool {
     let masked = vcpu().upcall_mask.load(Relaxed) != 0;
     vcpu().upcall_mask.store(1, Relaxed);
-    // What follows must not be moved before the store; the hypervisor looks at the mask on this very CPU.
+    // What follows must not be moved before the store; the hypervisor looks at the mask on this
+    // very CPU.
     compiler_fence(SeqCst);
     masked
 }
@@ -59,8 +62,8 @@ pub fn enable_upcalls() {
     compiler_fence(SeqCst);
     vcpu().upcall_mask.store(0, Relaxed);
     compiler_fence(SeqCst);
-    // An event that came while masked made no upcall. One that comes after the store makes its own, so looking after the
-    // store misses none.
+    // An event that came while masked made no upcall. One that comes after the store makes its own,
+    // so looking after the store misses none.
     if vcpu().upcall_pending.load(Relaxed) != 0 {
         system::version();
     }
@@ -70,8 +73,8 @@ struct Masked;
 
 critical_section::set_impl!(Masked);
 
-// SAFETY: there is one vCPU, and with upcalls masked nothing but exceptions, which do not return to ordinary code, interrupts
-// it; sections nest because the previous state is restored.
+// SAFETY: there is one vCPU, and with upcalls masked nothing but exceptions, which do not return to
+// ordinary code, interrupts it; sections nest because the previous state is restored.
 unsafe impl critical_section::Impl for Masked {
     unsafe fn acquire() -> RawRestoreState {
         disable_upcalls()
@@ -90,12 +93,12 @@ pub fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// CPUID as the hypervisor answers it for this guest: by the forced-emulation prefix, so that the answer does not depend on
-/// whether the hardware can intercept the instruction.
+/// CPUID as the hypervisor answers it for this guest: by the forced-emulation prefix, so that the
+/// answer does not depend on whether the hardware can intercept the instruction.
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let (eax, ebx, ecx, edx);
-    // SAFETY: the prefix (ud2 and "xen") makes the hypervisor emulate the instruction behind it, which writes four
-    // registers; rbx, which the compiler may reserve, is put back.
+    // SAFETY: the prefix (ud2 and "xen") makes the hypervisor emulate the instruction behind it,
+    // which writes four registers; rbx, which the compiler may reserve, is put back.
     unsafe {
         asm!(
             "mov {saved:r}, rbx",

@@ -1,7 +1,7 @@
 //! Event channels: binding ports, waiting for them, sending.
 //!
-//! An upcall clears each pending port and marks it as fired; a port's task or handler then does the work. A port has one
-//! waiter. Events coalesce: many before the waiter looks are one.
+//! An upcall clears each pending port and marks it as fired; a port's task or handler then does the
+//! work. A port has one waiter. Events coalesce: many before the waiter looks are one.
 
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -55,7 +55,8 @@ pub(crate) fn upcall() {
     });
 }
 
-/// This domain's number, which no start info tells: a port that this domain may connect to itself names it.
+/// This domain's number, which no start info tells: a port that this domain may connect to itself
+/// names it.
 pub fn own_domid() -> Result<Domid> {
     let status = EventChannel::alloc_unbound(Domid::SELF)?.status()?;
     Ok(status.u.get::<EvtchnStatusUnbound>().dom)
@@ -68,7 +69,8 @@ pub struct EventChannel {
 }
 
 impl EventChannel {
-    /// Takes over a port that the domain builder bound, such as the console's, and lets it cause upcalls.
+    /// Takes over a port that the domain builder bound, such as the console's, and lets it cause
+    /// upcalls.
     pub fn from_builder(port: Port) -> Self {
         Self::adopt(port)
     }
@@ -85,7 +87,8 @@ impl EventChannel {
         Self::alloc_unbound_for(Domid::SELF, remote).map(Self::adopt)
     }
 
-    /// A port of another domain, that `remote` may connect to; for the domain builder. It is that domain's to close.
+    /// A port of another domain, that `remote` may connect to; for the domain builder. It is that
+    /// domain's to close.
     pub fn alloc_unbound_for(domain: Domid, remote: Domid) -> Result<Port> {
         event_channel::alloc_unbound(domain, remote)
     }
@@ -100,7 +103,8 @@ impl EventChannel {
         event_channel::bind_virq(virq, 0).map(Self::adopt)
     }
 
-    /// A port for a physical interrupt that `PHYSDEVOP_map_pirq` gave; `shared` if others may have it too.
+    /// A port for a physical interrupt that `PHYSDEVOP_map_pirq` gave; `shared` if others may have
+    /// it too.
     pub fn bind_pirq(pirq: u32, shared: bool) -> Result<Self> {
         let flags = if shared { BIND_PIRQ_WILL_SHARE } else { 0 };
         event_channel::bind_pirq(pirq, flags).map(Self::adopt)
@@ -154,8 +158,7 @@ impl EventChannel {
 
     /// Lets upcalls in again; an event that came meanwhile makes one.
     pub fn unmask(&self) {
-        if evtchn_bits::unmask(cpu::shared(), self.port) {
-            // The edge is lost, so the hypervisor is asked to look at the port anew.
+        if !evtchn_bits::unmask(cpu::shared(), self.port) {
             let done = event_channel::unmask(self.port);
             debug_assert!(done.is_ok());
         }

@@ -1,9 +1,9 @@
-//! The two-level bitmap of event channels (event_channel.h): which ports are pending, in what order they are served, and
-//! how one is masked without losing an event.
+//! The two-level bitmap of event channels (event_channel.h): which ports are pending, in what order
+//! they are served, and how one is masked without losing an event.
 //!
-//! The hypervisor sets a port's pending bit, then, unless the port is masked, the bit of that word in the vCPU's selector,
-//! then the vCPU's pending flag. The guest clears them the other way round, so an event that arrives in between is found
-//! in the next round and none is lost.
+//! The hypervisor sets a port's pending bit, then, unless the port is masked, the bit of that word
+//! in the vCPU's selector, then the vCPU's pending flag. The guest clears them the other way round,
+//! so an event that arrives in between is found in the next round and none is lost.
 
 use core::sync::atomic::Ordering::{Acquire, SeqCst};
 
@@ -32,15 +32,22 @@ pub fn mask(shared: &SharedInfo, port: Port) {
     }
 }
 
-/// Lets `port` cause upcalls. `true` means that it was pending while masked: the event's edge is lost, and the caller must
-/// ask for the upcall (`EVTCHNOP_unmask`).
+/// Lets `port` cause upcalls. `false` means that it is pending, so that the event's edge is lost:
+/// it is masked still, and the caller must have the hypervisor unmask it (`EVTCHNOP_unmask`, which
+/// does nothing for a port that is not masked).
 #[must_use = "an event that came while the port was masked would be lost"]
 pub fn unmask(shared: &SharedInfo, port: Port) -> bool {
     let Some((word, bit)) = place(port) else {
-        return false;
+        return true;
     };
     shared.evtchn_mask[word].fetch_and(!bit, SeqCst);
-    shared.evtchn_pending[word].load(SeqCst) & bit != 0
+    // An event from here on makes its upcall. If it came before, or its upcall is held back, this
+    // sees it.
+    let pending = shared.evtchn_pending[word].load(SeqCst) & bit != 0;
+    if pending {
+        shared.evtchn_mask[word].fetch_or(bit, SeqCst);
+    }
+    !pending
 }
 
 /// Whether `port` is pending.
@@ -54,7 +61,8 @@ pub fn clear(shared: &SharedInfo, port: Port) -> bool {
         .is_some_and(|(word, bit)| shared.evtchn_pending[word].fetch_and(!bit, SeqCst) & bit != 0)
 }
 
-/// Takes every pending and unmasked port of `vcpu`, clears it, and hands it to `serve`, until none is left.
+/// Takes every pending and unmasked port of `vcpu`, clears it, and hands it to `serve`, until none
+/// is left.
 pub fn take_pending(shared: &SharedInfo, vcpu: &Vcpu, mut serve: impl FnMut(Port)) {
     while vcpu.upcall_pending.swap(0, SeqCst) != 0 {
         let mut selector = vcpu.pending_sel.swap(0, SeqCst);
@@ -112,8 +120,14 @@ mod tests {
         mask_all(&shared);
         raise(&shared, 70);
         assert_eq!(served(&shared), []);
-        assert!(unmask(&shared, Port(70)));
-        assert!(!unmask(&shared, Port(71)));
+        assert!(!unmask(&shared, Port(70)));
+        assert!(unmask(&shared, Port(71)));
+        raise(&shared, 71);
+        assert_eq!(served(&shared), [71]);
+        assert!(
+            is_pending(&shared, Port(70)),
+            "it is left to the hypervisor to unmask"
+        );
         assert!(clear(&shared, Port(70)));
         assert!(!is_pending(&shared, Port(70)));
     }
@@ -147,7 +161,7 @@ mod tests {
     fn a_port_beyond_the_bitmap_is_ignored() {
         let shared = SharedInfo::default();
         mask(&shared, Port(PORTS));
-        assert!(!unmask(&shared, Port(PORTS)));
+        assert!(unmask(&shared, Port(PORTS)));
         assert!(!is_pending(&shared, Port(u32::MAX)));
         assert!(!clear(&shared, Port(u32::MAX)));
     }

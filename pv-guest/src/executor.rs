@@ -1,7 +1,8 @@
 //! The async executor: tasks of one vCPU, polled when something woke them.
 //!
-//! Tasks need not be `Send`: they are polled by one vCPU only. Wakers are `Send`, and may be used from an upcall while the
-//! executor is doing anything at all, so they touch nothing but the ready queue, inside a critical section.
+//! Tasks need not be `Send`: they are polled by one vCPU only. Wakers are `Send`, and may be used
+//! from an upcall while the executor is doing anything at all, so they touch nothing but the ready
+//! queue, inside a critical section.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -79,7 +80,8 @@ impl Executor {
         Self::default()
     }
 
-    /// Adds a task, which is polled from the next [`Self::run_ready`] on. Dropping the handle lets it go on by itself.
+    /// Adds a task, which is polled from the next [`Self::run_ready`] on. Dropping the handle lets
+    /// it go on by itself.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
         let result = Rc::new(RefCell::new(Outcome::Running(None)));
         let handle = JoinHandle(result.clone());
@@ -101,8 +103,8 @@ impl Executor {
         handle
     }
 
-    /// Polls each task that is ready now, once; tasks that become ready meanwhile wait for the next call. Returns how
-    /// many were polled.
+    /// Polls each task that is ready now, once; tasks that become ready meanwhile wait for the next
+    /// call. Returns how many were polled.
     pub fn run_ready(&self) -> usize {
         let mut polled = 0;
         for _ in 0..self.ready.len() {
@@ -126,7 +128,8 @@ impl Executor {
         polled
     }
 
-    /// Whether no task is ready. Only inside a critical section does the answer keep until it is used.
+    /// Whether no task is ready. Only inside a critical section does the answer keep until it is
+    /// used.
     pub fn is_idle(&self) -> bool {
         self.ready.len() == 0
     }

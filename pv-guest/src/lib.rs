@@ -1,5 +1,5 @@
-//! A PV guest kernel as a library: link it, define `main`, and the result is an image that Xen, and everything compatible
-//! with it, boots as a domain, the initial one included.
+//! A PV guest kernel as a library: link it, define `main`, and the result is an image that Xen, and
+//! everything compatible with it, boots as a domain, the initial one included.
 //!
 //! ```ignore
 //! #![no_std]
@@ -15,8 +15,9 @@
 //! }
 //! ```
 //!
-//! The guest runs on one vCPU, in tasks that take turns ([`spawn`]); when no task is ready, the vCPU blocks. When `main` is
-//! done, the domain powers off. A panic or an unexpected trap prints registers and crashes the domain.
+//! The guest runs on one vCPU, in tasks that take turns ([`spawn`]); when no task is ready, the
+//! vCPU blocks. When `main` is done, the domain powers off. A panic or an unexpected trap prints
+//! registers and crashes the domain.
 //!
 //! # What is where
 //!
@@ -36,22 +37,26 @@
 //!
 //! # Shared memory
 //!
-//! Memory that another domain or a device writes is a [`memory::Window`]: words and copies by offset, never a reference. It
-//! is owned by what maps it: [`memory::Mapping`] (frames of another domain, device registers) or [`memory::DmaMemory`] (this
-//! guest's own frames, with machine addresses). It implements `split_drivers::SharedMemory`.
+//! Memory that another domain or a device writes is a [`memory::Window`]: words and copies by
+//! offset, never a reference. It is owned by what maps it: [`memory::Mapping`] (frames of another
+//! domain, device registers) or [`memory::DmaMemory`] (this guest's own frames, with machine
+//! addresses). It implements `split_drivers::SharedMemory`.
 //!
 //! # For the initial domain
 //!
-//! - [`memory::ForeignDomain`]: map a domain's frames, pin its page tables, set its machine-to-physical numbers.
+//! - [`memory::ForeignDomain`]: map a domain's frames, pin its page tables, set its
+//!   machine-to-physical numbers.
 //! - [`memory::Mapping::device`] and [`ports::IoPorts`]: devices.
 //! - [`memory::DmaMemory`]: rings and buffers for them.
-//! - [`events::EventChannel::bind_pirq`], [`events::EventChannel::alloc_unbound_for`]: interrupts; ports for new domains.
+//! - [`events::EventChannel::bind_pirq`], [`events::EventChannel::alloc_unbound_for`]: interrupts;
+//!   ports for new domains.
 //! - [`hypercall`]: everything else.
 //!
 //! # Rules
 //!
-//! Code that runs in an upcall ([`events::EventChannel::set_handler`], wakers) or in a trap hook must not map memory or wait;
-//! it may use the heap, send events and wake tasks. There is no floating point, and no thread but the executor's.
+//! Code that runs in an upcall ([`events::EventChannel::set_handler`], wakers) or in a trap hook
+//! must not map memory or wait; it may use the heap, send events and wake tasks. There is no
+//! floating point, and no thread but the executor's.
 //!
 //! Everything that is not hardware builds and is tested on the host.
 #![cfg_attr(not(test), no_std)]

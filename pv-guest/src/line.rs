@@ -22,8 +22,8 @@ impl LineEditor {
         }
     }
 
-    /// Takes a byte. What the terminal is to show is appended to `echo`; a line is returned when it ends, by a carriage
-    /// return, a line feed or both.
+    /// Takes a byte. What the terminal is to show is appended to `echo`; a line is returned when it
+    /// ends, by a carriage return, a line feed or both.
     pub fn feed(&mut self, byte: u8, echo: &mut Vec<u8>) -> Option<String> {
         let after_return = core::mem::replace(&mut self.after_return, byte == b'\r');
         match byte {

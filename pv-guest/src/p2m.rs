@@ -8,7 +8,8 @@ use hypercall_abi::types::{Mfn, Pfn};
 /// What the list holds where there is no frame.
 pub const INVALID: u64 = u64::MAX;
 
-/// The list that the domain builder made (`mfn_list` of the start info), kept up to date by the guest.
+/// The list that the domain builder made (`mfn_list` of the start info), kept up to date by the
+/// guest.
 #[derive(Clone, Copy, Debug)]
 pub struct P2m<'a>(&'a [AtomicU64]);
 
@@ -44,8 +45,8 @@ impl<'a> P2m<'a> {
         }
     }
 
-    /// The pseudo-physical frame of `mfn`, if it is this guest's: `claimed` is what the machine-to-physical table says, which
-    /// for a foreign frame is somebody else's number.
+    /// The pseudo-physical frame of `mfn`, if it is this guest's: `claimed` is what the
+    /// machine-to-physical table says, which for a foreign frame is somebody else's number.
     pub fn confirm(&self, mfn: Mfn, claimed: Pfn) -> Option<Pfn> {
         (self.mfn(claimed) == Some(mfn)).then_some(claimed)
     }

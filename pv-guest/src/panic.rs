@@ -1,4 +1,5 @@
-//! The end of a guest that cannot go on: a report on the console, and a crash that the toolstack sees.
+//! The end of a guest that cannot go on: a report on the console, and a crash that the toolstack
+//! sees.
 
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};

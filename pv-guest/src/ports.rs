@@ -4,7 +4,8 @@ use core::arch::asm;
 
 use crate::hypercall::{Result, physdev};
 
-/// The right to use I/O ports. A port that the hypervisor keeps to itself reads as all ones and ignores writes.
+/// The right to use I/O ports. A port that the hypervisor keeps to itself reads as all ones and
+/// ignores writes.
 #[derive(Clone, Copy, Debug)]
 pub struct IoPorts(());
 
@@ -13,7 +14,8 @@ impl IoPorts {
     ///
     /// # Safety
     ///
-    /// What devices are told by way of the ports must not make them touch memory that Rust code relies on.
+    /// What devices are told by way of the ports must not make them touch memory that Rust code
+    /// relies on.
     pub unsafe fn acquire() -> Result<Self> {
         // The guest's kernel counts as level 1 for this.
         physdev::set_iopl(1)?;

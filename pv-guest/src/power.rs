@@ -4,7 +4,8 @@ use hypercall_abi::sched;
 
 use crate::{cpu, hypercall};
 
-/// Why a domain ends; what is then done about it is the toolstack's decision (`on_poweroff` and so on).
+/// Why a domain ends; what is then done about it is the toolstack's decision (`on_poweroff` and so
+/// on).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {

@@ -18,8 +18,8 @@ bitflags::bitflags! {
         const PRESENT = 1;
         /// Can be written.
         const WRITABLE = 1 << 1;
-        /// Reachable from guest user mode. The hypervisor sets the bit in every entry; guest kernel and guest user have
-        /// different roots.
+        /// Reachable from guest user mode. The hypervisor sets the bit in every entry; guest kernel
+        /// and guest user have different roots.
         const USER = 1 << 2;
         /// First bit of the cache attribute (PWT).
         const WRITE_THROUGH = 1 << 3;

@@ -1,5 +1,6 @@
-//! The shared info page as atomics: the hypervisor and other domains write it while this guest reads it, so no field of
-//! it may be behind an ordinary reference. The layout is that of `struct shared_info` (xen.h), checked at compile time.
+//! The shared info page as atomics: the hypervisor and other domains write it while this guest
+//! reads it, so no field of it may be behind an ordinary reference. The layout is that of `struct
+//! shared_info` (xen.h), checked at compile time.
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU32, AtomicU64};

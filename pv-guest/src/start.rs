@@ -1,5 +1,5 @@
-//! Start of day: the ELF notes that a domain builder looks for, the entry point, and the way from there to the guest's
-//! `main`.
+//! Start of day: the ELF notes that a domain builder looks for, the entry point, and the way from
+//! there to the guest's `main`.
 
 use core::arch::global_asm;
 use core::sync::atomic::Ordering::SeqCst;
@@ -91,16 +91,20 @@ unsafe extern "Rust" {
     safe fn __pv_guest_main() -> !;
 }
 
-/// The first Rust code. `info` is the start info page, `stack` the top of the stack that the builder made.
+/// The first Rust code. `info` is the start info page, `stack` the top of the stack that the
+/// builder made.
 unsafe extern "C" fn start(info: *const StartInfo, stack: u64) -> ! {
-    // SAFETY: the entry convention of PV guests puts the address of the start info, mapped and initialised, into rsi.
+    // SAFETY: the entry convention of PV guests puts the address of the start info, mapped and
+    // initialised, into rsi.
     let info = unsafe { info.read() };
-    // SAFETY: this is the one call, before anything else is set up; the page is the one that the start info names.
+    // SAFETY: this is the one call, before anything else is set up; the page is the one that the
+    // start info names.
     unsafe { cpu::map_shared_info(&info) };
     cpu::vcpu().upcall_mask.store(1, SeqCst);
     evtchn_bits::mask_all(cpu::shared());
     traps::init();
-    // SAFETY: this is the one call, on the stack of the image, and nothing but the image and the builder's pages is in use.
+    // SAFETY: this is the one call, on the stack of the image, and nothing but the image and the
+    // builder's pages is in use.
     unsafe { memory::init(&info, stack) };
     console::init();
     clock::init();

@@ -1,4 +1,5 @@
-//! The executor of this vCPU: spawning tasks, running them, and going to sleep when there is nothing to do.
+//! The executor of this vCPU: spawning tasks, running them, and going to sleep when there is
+//! nothing to do.
 
 use spin::Once;
 
@@ -8,8 +9,9 @@ use crate::{console, cpu, hypercall};
 
 struct Local(Executor);
 
-// SAFETY: there is one vCPU and no thread on it but the one that runs the executor. An upcall is no second thread: it runs to
-// its end before that one goes on, and what it does to tasks goes through wakers, which are `Send`.
+// SAFETY: there is one vCPU and no thread on it but the one that runs the executor. An upcall is no
+// second thread: it runs to its end before that one goes on, and what it does to tasks goes through
+// wakers, which are `Send`.
 unsafe impl Send for Local {}
 // SAFETY: as above.
 unsafe impl Sync for Local {}
@@ -45,8 +47,9 @@ pub fn run(main: impl Future<Output = ()> + 'static) -> ! {
 /// Waits for an event, unless a task is ready.
 fn idle(executor: &Executor) {
     cpu::disable_upcalls();
-    // With upcalls masked no waker can run, so what is true here is still true when the vCPU blocks. Blocking unmasks upcalls
-    // in the same step, and an event that is pending by then ends it at once.
+    // With upcalls masked no waker can run, so what is true here is still true when the vCPU
+    // blocks. Blocking unmasks upcalls in the same step, and an event that is pending by then ends
+    // it at once.
     if executor.is_idle() {
         hypercall::sched::block();
     }

@@ -1,5 +1,5 @@
-//! System time and wall-clock time from what the hypervisor publishes (`struct vcpu_time_info` and the `wc_` fields of
-//! `struct shared_info`, xen.h), by the version protocol.
+//! System time and wall-clock time from what the hypervisor publishes (`struct vcpu_time_info` and
+//! the `wc_` fields of `struct shared_info`, xen.h), by the version protocol.
 
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -43,7 +43,8 @@ fn consistent<T>(version: &AtomicU32, mut read: impl FnMut() -> T) -> T {
     }
 }
 
-/// Nanoseconds since the host booted; `tsc` reads the time-stamp counter of the vCPU that `time` belongs to.
+/// Nanoseconds since the host booted; `tsc` reads the time-stamp counter of the vCPU that `time`
+/// belongs to.
 pub fn system_time(time: &TimeInfo, mut tsc: impl FnMut() -> u64) -> u64 {
     consistent(&time.version, || {
         // A counter that runs a little behind on another CPU must not make time jump by 2^64.
@@ -105,7 +106,8 @@ mod tests {
         let now = system_time(&time, || {
             reads.set(reads.get() + 1);
             match reads.get() {
-                // The update ends after the first reading, and another one happens during the second.
+                // The update ends after the first reading, and another one happens during the
+                // second.
                 1 => time.version.store(2, Relaxed),
                 2 => {
                     time.version.store(4, Relaxed);

@@ -3,7 +3,8 @@
 use alloc::collections::BTreeMap;
 use core::task::Waker;
 
-/// Names an entry of a [`TimerQueue`]. Entries of one deadline are told apart, and ordered, by the second number.
+/// Names an entry of a [`TimerQueue`]. Entries of one deadline are told apart, and ordered, by the
+/// second number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimerId {
     deadline: u64,

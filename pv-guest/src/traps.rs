@@ -1,10 +1,11 @@
-//! Exceptions, events and the way back: the entry points that the hypervisor calls, the register frame they save, and
-//! what is done about each trap.
+//! Exceptions, events and the way back: the entry points that the hypervisor calls, the register
+//! frame they save, and what is done about each trap.
 //!
-//! The hypervisor enters with rcx and r11 on the stack above an ordinary interrupt frame (they carry what `syscall`
-//! destroys). Every entry comes with upcalls masked, so that a frame, and the faulting address beside it, is seen before
-//! the next one. The way back is an ordinary `iretq` where nothing but registers is to be restored; where upcalls are to
-//! be let in again, or user mode entered, it is the iret hypercall, which does both atomically.
+//! The hypervisor enters with rcx and r11 on the stack above an ordinary interrupt frame (they
+//! carry what `syscall` destroys). Every entry comes with upcalls masked, so that a frame, and the
+//! faulting address beside it, is seen before the next one. The way back is an ordinary `iretq`
+//! where nothing but registers is to be restored; where upcalls are to be let in again, or user
+//! mode entered, it is the iret hypercall, which does both atomically.
 
 use core::arch::{asm, global_asm};
 use core::fmt;
@@ -28,13 +29,17 @@ pub const USER_SS: u16 = 0xe02b;
 
 /// [`Frame::vector`] of an event upcall.
 pub const EVENT: u64 = 0x100;
-/// [`Frame::vector`] of the failsafe callback: a segment register could not be loaded on the way into the guest.
+/// [`Frame::vector`] of the failsafe callback: a segment register could not be loaded on the way
+/// into the guest.
 pub const FAILSAFE: u64 = 0x101;
 /// [`Frame::vector`] of a `syscall` from user mode.
 pub const SYSCALL: u64 = 0x102;
 
 /// Vectors with an entry point: the exceptions, and one for software interrupts.
 const VECTORS: usize = 33;
+
+/// A bit for each exception that has an error code: 8, 10 to 14, 17 and 21.
+const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21;
 
 /// The vector that user mode and kernel may raise by `int`.
 pub const SOFTWARE_INTERRUPT: u8 = 0x80;
@@ -79,7 +84,8 @@ pub struct Frame {
     pub error_code: u64,
     /// Where the code was.
     pub rip: u64,
-    /// Its code segment, with privilege level 0 for the kernel and 3 for user mode; bits 32 to 39 hold the upcall mask.
+    /// Its code segment, with privilege level 0 for the kernel and 3 for user mode; bits 32 to 39
+    /// hold the upcall mask.
     pub cs: u64,
     /// Its flags, the interrupt flag set if upcalls were not masked.
     pub rflags: u64,
@@ -198,7 +204,7 @@ global_asm!(
     .set pv_vector, 0
     .altmacro
     .rept 32
-        .if (pv_vector == 8) || (pv_vector == 10) || (pv_vector == 11) || (pv_vector == 12) || (pv_vector == 13) || (pv_vector == 14) || (pv_vector == 17) || (pv_vector == 21)
+        .if ({with_error} >> pv_vector) & 1
         pv_trap %pv_vector, 1
         .else
         pv_trap %pv_vector, 0
@@ -211,7 +217,8 @@ global_asm!(
     pv_trap {failsafe}, 0
     pv_trap {syscall}, 0
 
-    // The frame is 22 words on a stack that the hypervisor aligned to 16 bytes, so the call is aligned as the C ABI asks.
+    // The frame is 22 words on a stack that the hypervisor aligned to 16 bytes, so the call is
+    // aligned as the C ABI asks.
     pv_trap_common:
         push rdi
         push rsi
@@ -247,7 +254,8 @@ global_asm!(
         pop rsi
         pop rdi
         add rsp, 16
-        // Upcalls were let in before (the interrupt flag), or user mode was interrupted: the hypervisor must do it.
+        // Upcalls were let in before (the interrupt flag), or user mode was interrupted: the
+        // hypervisor must do it.
         test byte ptr [rsp + 17], 2
         jnz 1f
         test byte ptr [rsp + 8], 3
@@ -275,6 +283,7 @@ global_asm!(
         .quad pv_trap_128
     .popsection
     "#,
+    with_error = const WITH_ERROR_CODE,
     event = const EVENT,
     failsafe = const FAILSAFE,
     syscall = const SYSCALL,
@@ -292,7 +301,8 @@ unsafe extern "C" {
     fn syscall_entry();
 }
 
-/// Looks at a trap before the kernel does. `true` means that it is dealt with and the (changed) frame is to be resumed.
+/// Looks at a trap before the kernel does. `true` means that it is dealt with and the (changed)
+/// frame is to be resumed.
 pub type Hook = fn(&mut Frame) -> bool;
 
 static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -345,7 +355,8 @@ pub(crate) fn init() {
         } else {
             SOFTWARE_INTERRUPT
         };
-        // Breakpoints, overflow traps and the software interrupt may be raised by an instruction of any mode.
+        // Breakpoints, overflow traps and the software interrupt may be raised by an instruction of
+        // any mode.
         let privilege = if matches!(vector, 3 | 4 | SOFTWARE_INTERRUPT) {
             3
         } else {
@@ -359,7 +370,8 @@ pub(crate) fn init() {
             ..TrapInfo::default()
         };
     }
-    // SAFETY: the entries follow the convention of trap entry points, and the last entry of the table is zero.
+    // SAFETY: the entries follow the convention of trap entry points, and the last entry of the
+    // table is zero.
     unsafe { trap::set_trap_table(&table) }.expect("the trap table is accepted");
     let callbacks: [(u16, u16, unsafe extern "C" fn()); 3] = [
         (callback::CALLBACKTYPE_EVENT, 0, event_entry),

@@ -1,5 +1,6 @@
-//! A ring of bytes with free-running 32-bit indices, the building block of the console and xenstore pages: the producer
-//! owns one index, the consumer the other, and a byte's place is its index modulo the ring's size, a power of two.
+//! A ring of bytes with free-running 32-bit indices, the building block of the console and xenstore
+//! pages: the producer owns one index, the consumer the other, and a byte's place is its index
+//! modulo the ring's size, a power of two.
 
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
@@ -55,8 +56,8 @@ impl Layout {
         Ok(filled)
     }
 
-    /// Splits `count` bytes from `index` on into the part before the ring's end (offset and length) and the length of the
-    /// part at its beginning.
+    /// Splits `count` bytes from `index` on into the part before the ring's end (offset and length)
+    /// and the length of the part at its beginning.
     fn parts(&self, index: u32, count: usize) -> (usize, usize, usize) {
         let place = (index & (self.size - 1)) as usize;
         let before_end = count.min(self.size as usize - place);
@@ -88,7 +89,8 @@ impl Producer {
         Ok((self.layout.size - filled) as usize)
     }
 
-    /// Writes as many of `bytes` as there is room for; how many. The peer is to be notified unless it is 0.
+    /// Writes as many of `bytes` as there is room for; how many. The peer is to be notified unless
+    /// it is 0.
     pub fn write(&mut self, memory: &impl SharedMemory, bytes: &[u8]) -> Result<usize, RingError> {
         let count = self.space(memory)?.min(bytes.len());
         let (offset, first, _) = self.layout.parts(self.prod, count);
@@ -96,8 +98,8 @@ impl Producer {
         memory.write(self.layout.data, &bytes[first..count]);
         self.prod = self.prod.wrapping_add(count as u32);
         memory.store_index(self.layout.prod, self.prod);
-        // A consumer that goes to sleep checks this index last; the notification must not be decided on a consumer's index
-        // that is older than the store above.
+        // A consumer that goes to sleep checks this index last; the notification must not be
+        // decided on a consumer's index that is older than the store above.
         fence(Ordering::SeqCst);
         Ok(count)
     }
@@ -128,7 +130,8 @@ impl Consumer {
             .filled(self.cons, memory.load_index(self.layout.prod))? as usize)
     }
 
-    /// Reads as many bytes as there are and `bytes` has room for; how many. The peer is to be notified unless it is 0.
+    /// Reads as many bytes as there are and `bytes` has room for; how many. The peer is to be
+    /// notified unless it is 0.
     pub fn read(
         &mut self,
         memory: &impl SharedMemory,
@@ -229,7 +232,8 @@ mod tests {
             for (cons, prod, write) in steps {
                 memory.store_index(LAYOUT.cons, cons);
                 memory.store_index(LAYOUT.prod, prod);
-                // Both ends hold their own index privately, so only the other's is believed, and only within the ring.
+                // Both ends hold their own index privately, so only the other's is believed, and
+                // only within the ring.
                 if write {
                     let own = producer.prod;
                     match producer.write(&memory, &[1; 20]) {

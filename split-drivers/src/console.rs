@@ -1,4 +1,5 @@
-//! The console page (io/console.h): two rings of bytes, `in` for what is typed and `out` for what the guest prints.
+//! The console page (io/console.h): two rings of bytes, `in` for what is typed and `out` for what
+//! the guest prints.
 
 use core::mem::offset_of;
 
@@ -48,7 +49,8 @@ impl<M: SharedMemory> Frontend<M> {
         }
     }
 
-    /// Prints as much of `bytes` as there is room for; how many. The backend is to be notified unless it is 0.
+    /// Prints as much of `bytes` as there is room for; how many. The backend is to be notified
+    /// unless it is 0.
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
         self.output.write(&self.memory, bytes)
     }
@@ -68,8 +70,8 @@ pub struct Backend<M> {
 }
 
 impl<M: SharedMemory> Backend<M> {
-    /// Takes up the console where its page says, which the guest had in its hands before: an error if it claims more than a
-    /// ring holds.
+    /// Takes up the console where its page says, which the guest had in its hands before: an error
+    /// if it claims more than a ring holds.
     ///
     /// # Panics
     ///
@@ -89,7 +91,8 @@ impl<M: SharedMemory> Backend<M> {
         })
     }
 
-    /// Types as much of `bytes` as there is room for; how many. The guest is to be notified unless it is 0.
+    /// Types as much of `bytes` as there is room for; how many. The guest is to be notified unless
+    /// it is 0.
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
         self.input.write(&self.memory, bytes)
     }

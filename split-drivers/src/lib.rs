@@ -1,13 +1,15 @@
-//! Shared rings and split-driver protocols, front and back, as state machines that do no I/O of their own.
+//! Shared rings and split-driver protocols, front and back, as state machines that do no I/O of
+//! their own.
 //!
-//! Each is a struct over [`SharedMemory`], the pages that both ends see. Calls move bytes or requests and say how many; to
-//! notify the peer, and to call again when it notifies, is the business of the caller.
+//! Each is a struct over [`SharedMemory`], the pages that both ends see. Calls move bytes or
+//! requests and say how many; to notify the peer, and to call again when it notifies, is the
+//! business of the caller.
 //!
 //! What keeps a hostile peer out:
 //!
 //! - An end keeps the index that it owns itself and never reads it back.
-//! - The peer's index is read once per call. One that claims more than the ring holds is a [`RingError`], and nothing of
-//!   the ring is touched.
+//! - The peer's index is read once per call. One that claims more than the ring holds is a
+//!   [`RingError`], and nothing of the ring is touched.
 //! - Contents are copied out before anyone looks at them.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

@@ -2,17 +2,19 @@
 
 /// Memory shared with another domain.
 ///
-/// Having one means that the memory stays mapped while it is borrowed. It says nothing about the contents: each access may
-/// give another value. Offsets come from the protocol, not from the peer, so one beyond the end is a programming error and
-/// panics.
+/// Having one means that the memory stays mapped while it is borrowed. It says nothing about the
+/// contents: each access may give another value. Offsets come from the protocol, not from the peer,
+/// so one beyond the end is a programming error and panics.
 pub trait SharedMemory {
     /// Bytes there are.
     fn size(&self) -> usize;
 
-    /// Reads the aligned 32-bit index at `offset`; later accesses do not happen before it (acquire).
+    /// Reads the aligned 32-bit index at `offset`; later accesses do not happen before it
+    /// (acquire).
     fn load_index(&self, offset: usize) -> u32;
 
-    /// Writes the aligned 32-bit index at `offset`; earlier accesses do not happen after it (release).
+    /// Writes the aligned 32-bit index at `offset`; earlier accesses do not happen after it
+    /// (release).
     fn store_index(&self, offset: usize, value: u32);
 
     /// Copies bytes out.

@@ -1,4 +1,5 @@
-//! Memory for devices and for other domains: its machine addresses are known, and it is never behind a Rust reference.
+//! Memory for devices and for other domains: its machine addresses are known, and it is never
+//! behind a Rust reference.
 
 use alloc::vec::Vec;
 use core::ops::Deref;
@@ -13,8 +14,8 @@ use super::{layout, mfn_of, tables};
 use crate::hypercall::{Result, memory};
 use crate::pte::PAGE_SIZE;
 
-/// Frames whose machine addresses follow each other. It dereferences to a [`Window`], by which the memory is used; it starts
-/// out all zeroes.
+/// Frames whose machine addresses follow each other. It dereferences to a [`Window`], by which the
+/// memory is used; it starts out all zeroes.
 #[derive(Debug)]
 pub struct DmaMemory {
     window: Window,
@@ -46,7 +47,8 @@ impl DmaMemory {
         if !(layout().p2m.is_contiguous(pfn, count) && fits(frames.mfn())) {
             exchange(&frames, order, address_bits)?;
         }
-        // SAFETY: the memory is mapped until `frames` is dropped, and no reference into it is made meanwhile.
+        // SAFETY: the memory is mapped until `frames` is dropped, and no reference into it is made
+        // meanwhile.
         let window = unsafe { Window::new(frames.base(), PAGE_SIZE << order) };
         window.fill(0, window.size(), 0);
         Ok(Self { window, frames })
@@ -108,7 +110,8 @@ fn exchange(frames: &Frames, order: u32, address_bits: u32) -> Result<()> {
         },
         ..MemoryExchange::default()
     };
-    // SAFETY: the frames that are given away are mapped nowhere and used by nothing; the lists live until the call is over.
+    // SAFETY: the frames that are given away are mapped nowhere and used by nothing; the lists live
+    // until the call is over.
     let result = unsafe { memory::exchange(&mut argument) };
     let [first] = got;
     let exchanged = argument.nr_exchanged as usize == given.len();

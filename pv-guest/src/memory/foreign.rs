@@ -10,8 +10,8 @@ use hypercall_abi::xen::{
 use super::{Access, Mapping, pfn_of};
 use crate::hypercall::{Result, mmu};
 
-/// A domain that this one has control of. None of its operations touches a frame of this guest: one that names such a frame
-/// fails with `EINVAL`.
+/// A domain that this one has control of. None of its operations touches a frame of this guest: one
+/// that names such a frame fails with `EINVAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForeignDomain(Domid);
 
@@ -31,7 +31,8 @@ impl ForeignDomain {
         Mapping::foreign(self.0, frames, access)
     }
 
-    /// Has the hypervisor validate a frame as page table of `level` (1 to 4), with all below it, and keep it one.
+    /// Has the hypervisor validate a frame as page table of `level` (1 to 4), with all below it,
+    /// and keep it one.
     pub fn pin_table(self, level: u32, frame: Mfn) -> Result<()> {
         if !(1..=4).contains(&level) {
             return Err(Errno::EINVAL.into());

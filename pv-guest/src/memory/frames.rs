@@ -50,11 +50,12 @@ pub(super) fn free_bytes() -> usize {
     })
 }
 
-/// A block of 2^order frames with consecutive pseudo-physical numbers, aligned to its size. The machine frames behind it are
-/// another matter: see [`super::DmaMemory`].
+/// A block of 2^order frames with consecutive pseudo-physical numbers, aligned to its size. The
+/// machine frames behind it are another matter: see [`super::DmaMemory`].
 ///
-/// The memory belongs to the holder alone. To share it, have it become a [`super::DmaMemory`], or map what another domain
-/// grants; there is no way to a machine frame number from here that safe code could misuse while it also has a reference.
+/// The memory belongs to the holder alone. To share it, have it become a [`super::DmaMemory`], or
+/// map what another domain grants; there is no way to a machine frame number from here that safe
+/// code could misuse while it also has a reference.
 pub struct Frames {
     base: NonNull<u8>,
     order: u32,

@@ -41,8 +41,8 @@ unsafe impl RawMutex for MaskingLock {
     type GuardMarker = GuardNoSend;
 
     fn lock(&self) {
-        // There is one vCPU, and upcalls are masked while the lock is held: whoever finds it taken interrupted its holder by
-        // an exception, and would wait for ever.
+        // There is one vCPU, and upcalls are masked while the lock is held: whoever finds it taken
+        // interrupted its holder by an exception, and would wait for ever.
         assert!(
             self.try_lock(),
             "the heap is used by a trap handler that interrupted it"
@@ -97,7 +97,8 @@ unsafe impl Source for FrameSource {
             .find_map(|count| Some((frames::take(count.trailing_zeros())?, count * PAGE_SIZE)))
             .ok_or(())?;
         let end = talc.source.end;
-        // SAFETY: the frames were free and are the allocator's from here on; `end` is where its last block ends.
+        // SAFETY: the frames were free and are the allocator's from here on; `end` is where its
+        // last block ends.
         talc.source.end = unsafe {
             if end == Some(base) {
                 Some(talc.extend(base, base.as_ptr().add(size)))

@@ -1,9 +1,11 @@
-//! From the builder's address space to the guest's own: the linear map, protection of the image, the free frames.
+//! From the builder's address space to the guest's own: the linear map, protection of the image,
+//! the free frames.
 //!
-//! The builder maps the image, what it made for the guest (frame list, start info, rings, page tables, stack) and at least
-//! 512 KiB more at consecutive addresses. The linear map's tables are made of the frames behind the last of these, filled
-//! one by one through a page of the image kept for that, and hooked in as a whole. Then all of the builder's range but the
-//! image itself is unmapped.
+//! The builder maps the image, what it made for the guest (frame list, start info, rings, page
+//! tables, stack) and at least 512 KiB more at consecutive addresses. The linear map's tables are
+//! made of the frames behind the last of these, filled one by one through a page of the image kept
+//! for that, and hooked in as a whole. Then all of the builder's range but the image itself is
+//! unmapped.
 
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
@@ -52,7 +54,8 @@ fn boot_pfn(address: u64) -> u64 {
 /// Once, at start of day, on the image's own stack.
 pub(crate) unsafe fn init(info: &StartInfo, stack: u64) {
     let list = core::ptr::with_exposed_provenance::<AtomicU64>(info.mfn_list as usize);
-    // SAFETY: the builder's list of frames is mapped there, and has an entry for each of the guest's frames.
+    // SAFETY: the builder's list of frames is mapped there, and has an entry for each of the
+    // guest's frames.
     let list = unsafe { core::slice::from_raw_parts(list, info.nr_pages as usize) };
     let p2m = P2m::new(list);
     let root = p2m
@@ -79,8 +82,8 @@ pub(crate) unsafe fn init(info: &StartInfo, stack: u64) {
         max_mfn: max_mfn(),
     });
 
-    // SAFETY: the image is protected as its sections are meant to be used; the rest of the range is used by nothing, now that
-    // the list of frames is read in the linear map.
+    // SAFETY: the image is protected as its sections are meant to be used; the rest of the range is
+    // used by nothing, now that the list of frames is read in the linear map.
     unsafe {
         protect_image(root);
         unmap_boot_range(root);
@@ -88,7 +91,8 @@ pub(crate) unsafe fn init(info: &StartInfo, stack: u64) {
     publish(p2m, root, linear_list);
 
     for run in runs(tables.end..p2m.len(), |pfn| p2m.mfn(Pfn(pfn)).is_some()) {
-        // SAFETY: nothing is there, neither of the image, nor of the builder, nor a table; `used_end` saw to that.
+        // SAFETY: nothing is there, neither of the image, nor of the builder, nor a table;
+        // `used_end` saw to that.
         unsafe { frames::add(run) };
     }
     mapping::init();
@@ -251,7 +255,8 @@ unsafe fn protect_image(root: Mfn) {
             Some(frame) => entry(frame, Flags::READ_WRITE),
             None => continue,
         };
-        // SAFETY: code is not written, constants neither, and data is not executed; the guard page is used by nothing.
+        // SAFETY: code is not written, constants neither, and data is not executed; the guard page
+        // is used by nothing.
         unsafe { updates.push(entry_address(table, index(page, 1)), wanted) }
             .expect("the image can be protected");
     }

@@ -1,4 +1,5 @@
-//! Mappings of frames that are not this guest's own memory: those of another domain, and device registers.
+//! Mappings of frames that are not this guest's own memory: those of another domain, and device
+//! registers.
 
 use core::cell::RefCell;
 use core::ops::Deref;
@@ -30,7 +31,8 @@ pub enum Access {
     ReadWrite,
 }
 
-/// Frames mapped at consecutive addresses until it is dropped. It dereferences to a [`Window`], by which they are used.
+/// Frames mapped at consecutive addresses until it is dropped. It dereferences to a [`Window`], by
+/// which they are used.
 #[derive(Debug)]
 pub struct Mapping {
     window: Window,
@@ -41,8 +43,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where no table can be had; `EINVAL` for a frame of this guest; else what the hypervisor says about the first
-    /// frame that it refuses. Nothing stays mapped.
+    /// `ENOMEM` where no table can be had; `EINVAL` for a frame of this guest; else what the
+    /// hypervisor says about the first frame that it refuses. Nothing stays mapped.
     pub fn foreign(domain: Domid, frames: &[Mfn], access: Access) -> Result<Self> {
         // This guest's own frames are memory that Rust code has references to.
         if frames.iter().any(|frame| pfn_of(*frame).is_some()) {
@@ -55,8 +57,8 @@ impl Mapping {
         Self::map(frames.iter().copied(), frames.len(), flags, domain)
     }
 
-    /// Maps device registers: `pages` consecutive machine frames outside memory, uncached. The guest needs I/O permission
-    /// for them.
+    /// Maps device registers: `pages` consecutive machine frames outside memory, uncached. The
+    /// guest needs I/O permission for them.
     ///
     /// # Errors
     ///
@@ -66,8 +68,8 @@ impl Mapping {
         Self::map(frames, pages, Flags::DEVICE, Domid::IO)
     }
 
-    /// Maps, read-only and cached, firmware tables and the like: as [`Self::device`], for what is memory to the machine but
-    /// belongs to no domain.
+    /// Maps, read-only and cached, firmware tables and the like: as [`Self::device`], for what is
+    /// memory to the machine but belongs to no domain.
     pub fn firmware(first: Mfn, pages: usize) -> Result<Self> {
         let frames = (first.0..).take(pages).map(Mfn);
         Self::map(frames, pages, Flags::READ, Domid::IO)
@@ -87,7 +89,8 @@ impl Mapping {
         let address = MAP_BASE + page * PAGE_SIZE as u64;
         let base = NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize))
             .expect("the range is not at address 0");
-        // SAFETY: nothing makes a reference into the map range, and the mapping goes when the window does.
+        // SAFETY: nothing makes a reference into the map range, and the mapping goes when the
+        // window does.
         let window = unsafe { Window::new(base, pages * PAGE_SIZE) };
         // From here on, dropping it gives back the addresses.
         let mapping = Self { window };

@@ -2,10 +2,11 @@
 //!
 //! Two ranges of the address space matter besides the image itself:
 //!
-//! - the *linear map*, where the frame `pfn` is at `LINEAR_BASE + pfn * 4096`. Every frame of the guest is there once and,
-//!   but for the image, nowhere else, so whether a frame can become a page table depends on one entry. Page tables, code and
-//!   constants are read-only in it.
-//! - the *map range*, where foreign frames and device registers are mapped on request ([`Mapping`]).
+//! - the *linear map*, where the frame `pfn` is at `LINEAR_BASE + pfn * 4096`. Every frame of the
+//!   guest is there once and, but for the image, nowhere else, so whether a frame can become a page
+//!   table depends on one entry. Page tables, code and constants are read-only in it.
+//! - the *map range*, where foreign frames and device registers are mapped on request
+//!   ([`Mapping`]).
 
 mod dma;
 mod foreign;
@@ -104,7 +105,8 @@ pub fn pfn_of(mfn: Mfn) -> Option<Pfn> {
 ///
 /// # Safety
 ///
-/// The table must be mapped at this entry: it is for each frame of memory up to the highest, but need not be in the holes.
+/// The table must be mapped at this entry: it is for each frame of memory up to the highest, but
+/// need not be in the holes.
 unsafe fn machine_to_physical(mfn: Mfn) -> Pfn {
     let table = core::ptr::with_exposed_provenance::<u64>(MACH2PHYS_VIRT_START as usize);
     // SAFETY: the caller's promise; the hypervisor may be writing the entry, hence volatile.

@@ -39,10 +39,12 @@ pub(super) fn entry_address(table: Mfn, index: usize) -> u64 {
 
 /// Reads an entry of one of this guest's page tables.
 fn read(table: Mfn, index: usize) -> Pte {
-    // SAFETY: a table in this guest's tree is one of its own frames, which the machine-to-physical table has.
+    // SAFETY: a table in this guest's tree is one of its own frames, which the machine-to-physical
+    // table has.
     let pfn = unsafe { machine_to_physical(table) };
     let table = core::ptr::with_exposed_provenance::<u64>(address_of(pfn) as usize);
-    // SAFETY: the frame is mapped there, readable, and its contents change by hypercall or by the processor.
+    // SAFETY: the frame is mapped there, readable, and its contents change by hypercall or by the
+    // processor.
     Pte(unsafe { table.add(index).read_volatile() })
 }
 
@@ -62,7 +64,8 @@ pub fn translate(address: u64) -> Option<Pte> {
         .filter(|entry| entry.is_present())
 }
 
-/// The machine address of the page-table entry for an address of this guest, if there is a table for it.
+/// The machine address of the page-table entry for an address of this guest, if there is a table
+/// for it.
 pub fn machine_entry(address: u64) -> Option<u64> {
     walk(layout().root, address, 1).map(|(table, _)| entry_address(table, index(address, 1)))
 }
@@ -156,7 +159,8 @@ fn table_for(address: u64) -> Result<Mfn> {
     Ok(table)
 }
 
-/// Maps `frames` of `domain` from `address` on. Where one is refused, some of those before it may stay mapped.
+/// Maps `frames` of `domain` from `address` on. Where one is refused, some of those before it may
+/// stay mapped.
 ///
 /// # Safety
 ///

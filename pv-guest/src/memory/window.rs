@@ -23,7 +23,8 @@ macro_rules! words {
 
 words! { u8 u16 u32 u64 }
 
-/// Memory that is never behind a reference. It is owned by what dereferences to it, such as a [`super::Mapping`].
+/// Memory that is never behind a reference. It is owned by what dereferences to it, such as a
+/// [`super::Mapping`].
 ///
 /// Offsets are in bytes; one beyond the end, or not aligned for a [`Word`], panics.
 #[derive(Debug)]
@@ -32,7 +33,8 @@ pub struct Window {
     size: usize,
 }
 
-// SAFETY: every access is a volatile or atomic one of its own, and no reference into the memory is ever made.
+// SAFETY: every access is a volatile or atomic one of its own, and no reference into the memory is
+// ever made.
 unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
@@ -42,7 +44,8 @@ impl Window {
     ///
     /// # Safety
     ///
-    /// The memory must stay mapped for as long as the window exists, and not be behind a Rust reference meanwhile.
+    /// The memory must stay mapped for as long as the window exists, and not be behind a Rust
+    /// reference meanwhile.
     pub(crate) unsafe fn new(base: NonNull<u8>, size: usize) -> Self {
         Self { base, size }
     }
@@ -113,7 +116,8 @@ impl Window {
     }
 }
 
-/// Copies bytes in a way that the compiler makes no assumptions about, since others may write them at the same time.
+/// Copies bytes in a way that the compiler makes no assumptions about, since others may write them
+/// at the same time.
 ///
 /// # Safety
 ///

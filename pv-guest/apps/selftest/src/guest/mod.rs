@@ -1,0 +1,34 @@
+//! The tests, by subject.
+
+mod calls;
+mod events;
+mod exceptions;
+mod instructions;
+mod mmu;
+mod probe;
+mod tap;
+mod time;
+mod user;
+
+use pv_guest::power::{Reason, shutdown};
+use pv_guest::{boot, println};
+
+use tap::Tap;
+
+pv_guest::entry!(main);
+
+async fn main() {
+    println!("# selftest on {}", boot::magic());
+    let mut tap = Tap::default();
+    probe::init();
+    exceptions::run(&mut tap);
+    instructions::run(&mut tap);
+    calls::run(&mut tap);
+    mmu::run(&mut tap);
+    events::run(&mut tap).await;
+    time::run(&mut tap).await;
+    user::run(&mut tap);
+    if tap.finish() {
+        shutdown(Reason::Crash);
+    }
+}

@@ -1,0 +1,77 @@
+//! Time, and timers.
+
+use core::time::Duration;
+
+use pv_guest::hypercall::{sched, vcpu};
+use pv_guest::{clock, yield_now};
+
+use super::tap::{OK, Tap};
+
+/// Seconds from the Unix epoch to the year 2020, before which no clock is right.
+const YEAR_2020: u64 = 1_577_836_800;
+
+pub async fn run(tap: &mut Tap) {
+    let mut last = clock::now();
+    let mut back = 0;
+    for _ in 0..10_000 {
+        let now = clock::now();
+        back += u32::from(now < last);
+        last = now;
+    }
+    tap.is("time never goes back", back, 0);
+    tap.holds(
+        "the wall clock is set",
+        clock::wall_clock().as_secs() > YEAR_2020,
+    );
+    let hertz = clock::tsc_frequency();
+    tap.holds(
+        "the counter has a frequency",
+        (100_000_000..10_000_000_000).contains(&hertz),
+    );
+
+    let start = clock::now();
+    clock::sleep(Duration::from_millis(20)).await;
+    let slept = clock::now() - start;
+    tap.holds("20 ms of sleep are at least that", slept >= 20_000_000);
+    tap.holds("and no more than a second", slept < 1_000_000_000);
+
+    let start = clock::now();
+    let sleepers = [30, 10, 20].map(|milliseconds| {
+        pv_guest::spawn(async move {
+            clock::sleep_until(start + milliseconds * 1_000_000).await;
+            clock::now() - start
+        })
+    });
+    let mut woken = [0; 3];
+    for (woken, sleeper) in woken.iter_mut().zip(sleepers) {
+        *woken = sleeper.await / 1_000_000;
+    }
+    tap.holds(
+        "three sleepers wake in their order",
+        woken[1] >= 10
+            && woken[2] >= 20
+            && woken[0] >= 30
+            && woken[1] <= woken[2]
+            && woken[2] <= woken[0],
+    );
+
+    tap.call("a timer in the past", sched::set_timer(1), OK);
+    yield_now().await;
+    tap.holds("is harmless", true);
+    tap.call("no timer", sched::set_timer(0), OK);
+
+    let start = vcpu::runstate_info(0).unwrap_or_default();
+    clock::sleep(Duration::from_millis(20)).await;
+    let end = vcpu::runstate_info(0).unwrap_or_default();
+    tap.holds(
+        "sleeping counts as blocked",
+        end.time[2] - start.time[2] >= 10_000_000,
+    );
+    let start = clock::now();
+    while clock::now() < start + 5_000_000 {}
+    let later = vcpu::runstate_info(0).unwrap_or_default();
+    tap.holds(
+        "computing counts as running",
+        later.time[0] - end.time[0] >= 4_000_000,
+    );
+}
