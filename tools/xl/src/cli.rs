@@ -18,7 +18,7 @@ pub struct Cli {
     /// Which host: its name, or the path of its control socket. Needed when several are running.
     #[arg(long, global = true, env = "XENOLITH_HOST", value_name = "NAME")]
     pub host: Option<String>,
-    /// Tell more about what is done; may be repeated.
+    /// Tell which host is spoken to; may be repeated.
     #[arg(short, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Do it even if another xl seems to be at work; xl's hosts here need no such lock.

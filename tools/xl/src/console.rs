@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use control::client::{Channel, Client};
@@ -11,6 +14,8 @@ use control::message::MAX_CHUNK;
 use control::{ConsoleEnd, DomainRef, Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::low_level;
 
 use crate::cli::ConsoleArgs;
 use crate::host::{Connection, wrong};
@@ -69,8 +74,8 @@ impl Console {
 
     /// Carries bytes both ways until the user detaches or the console ends.
     pub fn run(mut self, client: &mut Client) -> anyhow::Result<()> {
-        let raw = RawTerminal::enter();
-        let result = self.carry(client, raw.is_some());
+        let raw = RawTerminal::enter()?;
+        let result = self.carry(client, raw.as_ref().map(|raw| &raw.signals));
         drop(raw);
         let end = result?;
         client.close(self.channel)?;
@@ -80,8 +85,12 @@ impl Console {
         Ok(())
     }
 
-    fn carry(&mut self, client: &mut Client, terminal: bool) -> anyhow::Result<Option<ConsoleEnd>> {
-        let mut input = if terminal {
+    fn carry(
+        &mut self,
+        client: &mut Client,
+        terminal: Option<&Signals>,
+    ) -> anyhow::Result<Option<ConsoleEnd>> {
+        let mut input = if terminal.is_some() {
             Input::Terminal
         } else {
             Input::Script
@@ -123,7 +132,10 @@ impl Console {
                 Input::Script => self.pending.len() < MAX_PENDING,
                 Input::Ended | Input::Detached(_) => false,
             };
-            let (from_host, from_input) = wait(client, wants_input, timeout)?;
+            let (from_host, from_input, signal) = wait(client, wants_input, terminal, timeout)?;
+            if signal {
+                return Ok(None);
+            }
             if from_host {
                 client.pump()?;
             }
@@ -182,36 +194,56 @@ enum Typed {
     End,
 }
 
-/// Waits for the host, and for standard input if wanted. Which of them has something?
-fn wait(client: &Client, wants_input: bool, timeout: Option<Duration>) -> io::Result<(bool, bool)> {
+/// Waits for the host, for standard input if wanted, and for signals. Which of them has something?
+fn wait(
+    client: &Client,
+    wants_input: bool,
+    signals: Option<&Signals>,
+    timeout: Option<Duration>,
+) -> io::Result<(bool, bool, bool)> {
     let stdin = io::stdin();
     let mut fds = vec![PollFd::from_borrowed_fd(client.as_fd(), PollFlags::IN)];
+    if let Some(signals) = signals {
+        fds.push(PollFd::from_borrowed_fd(
+            signals.pipe.as_fd(),
+            PollFlags::IN,
+        ));
+    }
+    // Left out if not wanted: its end would be reported all the same.
     if wants_input {
         fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
     }
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => {}
-        Err(rustix::io::Errno::INTR) => return Ok((false, false)),
+        // The signal's pipe is readable on the next round.
+        Err(rustix::io::Errno::INTR) => return Ok((false, false, false)),
         Err(error) => return Err(error.into()),
     }
-    let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-    Ok((ready(0), ready(1)))
+    let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    let from_host = ready.next().unwrap_or(false);
+    let signal = signals.is_some() && ready.next().unwrap_or(false);
+    Ok((from_host, ready.next().unwrap_or(false), signal))
 }
 
-/// The terminal in raw mode; as it was before when this is dropped.
+/// The terminal in raw mode; as it was before when this is dropped. A signal that is to end the
+/// process meanwhile does so, after the terminal is as it was.
 struct RawTerminal {
     before: Termios,
+    signals: Signals,
 }
 
 impl RawTerminal {
     /// None if standard input is no terminal.
-    fn enter() -> Option<RawTerminal> {
-        let before = tcgetattr(io::stdin()).ok()?;
+    fn enter() -> anyhow::Result<Option<RawTerminal>> {
+        let Ok(before) = tcgetattr(io::stdin()) else {
+            return Ok(None);
+        };
+        let signals = Signals::catch()?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw).ok()?;
-        Some(RawTerminal { before })
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Some(RawTerminal { before, signals }))
     }
 }
 
@@ -219,5 +251,42 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        self.signals.release();
+    }
+}
+
+/// The signals that end a process, caught.
+struct Signals {
+    /// Readable when one has come.
+    pipe: UnixStream,
+    last: Arc<AtomicUsize>,
+    released: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Signals> {
+        let (pipe, write) = UnixStream::pair()?;
+        let last = Arc::new(AtomicUsize::new(0));
+        let released = Arc::new(AtomicBool::new(false));
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&released))?;
+            // Signal numbers are small and positive.
+            signal_hook::flag::register_usize(signal, Arc::clone(&last), signal as usize)?;
+            low_level::pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(Signals {
+            pipe,
+            last,
+            released,
+        })
+    }
+
+    /// From here on signals do what they do by default, those that have come too.
+    fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+        if let Ok(signal @ 1..) = i32::try_from(self.last.load(Ordering::SeqCst)) {
+            // Where this fails the process goes on, as if there had been no signal.
+            let _ = low_level::emulate_default_handler(signal);
+        }
     }
 }

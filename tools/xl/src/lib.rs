@@ -67,7 +67,13 @@ fn run(cli: &Cli) -> Outcome {
     if cli.dry_run && !can_dry_run {
         anyhow::bail!("this command does not implement -N (dryrun)");
     }
-    let connect = || Connection::open(cli.host.as_deref());
+    let connect = || {
+        let host = Connection::open(cli.host.as_deref())?;
+        if cli.verbose > 0 {
+            tell(&format!("Host {}", host.name()));
+        }
+        Ok(host)
+    };
     match command {
         Command::Create(args) => create::create(args, cli.dry_run, connect),
         Command::List(args) => list::list(&mut connect()?, args),

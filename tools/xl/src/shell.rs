@@ -1,8 +1,10 @@
 //! The prompt: xl's commands without the word `xl`, with history and completion.
 
-use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -25,7 +27,8 @@ const ON_DOMAINS: &[&str] = &[
 ];
 
 /// Reads and runs commands until the input ends, or `exit`. Commands are for the host of that name,
-/// or for the only one. The exit status is that of the last command.
+/// or for the only one. Each is a process of its own, this program again, so that Ctrl-C ends a
+/// command and not the prompt. The exit status is that of the last command.
 ///
 /// # Errors
 /// When the prompt cannot be set up.
@@ -42,6 +45,11 @@ pub fn shell(host: Option<&str>) -> Outcome {
         // There is none the first time.
         let _ = editor.load_history(file);
     }
+    // Noted and nothing else: it is meant for the command that runs.
+    signal_hook::flag::register(
+        signal_hook::consts::SIGINT,
+        Arc::new(AtomicBool::new(false)),
+    )?;
     let mut status = ExitCode::SUCCESS;
     loop {
         let line = match editor.readline(PROMPT) {
@@ -71,7 +79,7 @@ pub fn shell(host: Option<&str>) -> Outcome {
                 tell("xl: this is the shell");
                 status = ExitCode::FAILURE;
             }
-            Some(_) => status = run(host, &words),
+            Some(_) => status = run(host, &words)?,
         }
     }
     Ok(status)
@@ -87,13 +95,17 @@ fn split(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-fn run(host: Option<&str>, words: &[String]) -> ExitCode {
-    let mut line: Vec<OsString> = vec!["xl".into()];
+fn run(host: Option<&str>, words: &[String]) -> anyhow::Result<ExitCode> {
+    // Also right when the file was replaced since this process began.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("xl");
     if let Some(host) = host {
-        line.extend(["--host".into(), host.into()]);
+        command.args(["--host", host]);
     }
-    line.extend(words.iter().map(OsString::from));
-    crate::main(line)
+    let code = command.args(words).status()?.code();
+    Ok(code
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn history_file() -> Option<PathBuf> {

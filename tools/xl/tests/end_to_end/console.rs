@@ -2,11 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
@@ -26,6 +28,10 @@ struct Terminal {
 
 impl Terminal {
     fn new(bench: &Bench, words: &[&str]) -> Terminal {
+        Terminal::run(bench.command(words))
+    }
+
+    fn run(mut command: Command) -> Terminal {
         let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&pty).unwrap();
         unlockpt(&pty).unwrap();
@@ -36,8 +42,7 @@ impl Terminal {
             .open(name)
             .unwrap();
         let stdio = || Stdio::from(line.try_clone().unwrap());
-        let child = bench
-            .command(words)
+        let child = command
             .env("TERM", "xterm")
             .stdin(stdio())
             .stdout(stdio())
@@ -116,6 +121,49 @@ fn a_console_shows_what_was_printed_before_and_then_lives() {
             .contains(LocalModes::ECHO)
     );
     assert!(bench.ok(&["list"]).contains("hello"));
+}
+
+#[test]
+fn a_signal_ends_a_console_and_leaves_the_terminal_as_it_was() {
+    let bench = Bench::new();
+    bench.ok(&["create", &bench.config("hello", "")]);
+    let mut terminal = Terminal::new(&bench, &["console", "hello"]);
+    terminal.wait_for("Hello");
+    assert!(!terminal.echoes());
+    let process = Pid::from_child(&terminal.child);
+    kill_process(process, Signal::TERM).unwrap();
+    let status = terminal.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
+    assert!(terminal.echoes());
+}
+
+#[test]
+fn an_interrupt_ends_a_command_and_not_the_prompt() {
+    let bench = Bench::new();
+    bench.ok(&["create", &bench.config("hello", "")]);
+    // As the leader of a session, which has the keys' signals sent.
+    let xl = bench.command(&[]);
+    let mut command = Command::new("setsid");
+    command
+        .arg("-c")
+        .arg(xl.get_program())
+        .arg("shell")
+        .current_dir(bench.path());
+    command.envs(
+        xl.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let mut terminal = Terminal::run(command);
+    terminal.wait_for("xl> ");
+    terminal.press(b"create -F hello.cfg \"name='other'\"\r");
+    terminal.wait_for("Parsing config");
+    eventually(|| bench.xl(&["list", "other"]).code == 0);
+    terminal.press(b"\x03");
+    terminal.wait_for("xl> ");
+    terminal.press(b"domid other\r");
+    terminal.wait_for("2\r\n");
+    terminal.press(b"exit\r");
+    assert_eq!(terminal.end(), 0);
 }
 
 #[test]
