@@ -3,6 +3,8 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::fmt;
+
 use control::{Action, DomainConfig, Error, OnEvent, ShutdownReason};
 
 /// A domain that keeps ending is not started more often than this, in nanoseconds.
@@ -19,6 +21,30 @@ pub enum Fate {
     Restart,
     /// It is kept under another name, and built anew under the old one.
     RenameAndRestart,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "to be kept",
+            Self::Destroy => "to be destroyed",
+            Self::Restart => "to be restarted",
+            Self::RenameAndRestart => "to be kept under another name and restarted",
+        })
+    }
+}
+
+/// A reason in words, for the log.
+pub fn reason_name(reason: ShutdownReason) -> &'static str {
+    match reason {
+        ShutdownReason::POWEROFF => "powered off",
+        ShutdownReason::REBOOT => "wants to reboot",
+        ShutdownReason::SUSPEND => "suspended",
+        ShutdownReason::CRASH => "crashed",
+        ShutdownReason::WATCHDOG => "its watchdog ran out",
+        ShutdownReason::SOFT_RESET => "wants a soft reset",
+        _ => "shut down for a reason unknown",
+    }
 }
 
 /// The action that the configuration has for a reason.

@@ -199,6 +199,12 @@ impl<X: Xen> Toolstack<X> {
             phase: Phase::Alive,
         };
         self.domains.insert(domid, domain);
+        let micros = self.xen.now().saturating_sub(created) / 1000;
+        let line = format!(
+            "domain {domid} ({}): created in {micros} us",
+            self.name(domid)
+        );
+        self.xen.log(&line);
         Ok(domid)
     }
 
@@ -467,6 +473,11 @@ impl<X: Xen> Toolstack<X> {
             Phase::Alive => {
                 domain.console.pump(&mut self.xen);
                 domain.phase = Phase::Kept(reason);
+                let fate = reaper::fate(&domain.config.on, reason);
+                let name = &domain.config.name;
+                let cause = reaper::reason_name(reason);
+                self.xen
+                    .log(&format!("domain {domid} ({name}): {cause}, {fate}"));
                 self.notices.push_back(Notice::ShutDown(domid, reason));
             }
             Phase::RestartsLater(_) => {}

@@ -410,11 +410,11 @@ fn option(name: &str) -> Option<&'static str> {
         .map(|(_, value)| value)
 }
 
-/// Text that a zero ends.
+/// Text that a zero ends, without the space that Xen leaves behind lists.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0);
     let bytes = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-    String::from_utf8_lossy(bytes).into_owned()
+    String::from(String::from_utf8_lossy(bytes).trim_end())
 }
 
 /// Capabilities in the words of xl.
