@@ -12,6 +12,8 @@
 mod deliver;
 mod op;
 mod table;
+#[cfg(test)]
+mod tests;
 mod virq;
 
 pub(crate) use deliver::unmask_upcalls;
