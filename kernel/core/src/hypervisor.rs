@@ -56,7 +56,7 @@ impl Hypervisor {
             scheduler: Mutex::new(Credit::new(cpus)),
             timers: Mutex::new(Timers::new(cpus)),
             clock: Clock::new(&*machine),
-            log: Log::new(&options),
+            log: Log::new(&options, &machine.boot_log()),
             pirqs: Mutex::new(Pirqs::new()),
             virq_handlers: Mutex::new(VirqHandlers::new()),
             resched: (0..cpus).map(|_| AtomicBool::new(false)).collect(),

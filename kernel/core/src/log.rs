@@ -25,10 +25,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log.
-    pub fn new(options: &Options) -> Self {
+    /// A log that begins with what the machine has printed before.
+    pub fn new(options: &Options, boot_log: &str) -> Self {
+        let mut ring = LogRing::new(options.log_ring_size);
+        ring.push(boot_log.as_bytes());
         Self {
-            ring: Mutex::new(LogRing::new(options.log_ring_size)),
+            ring: Mutex::new(ring),
             input: Mutex::new(VecDeque::new()),
         }
     }

@@ -1,5 +1,6 @@
 //! [`Platform`]: everything that the hypervisor's core asks of the hardware, as one safe interface.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use hypercall_abi::types::Mfn;
 
@@ -239,6 +240,9 @@ pub trait Platform {
     fn acpi_rsdp(&self) -> Option<u64>;
 
     // Console and power
+
+    /// What the machine has printed on the console so far, in lines with Xen's prefix.
+    fn boot_log(&self) -> String;
 
     /// Prints on the hypervisor's console as it is; `\n` becomes `\r\n`.
     fn console_write(&self, text: &[u8]);

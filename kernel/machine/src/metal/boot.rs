@@ -88,8 +88,6 @@ unsafe extern "C" fn boot_rust(magic: u32, info: u32, image: u64) -> ! {
     if let Some(serial) = &options.serial {
         uart::configure(serial);
     }
-    log!("Xenolith {}", env!("CARGO_PKG_VERSION"));
-    log!("Command line: {}", boot.command_line);
     assert!(
         !boot.memory.is_empty(),
         "the boot loader gave no memory map"

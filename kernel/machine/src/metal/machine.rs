@@ -46,7 +46,7 @@ pub struct Machine {
 /// What was logged before the core keeps a log.
 static BOOT_LOG: Lock<String> = Lock::new(String::new());
 
-/// Prints a line on the console and keeps it for [`Machine::boot_log`].
+/// Prints a line on the console and keeps it for [`Platform::boot_log`].
 pub(super) fn log_line(line: fmt::Arguments) {
     let mut log = BOOT_LOG.lock();
     let start = log.len();
@@ -62,11 +62,6 @@ unsafe extern "C" {
 }
 
 impl Machine {
-    /// What boot has printed, line by line.
-    pub fn boot_log(&self) -> String {
-        BOOT_LOG.lock().clone()
-    }
-
     fn take_nmi(&self) -> bool {
         cpu::this().nmi_pending.take()
     }
@@ -517,6 +512,10 @@ impl Platform for Machine {
 
     fn acpi_rsdp(&self) -> Option<u64> {
         self.rsdp
+    }
+
+    fn boot_log(&self) -> String {
+        BOOT_LOG.lock().clone()
     }
 
     fn console_write(&self, text: &[u8]) {

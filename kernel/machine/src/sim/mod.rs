@@ -646,6 +646,10 @@ impl Platform for Machine {
         None
     }
 
+    fn boot_log(&self) -> String {
+        String::new()
+    }
+
     fn console_write(&self, text: &[u8]) {
         self.record().output.extend_from_slice(text);
     }
