@@ -16,17 +16,13 @@ const AVX_512: u64 = 7 << 5;
 pub struct Fpu {
     /// State components that XCR0 enables; 0 without XSAVE.
     components: u64,
-    optimized: bool,
 }
 
 impl Fpu {
     /// Enables the state components that the CPU has and the save area has room for.
     pub fn new(features: &Features) -> Self {
         if !features.xsave {
-            return Self {
-                components: 0,
-                optimized: false,
-            };
+            return Self { components: 0 };
         }
         let [low, _, _, high] = cpuid(0xd, 0);
         let supported = u64::from(high) << 32 | u64::from(low);
@@ -53,10 +49,7 @@ impl Fpu {
                 "floating-point state of {size} bytes"
             );
         }
-        Self {
-            components,
-            optimized: features.xsaveopt,
-        }
+        Self { components }
     }
 
     /// Saves this CPU's state. Leaves TS clear.
@@ -68,10 +61,8 @@ impl Fpu {
         unsafe {
             if self.components == 0 {
                 asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
-            } else if self.optimized {
-                asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high,
-                    options(nostack, preserves_flags));
             } else {
+                // Not XSAVEOPT: it leaves out what is in its initial state, and the legacy image is read.
                 asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high,
                     options(nostack, preserves_flags));
             }

@@ -50,7 +50,6 @@ pub struct Features {
     pub fsgsbase: bool,
     pub invpcid: bool,
     pub xsave: bool,
-    pub xsaveopt: bool,
     pub x2apic: bool,
     pub tsc_deadline: bool,
     pub sysenter: bool,
@@ -73,11 +72,6 @@ impl Features {
         let [max_extended, ..] = cpuid(0x8000_0000, 0);
         let [_, _, c1, d1] = cpuid(1, 0);
         let [_, b7, c7, _] = if max_basic >= 7 { cpuid(7, 0) } else { [0; 4] };
-        let [xsave1, ..] = if max_basic >= 0xd {
-            cpuid(0xd, 1)
-        } else {
-            [0; 4]
-        };
         let [_, _, _, d81] = cpuid(0x8000_0001, 0);
         let [widths, ..] = if max_extended >= 0x8000_0008 {
             cpuid(0x8000_0008, 0)
@@ -93,7 +87,6 @@ impl Features {
             fsgsbase: bit(b7, 0),
             invpcid: bit(b7, 10),
             xsave: bit(c1, 26),
-            xsaveopt: bit(xsave1, 0),
             x2apic: bit(c1, 21),
             tsc_deadline: bit(c1, 24),
             sysenter: bit(d1, 11),
