@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hypercall_abi::types::{Domid, Mfn};
 
@@ -45,6 +45,10 @@ pub struct Domain {
     pub time_offset: AtomicU64,
     /// Its watchdogs (`SCHEDOP_watchdog`).
     pub watchdogs: Watchdogs,
+    /// What it wrote to the PCI configuration address port.
+    pub pci_address: AtomicU32,
+    /// What it wrote to the CMOS index port.
+    pub cmos_index: AtomicU8,
     /// Ended: no hypercall finds it any more; only references that exist keep it.
     pub dead: AtomicBool,
     vcpus: RwLock<Vec<Arc<Vcpu>>>,
@@ -74,6 +78,11 @@ impl Access {
     /// Whether the domain may use every I/O port from `first` to `last`.
     pub fn ports_allowed(&self, first: u32, last: u32) -> bool {
         covers(&self.ports, first, last)
+    }
+
+    /// Whether the domain may use any I/O port.
+    pub fn has_ports(&self) -> bool {
+        !self.ports.is_empty()
     }
 
     /// Allows or forbids I/O ports from `first` to `last`.
@@ -155,6 +164,8 @@ impl Domain {
             memory_map: Mutex::new(Vec::new()),
             time_offset: AtomicU64::new(0),
             watchdogs: Watchdogs::default(),
+            pci_address: AtomicU32::new(0),
+            cmos_index: AtomicU8::new(0),
             dead: AtomicBool::new(false),
             vcpus: RwLock::new(Vec::new()),
         }
@@ -183,6 +194,11 @@ impl Domain {
     /// Lets go of the vCPUs, which breaks their circle with the domain.
     pub(crate) fn drop_vcpus(&self) {
         self.vcpus.write().clear();
+    }
+
+    /// Whether it has devices, so that flushing caches may matter to it.
+    pub fn may_flush_caches(&self) -> bool {
+        self.owner.has_io_memory() || self.access.lock().has_ports()
     }
 
     /// Whether the guest enabled assistance `kind` (`VMASST_TYPE_*`).

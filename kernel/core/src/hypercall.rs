@@ -9,8 +9,8 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
 use crate::{
-    Current, console_io, event, lifecycle, memory_op, mmu, multicall, physdev, sched_op, time,
-    vcpu_op, version,
+    Current, callbacks, console_io, debugreg, descriptor, event, iret, lifecycle, memory_op, mmu,
+    multicall, physdev, sched_op, time, vcpu_op, version, vm_assist,
 };
 
 /// The six argument registers.
@@ -87,6 +87,7 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         return Err(Errno::EINVAL.into());
     }
     match number {
+        HYPERVISOR_SET_TRAP_TABLE => callbacks::do_set_trap_table(cx, args),
         HYPERVISOR_MMU_UPDATE => mmu::do_mmu_update(cx, args),
         HYPERVISOR_SCHED_OP_COMPAT => sched_op::do_sched_op_compat(cx, args),
         HYPERVISOR_SET_TIMER_OP => time::do_set_timer_op(cx, args),
@@ -96,6 +97,18 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         HYPERVISOR_SCHED_OP => sched_op::do_sched_op(cx, args),
         HYPERVISOR_EVENT_CHANNEL_OP => event::do_event_channel_op(cx, args),
         HYPERVISOR_PHYSDEV_OP => physdev::do_physdev_op(cx, args),
+        HYPERVISOR_SET_GDT => descriptor::do_set_gdt(cx, args),
+        HYPERVISOR_STACK_SWITCH => iret::do_stack_switch(cx, args),
+        HYPERVISOR_SET_CALLBACKS => callbacks::do_set_callbacks(cx, args),
+        HYPERVISOR_FPU_TASKSWITCH => iret::do_fpu_taskswitch(cx, args),
+        HYPERVISOR_SET_DEBUGREG => debugreg::do_set_debugreg(cx, args),
+        HYPERVISOR_GET_DEBUGREG => debugreg::do_get_debugreg(cx, args),
+        HYPERVISOR_UPDATE_DESCRIPTOR => descriptor::do_update_descriptor(cx, args),
+        HYPERVISOR_VM_ASSIST => vm_assist::do_vm_assist(cx, args),
+        HYPERVISOR_IRET => iret::do_iret(cx, args),
+        HYPERVISOR_SET_SEGMENT_BASE => iret::do_set_segment_base(cx, args),
+        HYPERVISOR_NMI_OP => callbacks::do_nmi_op(cx, args),
+        HYPERVISOR_CALLBACK_OP => callbacks::do_callback_op(cx, args),
         HYPERVISOR_UPDATE_VA_MAPPING => mmu::do_update_va_mapping(cx, args),
         HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::do_update_va_mapping_otherdomain(cx, args),
         HYPERVISOR_MMUEXT_OP => mmu::do_mmuext_op(cx, args),

@@ -9,6 +9,7 @@ use hv_machine::{MachineRef, Platform};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
+use crate::cpuid::Policy;
 use crate::domain::Domain;
 use crate::event::VirqHandlers;
 use crate::interrupt::Pirqs;
@@ -41,6 +42,10 @@ pub struct Hypervisor {
     pub pirqs: Mutex<Pirqs>,
     /// Who handles the host's virtual interrupts.
     pub virq_handlers: Mutex<VirqHandlers>,
+    /// What CPUID shows to guests.
+    pub cpuid: Policy,
+    /// Held between writing a port that is an index and using the port that it is the index of.
+    pub indexed_ports: Mutex<()>,
     /// Per CPU: the scheduler is to be asked before a guest is entered.
     resched: Vec<AtomicBool>,
 }
@@ -59,6 +64,8 @@ impl Hypervisor {
             log: Log::new(&options, &machine.boot_log()),
             pirqs: Mutex::new(Pirqs::new()),
             virq_handlers: Mutex::new(VirqHandlers::new()),
+            cpuid: Policy::new(&|leaf, subleaf| machine.cpuid(leaf, subleaf)),
+            indexed_ports: Mutex::new(()),
             resched: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             options,
             machine,

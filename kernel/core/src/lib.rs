@@ -13,23 +13,29 @@
 
 extern crate alloc;
 
+pub mod callbacks;
 pub mod console_io;
+pub mod cpuid;
 pub mod current;
 pub mod debugreg;
 pub mod descriptor;
 pub mod domain;
+pub mod emulate;
 pub mod event;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod interrupt;
+pub mod iret;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod memory_op;
 pub mod mmu;
+pub mod msr;
 pub mod multicall;
 pub mod options;
+pub mod pci;
 pub mod physdev;
 pub mod runstate;
 pub mod sched;
@@ -37,6 +43,7 @@ pub mod sched_op;
 #[cfg(test)]
 pub mod testing;
 pub mod time;
+pub mod traps;
 pub mod vcpu;
 pub mod vcpu_context;
 pub mod vcpu_op;

@@ -3,17 +3,19 @@
 use alloc::boxed::Box;
 use alloc::sync::Weak;
 use alloc::vec::Vec;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use hv_machine::{FpuState, GuestContext, Segments};
+use hv_machine::{FpuState, GuestContext, Machine, Platform, Segments};
 use hypercall_abi::arch_x86::TrapInfo;
 use hypercall_abi::types::{Mfn, Port};
+use hypercall_abi::xen::VcpuInfo;
 
-use crate::Domain;
 use crate::lock::Mutex;
 use crate::runstate::{Areas, Runstate};
 use crate::sched::Seat;
 use crate::time::VcpuTimers;
+use crate::{Current, Domain, traps};
 
 /// A virtual CPU of a domain.
 pub struct Vcpu {
@@ -46,6 +48,11 @@ pub struct Vcpu {
     /// Where in its memory it is told its run state and the time.
     pub areas: Areas,
 }
+
+/// The byte `evtchn_upcall_mask` in the first word of a `vcpu_info`.
+const UPCALL_MASK: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
+/// What it holds where the hypervisor masks events.
+const UPCALL_MASKED: u64 = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
 
 /// Place of a `vcpu_info`: a frame and the byte offset in it, a multiple of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +97,23 @@ impl Vcpu {
     pub fn set_info(&self, info: InfoPlace) {
         self.info
             .store(info.mfn.0 << 12 | info.offset as u64, Ordering::Release);
+    }
+
+    /// Whether the guest holds back events (`vcpu_info.evtchn_upcall_mask`).
+    pub fn upcalls_masked(&self, machine: &Machine) -> bool {
+        let info = self.info();
+        machine.load_u64(info.mfn, info.offset / 8) & UPCALL_MASK != 0
+    }
+
+    /// Sets `evtchn_upcall_mask` to 1 or 0. The pending flag beside it, which any CPU may set at this moment, is
+    /// left alone.
+    pub fn set_upcalls_masked(&self, machine: &Machine, masked: bool) {
+        let info = self.info();
+        if masked {
+            machine.fetch_or_u64(info.mfn, info.offset / 8, UPCALL_MASKED);
+        } else {
+            machine.fetch_and_u64(info.mfn, info.offset / 8, !UPCALL_MASK);
+        }
     }
 
     /// Whether the scheduler may pick it.
@@ -144,8 +168,17 @@ pub struct VcpuState {
     pub ldt_frames: [Option<Mfn>; 16],
     /// The guest's view of DR0 to DR7.
     pub debug: [u64; 8],
-    /// The guest's view of CR4, the bits it may choose.
+    /// I/O breakpoints that the guest enabled in DR7; the processor has them disabled, because the emulator of I/O
+    /// instructions finds them.
+    pub io_breakpoints: u64,
+    /// The guest's CR2.
+    pub cr2: u64,
+    /// CR4 as the guest sees it.
     pub cr4: u64,
+    /// XCR0 as the guest set it.
+    pub xcr0: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u32,
     /// I/O privilege level that the guest gave itself (0 to 3).
     pub iopl: u32,
     /// Linear address of its bitmap of I/O ports that user mode may not use (`PHYSDEVOP_set_iobitmap`).
@@ -160,7 +193,7 @@ pub struct VcpuState {
     pub nmi_blocked: bool,
 }
 
-/// A guest's entry points; address 0 for none.
+/// A guest's entry points; address 0 for none. That for NMIs (`CALLBACKTYPE_nmi`) is in the trap table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Callbacks {
     /// Events (`CALLBACKTYPE_event`).
@@ -181,8 +214,6 @@ pub struct Callbacks {
     pub sysenter: u64,
     /// Whether entering it masks events.
     pub sysenter_masks_events: bool,
-    /// NMI handler (`CALLBACKTYPE_nmi`).
-    pub nmi: u64,
 }
 
 impl Default for VcpuState {
@@ -205,7 +236,11 @@ impl Default for VcpuState {
             ldt_entries: 0,
             ldt_frames: [None; 16],
             debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            io_breakpoints: 0,
+            cr2: 0,
             cr4: 0,
+            xcr0: 3,
+            tsc_aux: 0,
             iopl: 0,
             io_bitmap: 0,
             io_bitmap_ports: 0,
@@ -225,4 +260,26 @@ impl VcpuState {
             self.user_root
         }
     }
+}
+
+/// Switches between the guest's kernel mode and its user mode: root table and GS base. `false` where the other mode
+/// has no root table; the domain is then crashed.
+#[must_use]
+pub fn toggle_mode(cx: &mut Current<'_>) -> bool {
+    let to_kernel = !cx.state.kernel_mode;
+    let root = if to_kernel {
+        cx.state.kernel_root
+    } else {
+        cx.state.user_root
+    };
+    let Some(root) = root else {
+        let mode = if to_kernel { "kernel" } else { "user" };
+        traps::crash(cx, format_args!("{mode} mode has no page tables"));
+        return false;
+    };
+    cx.state.kernel_mode = to_kernel;
+    let machine = cx.machine();
+    machine.swap_gs();
+    machine.load_root(root);
+    true
 }

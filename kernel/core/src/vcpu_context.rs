@@ -84,6 +84,7 @@ pub fn apply(
         state.initialised = true;
     }
     set_registers(state, context);
+    state.cr4 = crate::cpuid::guest_cr4(hv, domain, context.ctrlreg[4]);
     vcpu.down
         .store(context.flags & VGCF_ONLINE == 0, Ordering::Release);
     Ok(())

@@ -3,18 +3,17 @@
 use alloc::sync::Arc;
 
 use hv_machine::{Platform, is_guest_range};
+use hypercall_abi::arch_x86::cr3_to_mfn;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
 use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain};
 use crate::current::Current;
+use crate::descriptor;
 use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
 use crate::memory::{FrameType, Level};
-
-/// Entries of a full LDT.
-const MAX_LDT_ENTRIES: u64 = 8192;
 
 /// `HYPERVISOR_mmuext_op(operations, count, done, foreigndom)`.
 ///
@@ -120,7 +119,7 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
         }
         MMUEXT_SET_LDT => {
             require_own()?;
-            set_ldt(cx, op.arg1, op.arg2 & 0xffff_ffff)
+            descriptor::set_ldt(cx, op.arg1, op.nr_ents())
         }
         MMUEXT_CLEAR_PAGE => {
             let page = memory.get_typed(mfn, domain.id, FrameType::Writable)?;
@@ -136,6 +135,14 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
         MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// `mov` to CR3 by the guest's kernel: as `MMUEXT_NEW_BASEPTR`.
+///
+/// # Errors
+/// `EINVAL` where it names no frame of the domain that can be an L4 table.
+pub fn write_cr3(cx: &mut Current<'_>, value: u64) -> Result<(), Errno> {
+    new_kernel_root(cx, cr3_to_mfn(value))
 }
 
 fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
@@ -175,21 +182,6 @@ fn flush_cache(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
         return Err(Errno::EACCES);
     }
     cx.machine().flush_caches();
-    Ok(())
-}
-
-fn set_ldt(cx: &mut Current<'_>, base: u64, entries: u64) -> Result<(), Errno> {
-    let reachable = is_guest_range(base, entries.saturating_mul(8).max(1));
-    if base & 0xfff != 0 || entries > MAX_LDT_ENTRIES || (entries > 0 && !reachable) {
-        return Err(Errno::EINVAL);
-    }
-    let frames = core::mem::take(&mut cx.state.ldt_frames);
-    cx.state.ldt_base = base;
-    cx.state.ldt_entries = entries as u32;
-    cx.machine().load_ldt(entries as u32);
-    for mfn in frames.into_iter().flatten() {
-        drop(cx.hv.memory.adopt_typed(mfn, FrameType::Descriptors));
-    }
     Ok(())
 }
 

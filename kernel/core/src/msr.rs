@@ -1,0 +1,230 @@
+//! Model-specific registers of PV guests: which they may read and write, and what they find.
+//!
+//! A register that is not listed raises #GP. A kernel that has no handler for it yet reads 0 instead, where the
+//! hardware has the register.
+
+use hv_machine::{Platform, SegmentBase};
+use hypercall_abi::types::Mfn;
+
+use crate::Current;
+use crate::cpuid::{self, HYPERCALL_PAGE_MSR};
+use crate::memory::FrameType;
+use crate::traps::{hypercall_page, is_canonical, vector};
+
+const TSC: u32 = 0x10;
+const PLATFORM_ID: u32 = 0x17;
+const APIC_BASE: u32 = 0x1b;
+const FEATURE_CONTROL: u32 = 0x3a;
+const PRED_CMD: u32 = 0x49;
+const MICROCODE_REVISION: u32 = 0x8b;
+const PLATFORM_INFO: u32 = 0xce;
+const MPERF: u32 = 0xe7;
+const APERF: u32 = 0xe8;
+const ARCH_CAPABILITIES: u32 = 0x10a;
+const MISC_FEATURES_ENABLES: u32 = 0x140;
+const MCG_CAP: u32 = 0x179;
+const MCG_STATUS: u32 = 0x17a;
+const MCG_CTL: u32 = 0x17b;
+const PERF_STATUS: u32 = 0x198;
+const PERF_CTL: u32 = 0x199;
+const THERM_CONTROL: u32 = 0x19a;
+const THERM_STATUS: u32 = 0x19c;
+const MISC_ENABLE: u32 = 0x1a0;
+const ENERGY_PERF_BIAS: u32 = 0x1b0;
+const PAT: u32 = 0x277;
+const MC_BANKS: core::ops::RangeInclusive<u32> = 0x400..=0x47f;
+const MC_CTL2: core::ops::RangeInclusive<u32> = 0x280..=0x29f;
+const PERF_CAPABILITIES: u32 = 0x345;
+const EFER: u32 = 0xc000_0080;
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
+const SHADOW_GS_BASE: u32 = 0xc000_0102;
+const TSC_AUX: u32 = 0xc000_0103;
+const AMD_HWCR: u32 = 0xc001_0015;
+const AMD_NB_CFG: u32 = 0xc001_001f;
+const AMD_MMIO_CONF_BASE: u32 = 0xc001_0058;
+const AMD_PSTATES: core::ops::RangeInclusive<u32> = 0xc001_0061..=0xc001_006b;
+const AMD_FID_VID: core::ops::RangeInclusive<u32> = 0xc001_0041..=0xc001_0042;
+const AMD_DE_CFG: u32 = 0xc001_1029;
+
+/// Enabled, at the usual address; of the boot CPU.
+const APIC_BASE_VALUE: u64 = 0xfee0_0800;
+const APIC_BASE_BOOT_CPU: u64 = 1 << 8;
+/// What `PAT` holds under every Xen: WB, WT, UC-, UC, WC, WP, UC, UC.
+const PAT_VALUE: u64 = 0x0000_0501_0007_0406;
+/// SCE, LME, LMA, NXE, FFXSR: what guests see of EFER.
+const EFER_VISIBLE: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14;
+/// Performance monitoring and MONITOR, which are not there.
+const MISC_ENABLE_HIDDEN: u64 = 1 << 7 | 1 << 18;
+/// No branch trace store, no event sampling, no task priority messages.
+const MISC_ENABLE_SET: u64 = 1 << 11 | 1 << 12 | 1 << 23;
+/// Locked, with nothing enabled.
+const FEATURE_CONTROL_LOCKED: u64 = 1;
+/// Branch-predictor barrier.
+const PRED_CMD_BARRIER: u64 = 1;
+/// What ARCH_CAPABILITIES tells of the CPU's weaknesses, as opposed to controls: RDCL_NO, IBRS_ALL, RSBA, SSB_NO,
+/// MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, FB_CLEAR, RRSBA, BHI_NO, PBRSB_NO.
+const ARCH_CAPABILITIES_VISIBLE: u64 = 1
+    | 1 << 1
+    | 1 << 2
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 8
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 17
+    | 1 << 19
+    | 1 << 20
+    | 1 << 24;
+/// The rate of the TSC is that of the highest P-state.
+const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
+/// LFENCE serializes.
+const DE_CFG_LFENCE: u64 = 1 << 1;
+/// Two banks, on Intel with recovery by software.
+const MCG_CAP_INTEL: u64 = 2 | 1 << 11 | 1 << 24;
+const MCG_CAP_OTHER: u64 = 2;
+/// Banks of [`MCG_CAP`].
+const BANKS: u32 = 2;
+
+/// What the current guest's kernel reads; `None` for #GP.
+pub fn read(cx: &mut Current<'_>, msr: u32) -> Option<u64> {
+    let found = read_known(cx, msr);
+    let has_handler = cx
+        .state
+        .traps
+        .get(usize::from(vector::GENERAL_PROTECTION))
+        .is_some_and(|info| info.address != 0);
+    if found.is_none() && !has_handler && msr >> 16 != 0x4000 {
+        return cx.machine().rdmsr(msr).ok().map(|_| 0);
+    }
+    found
+}
+
+fn read_known(cx: &Current<'_>, msr: u32) -> Option<u64> {
+    let machine = cx.machine();
+    let (intel, amd) = (cpuid::is_intel(cx.hv), cpuid::is_amd(cx.hv));
+    let control = cx.domain.privileged;
+    match msr {
+        APIC_BASE if cx.vcpu.id == 0 => Some(APIC_BASE_VALUE | APIC_BASE_BOOT_CPU),
+        APIC_BASE => Some(APIC_BASE_VALUE),
+        TSC => Some(machine.tsc()),
+        FS_BASE => Some(machine.store_segments().fs_base),
+        GS_BASE => Some(machine.store_segments().gs_base),
+        SHADOW_GS_BASE => Some(machine.store_segments().gs_base_shadow),
+        EFER => machine.rdmsr(EFER).ok().map(|value| value & EFER_VISIBLE),
+        PAT => Some(PAT_VALUE),
+        TSC_AUX if cpuid::has_tsc_aux(cx) => Some(cx.state.tsc_aux.into()),
+        HYPERCALL_PAGE_MSR => Some(0),
+        MICROCODE_REVISION if intel || amd => machine.rdmsr(msr).ok(),
+        PLATFORM_ID if intel => machine.rdmsr(msr).ok(),
+        FEATURE_CONTROL if intel => Some(FEATURE_CONTROL_LOCKED),
+        PLATFORM_INFO | MISC_FEATURES_ENABLES => Some(0),
+        ARCH_CAPABILITIES if cpuid::has_arch_capabilities(cx) && control => {
+            let value = machine.rdmsr(msr).ok()?;
+            Some(value & ARCH_CAPABILITIES_VISIBLE)
+        }
+        ARCH_CAPABILITIES if cpuid::has_arch_capabilities(cx) => Some(0),
+        MISC_ENABLE => machine.rdmsr(msr).ok().map(guest_misc_enable),
+        PERF_STATUS | PERF_CTL | THERM_STATUS if intel => Some(0),
+        PERF_CAPABILITIES => Some(0),
+        MCG_CAP if intel => Some(MCG_CAP_INTEL),
+        MCG_CAP => Some(MCG_CAP_OTHER),
+        MCG_STATUS | MCG_CTL => Some(0),
+        _ if MC_BANKS.contains(&msr) && msr - MC_BANKS.start() < 4 * BANKS => {
+            // The control register of a bank has all its errors enabled; nothing is ever logged.
+            Some(if msr & 3 == 0 { u64::MAX } else { 0 })
+        }
+        _ if MC_CTL2.contains(&msr) && msr - MC_CTL2.start() < BANKS && intel => Some(0),
+        AMD_HWCR if amd => Some(HWCR_TSC_FREQ_SEL),
+        AMD_DE_CFG if amd => Some(DE_CFG_LFENCE),
+        AMD_NB_CFG => Some(0),
+        AMD_MMIO_CONF_BASE if amd => Some(0),
+        _ if amd && (AMD_PSTATES.contains(&msr) || AMD_FID_VID.contains(&msr)) => Some(0),
+        _ => None,
+    }
+}
+
+/// Carries out what the current guest's kernel writes; `false` for #GP.
+#[must_use]
+pub fn write(cx: &mut Current<'_>, msr: u32, value: u64) -> bool {
+    let (intel, amd) = (cpuid::is_intel(cx.hv), cpuid::is_amd(cx.hv));
+    match msr {
+        FS_BASE => set_base(cx, SegmentBase::Fs, value),
+        GS_BASE => set_base(cx, SegmentBase::Gs, value),
+        SHADOW_GS_BASE => set_base(cx, SegmentBase::GsShadow, value),
+        // Kernels write back what they have read.
+        EFER => read_known(cx, EFER) == Some(value),
+        TSC_AUX => {
+            let Ok(aux) = u32::try_from(value) else {
+                return false;
+            };
+            if !cpuid::has_tsc_aux(cx) {
+                return false;
+            }
+            cx.state.tsc_aux = aux;
+            load(cx);
+            true
+        }
+        HYPERCALL_PAGE_MSR => write_hypercall_page(cx, value),
+        // The way to ask for the revision.
+        MICROCODE_REVISION => intel && value == 0,
+        PRED_CMD => {
+            let valid = cpuid::has_prediction_barrier(cx) && value & !PRED_CMD_BARRIER == 0;
+            valid && cx.machine().wrmsr(PRED_CMD, value).is_ok()
+        }
+        MISC_FEATURES_ENABLES => value == 0,
+        // What nobody may change is left as it is, without a word: kernels write it as they start.
+        MISC_ENABLE => cx.machine().rdmsr(msr).is_ok(),
+        PERF_CTL | THERM_CONTROL | ENERGY_PERF_BIAS => intel,
+        MPERF | APERF => intel || amd,
+        MCG_CTL | MCG_STATUS | MCG_CAP => true,
+        _ if MC_BANKS.contains(&msr) && msr - MC_BANKS.start() < 4 * BANKS => {
+            msr & 3 == 0 || value == 0
+        }
+        _ if MC_CTL2.contains(&msr) && msr - MC_CTL2.start() < BANKS => intel,
+        AMD_NB_CFG => true,
+        AMD_HWCR | AMD_DE_CFG | AMD_MMIO_CONF_BASE => amd,
+        _ if AMD_PSTATES.contains(&msr) || AMD_FID_VID.contains(&msr) => amd,
+        _ => false,
+    }
+}
+
+/// Loads the registers of a vCPU that begins to run, where they are in the CPU.
+pub fn load(cx: &Current<'_>) {
+    if cpuid::has_tsc_aux(cx) {
+        // A CPU without the register has no guest that could read it.
+        let _ = cx.machine().wrmsr(TSC_AUX, cx.state.tsc_aux.into());
+    }
+}
+
+fn guest_misc_enable(value: u64) -> u64 {
+    value & !MISC_ENABLE_HIDDEN | MISC_ENABLE_SET
+}
+
+fn set_base(cx: &Current<'_>, segment: SegmentBase, base: u64) -> bool {
+    let valid = is_canonical(base);
+    if valid {
+        cx.machine().set_segment_base(segment, base);
+    }
+    valid
+}
+
+/// Fills the frame at this machine address with the hypercall stubs.
+fn write_hypercall_page(cx: &Current<'_>, value: u64) -> bool {
+    // The low bits number the pages, of which there is one.
+    if value & 0xfff != 0 {
+        return false;
+    }
+    let mfn = Mfn(value >> 12);
+    let Ok(frame) = cx
+        .hv
+        .memory
+        .get_typed(mfn, cx.domain.id, FrameType::Writable)
+    else {
+        return false;
+    };
+    cx.machine().write_frame(frame.mfn(), 0, &hypercall_page());
+    true
+}
