@@ -26,7 +26,7 @@ const DETACH: u8 = 0x1d;
 /// How many typed bytes are kept for a domain that reads none.
 const MAX_PENDING: usize = 64 * 1024;
 /// A script that detaches gets what is printed until so long nothing was.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_millis(500);
 
 pub fn console(host: &mut Connection, args: &ConsoleArgs) -> Outcome {
     let attached = Console::attach(&mut host.client, DomainRef::parse(&args.domain))?;
@@ -118,7 +118,8 @@ impl Console {
 
             let mut timeout = None;
             if let Input::Detached(since) = &mut input {
-                if printed {
+                // What it typed before must be taken first.
+                if printed || !self.pending.is_empty() {
                     *since = Instant::now();
                 }
                 match QUIET.checked_sub(since.elapsed()) {

@@ -324,7 +324,11 @@ impl Dom0 {
             Request::ConsoleInput(bytes) => {
                 let domid = self.consoles[&channel].0;
                 self.output(domid, &bytes);
-                if bytes.windows(4).any(|word| word == b"halt") {
+                // The word may have come in pieces.
+                let console = self.domains.get(&domid).map(|it| it.console.as_slice());
+                let console = console.unwrap_or_default();
+                let last = &console[console.len().saturating_sub(bytes.len() + 3)..];
+                if last.windows(4).any(|word| word == b"halt") {
                     self.output(domid, b"\r\nHalted.\r\n");
                     self.end(domid, Some(ShutdownReason::POWEROFF));
                 }
