@@ -338,7 +338,7 @@ structs! {
     }
 
     /// A CPUID leaf as a domain sees it.
-    pub struct CpuidLeaf = "xen_cpuid_leaf_t" {
+    pub struct CpuidLeaf = "struct xen_cpuid_leaf" {
         /// Input in `eax`.
         pub leaf: u32,
         /// Input in `ecx`, or `XEN_CPUID_NO_SUBLEAF`.
@@ -354,7 +354,7 @@ structs! {
     }
 
     /// An MSR as a domain sees it.
-    pub struct MsrEntry = "xen_msr_entry_t" {
+    pub struct MsrEntry = "struct xen_msr_entry" {
         /// Index.
         pub idx: u32,
         /// Zero.

@@ -35,6 +35,16 @@ macro_rules! errnos {
                 c: Some(concat!("XEN_", stringify!($name))),
                 value: $value,
             }, )*
+            crate::layout::Constant {
+                name: "EWOULDBLOCK",
+                c: Some("XEN_EWOULDBLOCK"),
+                value: Errno::EWOULDBLOCK as i128,
+            },
+            crate::layout::Constant {
+                name: "EDEADLOCK",
+                c: Some("XEN_EDEADLOCK"),
+                value: Errno::EDEADLOCK as i128,
+            },
         ];
     };
 }

@@ -37,13 +37,90 @@ pub struct Field {
     /// The Rust name. A keyword has an underscore appended; `_pad` begins the name of padding that
     /// C leaves unnamed.
     pub name: &'static str,
-    /// The C name, where it does not follow from the Rust name.
+    /// The C name, where it does not follow from the Rust name; empty where C has none whose offset
+    /// could be taken.
     pub c: Option<&'static str>,
     /// Offset in bytes.
     pub offset: usize,
     /// Size in bytes.
     pub size: usize,
 }
+
+/// A text and the Rust name it has here.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// The Rust name: the C name in upper case.
+    pub name: &'static str,
+    /// The C name, where it does not follow from the Rust name.
+    pub c: Option<&'static str>,
+    /// The value.
+    pub value: &'static str,
+}
+
+/// What a module has of its headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// The headers, by their path below `xen/`.
+    pub files: &'static [&'static str],
+    /// All constants.
+    pub constants: &'static [Constant],
+    /// All texts.
+    pub texts: &'static [Text],
+    /// All structs.
+    pub structs: &'static [Struct],
+}
+
+/// Makes a [`Header`] of a module's tables, of those that it names.
+macro_rules! header {
+    ($module:path: $files:expr $(, $field:ident: $table:ident)*) => {{
+        use $module as module;
+        #[allow(clippy::needless_update, reason = "a module may have all tables")]
+        Header { files: &$files, $( $field: module::$table, )* ..Header::NONE }
+    }};
+}
+
+impl Header {
+    const NONE: Self = Self {
+        files: &[],
+        constants: &[],
+        texts: &[],
+        structs: &[],
+    };
+}
+
+/// Everything that this crate has of Xen's headers.
+pub const HEADERS: &[Header] = &[
+    header!(crate::xen: ["xen.h", "xen-compat.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(
+        crate::arch_x86: ["arch-x86/xen.h", "arch-x86/xen-x86_64.h", "arch-x86/cpuid.h"],
+        constants: CONSTANTS, structs: STRUCTS
+    ),
+    header!(crate::callback: ["callback.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::domctl: ["domctl.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::elfnote: ["elfnote.h"], constants: CONSTANTS),
+    header!(crate::errno: ["errno.h"], constants: CONSTANTS),
+    header!(crate::event_channel: ["event_channel.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::features: ["features.h"], constants: CONSTANTS),
+    header!(crate::grant_table: ["grant_table.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::io::blkif: ["io/blkif.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::io::console: ["io/console.h"], structs: STRUCTS),
+    header!(crate::io::netif: ["io/netif.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::io::protocols: ["io/protocols.h"], texts: TEXTS),
+    header!(crate::io::ring: ["io/ring.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::io::xenbus: ["io/xenbus.h"], constants: CONSTANTS),
+    header!(
+        crate::io::xs_wire: ["io/xs_wire.h"], constants: CONSTANTS, texts: TEXTS, structs: STRUCTS
+    ),
+    header!(crate::memory: ["memory.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::nmi: ["nmi.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::physdev: ["physdev.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::platform: ["platform.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::sched: ["sched.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::sysctl: ["sysctl.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::trace: ["trace.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::vcpu: ["vcpu.h"], constants: CONSTANTS, structs: STRUCTS),
+    header!(crate::version: ["version.h"], constants: CONSTANTS, structs: STRUCTS),
+];
 
 /// `Some` of what is given, `None` of nothing.
 macro_rules! optional {
@@ -67,6 +144,22 @@ macro_rules! constants {
                 name: stringify!($name),
                 c: $crate::layout::optional!($($c)?),
                 value: $name as i128,
+            }, )*
+        ];
+    };
+}
+
+/// Declares the texts of a header and the table `TEXTS`, as [`constants!`] does numbers.
+macro_rules! texts {
+    ($( $(#[$meta:meta])* pub const $name:ident: &str = $value:expr $(=> $c:literal)?; )*) => {
+        $( $(#[$meta])* pub const $name: &str = $value; )*
+
+        #[doc(hidden)]
+        pub const TEXTS: &[$crate::layout::Text] = &[
+            $( $crate::layout::Text {
+                name: stringify!($name),
+                c: $crate::layout::optional!($($c)?),
+                value: $name,
             }, )*
         ];
     };
@@ -128,4 +221,4 @@ macro_rules! assert_sizes {
     };
 }
 
-pub(crate) use {assert_sizes, constants, optional, structs};
+pub(crate) use {assert_sizes, constants, optional, structs, texts};

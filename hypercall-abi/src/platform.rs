@@ -12,7 +12,7 @@ constants! {
     /// Set the wallclock: `XenpfSettime64`.
     pub const XENPF_SETTIME64: u32 = 62;
     /// The current form of the former two.
-    pub const XENPF_SETTIME: u32 = XENPF_SETTIME64;
+    pub const XENPF_SETTIME: u32 = XENPF_SETTIME64 => "XENPF_settime";
     /// Set a range's caching in the MTRRs: `XenpfAddMemtype`.
     pub const XENPF_ADD_MEMTYPE: u32 = 31;
     /// Undo that: `XenpfDelMemtype`.
@@ -662,7 +662,7 @@ structs! {
         /// `XEN_PM_*`.
         pub type_: u32,
         /// A `ProcessorPower`, a `ProcessorPerformance`, or a `GuestHandle<u32>`.
-        pub u: Union<u64, 14>,
+        pub u: Union<u64, 13>,
     }
 
     /// `XENPF_GET_CPUINFO`.
@@ -772,7 +772,7 @@ structs! {
 
 assert_sizes! {
     PlatformOp: 136, XenpfSettime64: 24, XenpfEfiRuntimeCall: 56, XenpfFirmwareInfo: 40,
-    XenpfSetProcessorPminfo: 120, XenpfResourceEntry: 24, XenpfSymdata: 32,
+    XenpfSetProcessorPminfo: 112, XenpfResourceEntry: 24, XenpfSymdata: 32,
 }
 
 impl PlatformOp {

@@ -287,11 +287,10 @@ constants! {
     pub const XEN_VGATYPE_VESA_LFB: u8 = 0x23;
     /// `Dom0VgaConsoleInfo::video_type`: linear frame buffer by EFI.
     pub const XEN_VGATYPE_EFI_LFB: u8 = 0x70;
-}
 
-/// The interface version of the headers that this crate follows
-/// (`__XEN_LATEST_INTERFACE_VERSION__`).
-pub const LATEST_INTERFACE_VERSION: u32 = 0x0004_0e00;
+    /// The interface version of the headers that this crate follows.
+    pub const LATEST_INTERFACE_VERSION: u32 = 0x0004_0e00 => "__XEN_LATEST_INTERFACE_VERSION__";
+}
 
 /// Size of a page and of a machine frame, in bytes.
 pub const PAGE_SIZE: usize = 4096;

@@ -15,6 +15,7 @@ use core::num::NonZeroI32;
 use crate::errno::Errno;
 
 pub mod event_channel;
+pub mod grant_table;
 pub mod memory;
 pub mod mmu;
 pub mod physdev;

@@ -24,7 +24,4 @@ structs! {
     }
 }
 
-#[doc(hidden)]
-pub const CONSTANTS: &[crate::layout::Constant] = &[];
-
 assert_sizes! { XenconsInterface: 3088 }
