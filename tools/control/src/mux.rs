@@ -13,7 +13,7 @@
 //! - Clients are answered their sync only while dom0 is there, so that a client can tell a host
 //!   that still boots.
 //!
-//! The bookkeeping is in [`router`], without I/O; one thread moves the bytes.
+//! The bookkeeping is in `router`, without I/O; one thread moves the bytes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -49,7 +49,7 @@ pub struct DomainArg {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create a domain from config file <filename>
+    /// Create a domain from a config file
     Create(CreateArgs),
     /// List information about all/some domains
     List(ListArgs),

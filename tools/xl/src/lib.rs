@@ -1,6 +1,6 @@
 //! The toolstack's command line: what `xl` does, and the prompt of `cargo xtask run`.
 //!
-//! [`cli`] has the commands and options, [`cfg`] reads configuration files; each command is a
+//! [`cli`] has the commands and options, [`mod@cfg`] reads configuration files; each command is a
 //! function in a module of its kind. A command asks the host over one [`host::Connection`], and
 //! writes to standard output only when it has all that it is to write.
 #![forbid(unsafe_code)]
