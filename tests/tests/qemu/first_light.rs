@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use tests::bare::Bare;
-use tests::{dist, reference};
+use tests::{dist, hypervisor, reference};
 use xtask::qemu::{Boot, Hardware, Module};
 
 /// The line of every test here but for the image: words that Xen and we both know.
@@ -27,8 +27,21 @@ fn says_hello_as_dom0(image: &Path) {
 
 #[test]
 #[ignore = "needs QEMU: run by cargo xtask test"]
+fn hello_prints_its_banner_as_dom0_under_our_hypervisor() {
+    says_hello_as_dom0(&hypervisor());
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
 fn hello_prints_its_banner_as_dom0_under_xen() {
     if let Some(xen) = reference() {
         says_hello_as_dom0(&xen);
     }
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn a_dom0_that_is_no_pv_kernel_is_refused_with_a_reason_in_the_log() {
+    let machine = Bare::boot(&Hardware::default(), &boot(&hypervisor(), dist("bin/xl")));
+    machine.expect("Could not construct domain 0");
 }

@@ -1,4 +1,9 @@
 //! Hosts in QEMU.
 #![forbid(unsafe_code)]
 
+mod bad_input;
 mod first_light;
+mod iso;
+mod lifecycle;
+mod run;
+mod selftest;

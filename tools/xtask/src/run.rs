@@ -15,13 +15,16 @@ use control::hosts::{Hosts, HostsError};
 use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a host may take to boot, under software emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Guests that a host without a command starts with.
+const DEMONSTRATIONS: [&str; 1] = ["hello"];
 
 /// How long a demonstration guest must have been silent for its banner to be complete.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -302,18 +305,18 @@ impl Xl {
     }
 }
 
-/// Creates a guest from each configuration in `target/dist/guests`, shows what each says first,
-/// and lists them.
+/// Creates the demonstration guests, shows what each says first, and lists them.
 fn create_demonstration_guests(
     workspace: &Workspace,
     host: &Host,
     xl: &Xl,
     interrupts: &Interrupts,
 ) -> Result<()> {
-    for config in configs(&workspace.guests())? {
+    for name in DEMONSTRATIONS {
         if interrupts.is_set() {
             return Ok(());
         }
+        let config = workspace.guests().join(name).with_extension("cfg");
         let create = interrupts.run(xl.command("xl")?.arg("create").arg(&config), Key::Ends)?;
         let name = config
             .file_stem()
@@ -329,19 +332,6 @@ fn create_demonstration_guests(
     }
     interrupts.run(xl.command("xl")?.arg("list"), Key::Ends)?;
     Ok(())
-}
-
-/// The configurations in a directory, by name.
-fn configs(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut configs: Vec<PathBuf> = dir
-        .read_dir()
-        .with_context(|| format!("cannot list {}", dir.display()))?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cfg"))
-        .collect();
-    configs.sort();
-    Ok(configs)
 }
 
 /// The terminal's settings, for putting them back after a prompt that was killed.

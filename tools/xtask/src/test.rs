@@ -7,6 +7,7 @@ use crate::toolchain::{Route, Toolchain, host_cargo};
 use crate::workspace::Workspace;
 use crate::{build, lint, reference, run, setup};
 use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 
 /// Options of the command.
 #[derive(clap::Args, Debug, Default)]
@@ -14,6 +15,9 @@ pub struct Options {
     /// Leave the lints out
     #[arg(long)]
     pub no_lint: bool,
+    /// Another hypervisor's multiboot image in place of ours
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub hypervisor: Option<PathBuf>,
     /// Only integration tests whose names contain this
     #[arg(value_name = "FILTER")]
     pub filter: Option<String>,
@@ -60,9 +64,21 @@ fn host_tests(workspace: &Workspace) -> Result<()> {
 fn integration_tests(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut cargo = host_cargo();
     cargo
-        .args(["test", "--package", "tests"])
-        .current_dir(workspace.root());
-    cargo.arg("--").args(&options.filter);
+        .args([
+            "test",
+            "--package",
+            "tests",
+            "--test",
+            "qemu",
+            "--",
+            "--include-ignored",
+        ])
+        .args(&options.filter)
+        .current_dir(workspace.root())
+        .env("XENOLITH_XTASK", std::env::current_exe()?);
+    if let Some(hypervisor) = &options.hypervisor {
+        cargo.env("XENOLITH_HYPERVISOR", std::path::absolute(hypervisor)?);
+    }
     let status = cargo.status().context("cannot run cargo")?;
     if !status.success() {
         bail!("integration tests: {status}");
