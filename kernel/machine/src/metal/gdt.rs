@@ -55,8 +55,6 @@ pub unsafe fn load(block: &Block) {
         (GUEST_CS32 + 16, 0x00af_fb00_0000_ffff),
         (TASK_STATE, low),
         (TASK_STATE + 8, high),
-        // Its limit is the CPU's number.
-        (0xe060, 0x0000_9100_0000_0000 | u64::from(cpu)),
     ] {
         // SAFETY: the selector is in page 14 of the window, which is this CPU's alone.
         unsafe { entry(cpu, selector).write_volatile(value) };

@@ -1,5 +1,6 @@
 //! Vectors: which are free, what each stands for, and what to do at the controllers when one comes.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use super::acpi::Override;
@@ -30,6 +31,8 @@ pub struct Interrupts {
     io_apics: IoApics,
     overrides: Vec<Override>,
     rates: Rates,
+    /// APIC numbers of the CPUs that run the hypervisor, by CPU number.
+    cpus: Vec<u32>,
     sources: Lock<[Source; 256]>,
 }
 
@@ -37,6 +40,7 @@ impl Interrupts {
     /// All vectors free.
     pub fn new(apic: Apic, io_apics: IoApics, overrides: Vec<Override>, rates: Rates) -> Self {
         Self {
+            cpus: vec![apic.id()],
             apic,
             io_apics,
             overrides,
@@ -113,14 +117,16 @@ impl Interrupts {
         self.apic.start_count(count);
     }
 
-    /// This CPU's APIC number.
-    pub fn apic_id(&self) -> u32 {
-        self.apic.id()
+    /// Number of CPUs that run the hypervisor.
+    pub fn cpu_count(&self) -> u32 {
+        self.cpus.len() as u32
     }
 
-    /// Interrupts another CPU.
-    pub fn send_ipi(&self, apic_id: u32) {
-        self.apic.send(apic_id, IPI_VECTOR);
+    /// Interrupts a CPU.
+    pub fn send_ipi(&self, cpu: u32) {
+        if let Some(&apic_id) = self.cpus.get(cpu as usize) {
+            self.apic.send(apic_id, IPI_VECTOR);
+        }
     }
 
     /// One more than the highest global system interrupt.

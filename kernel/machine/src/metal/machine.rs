@@ -403,7 +403,7 @@ impl Platform for Machine {
     }
 
     fn cpu_count(&self) -> u32 {
-        1
+        self.interrupts.cpu_count()
     }
 
     #[inline]
@@ -411,8 +411,8 @@ impl Platform for Machine {
         cpu::this().id
     }
 
-    fn send_ipi(&self, _cpu: u32) {
-        self.interrupts.send_ipi(self.interrupts.apic_id());
+    fn send_ipi(&self, cpu: u32) {
+        self.interrupts.send_ipi(cpu);
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {

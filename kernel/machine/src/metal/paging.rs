@@ -12,7 +12,7 @@ pub const PRESENT: u64 = 1;
 pub const WRITABLE: u64 = 1 << 1;
 /// Accessible to ring 3.
 pub const USER: u64 = 1 << 2;
-/// Write-through: with [`UNCACHED`], uncacheable by the page attribute table's reset value.
+/// Write-through: with [`UNCACHED`], uncacheable by the page attribute table.
 const WRITE_THROUGH: u64 = 1 << 3;
 /// Uncacheable.
 const UNCACHED: u64 = 1 << 4;

@@ -9,6 +9,7 @@ pub mod msr {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
+    pub const PAT: u32 = 0x277;
     pub const TSC_DEADLINE: u32 = 0x6e0;
     pub const X2APIC: u32 = 0x800;
     pub const EFER: u32 = 0xc000_0080;
@@ -23,6 +24,9 @@ pub mod msr {
 
 const EFER_SCE: u64 = 1;
 const EFER_NXE: u64 = 1 << 11;
+
+/// Page attribute table as guests of Xen know it: WB, WT, UC-, UC, WC, WP, UC, UC.
+const PAT: u64 = 0x0000_0501_0007_0406;
 
 const CR0: u64 = 0x8001_0033; // PG, WP, NE, ET, MP, PE
 const CR0_TS: u64 = 1 << 3;
@@ -121,6 +125,7 @@ impl Features {
             asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags));
             asm!("mov cr0, {}", in(reg) CR0, options(nostack, preserves_flags));
             let nx = if self.nx { EFER_NXE } else { 0 };
+            write_msr(msr::PAT, PAT);
             write_msr(msr::EFER, read_msr(msr::EFER) | EFER_SCE | nx);
         }
     }
