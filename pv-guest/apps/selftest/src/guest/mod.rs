@@ -1,6 +1,7 @@
 //! The tests, by subject.
 
 mod calls;
+mod domains;
 mod events;
 mod exceptions;
 mod instructions;
@@ -27,6 +28,7 @@ async fn main() {
     mmu::run(&mut tap);
     events::run(&mut tap).await;
     time::run(&mut tap).await;
+    domains::run(&mut tap).await;
     user::run(&mut tap);
     if tap.finish() {
         shutdown(Reason::Crash);
