@@ -80,6 +80,7 @@ pub fn apply(
         state.user_root = user_root.map(TypedRef::into_bits);
         if vcpu.id == 0 {
             domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
+            crate::time::publish_wall_clock(hv, domain);
         }
         state.initialised = true;
     }

@@ -5,6 +5,8 @@
 
 mod clock;
 mod publish;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod vcpu;
 
