@@ -2,7 +2,7 @@
 //! address range and CPUID leaves (`xen/arch-x86/xen.h`, `xen/arch-x86/xen-x86_64.h`,
 //! `xen/arch-x86/cpuid.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::Mfn;
 
 constants! {
@@ -176,7 +176,7 @@ pub const NR_TRAPS: usize = 256;
 
 structs! {
     /// An entry of the virtual IDT.
-    pub struct TrapInfo = "struct trap_info" {
+    pub struct TrapInfo[16] = "struct trap_info" {
         /// Exception vector.
         pub vector: u8,
         /// Bits 0 and 1: least privileged level that may raise it by instruction; bit 2: mask
@@ -191,7 +191,7 @@ structs! {
     }
 
     /// What the guest pushes before the hypercall `iret`, from the stack's top.
-    pub struct IretContext = "struct iret_context" {
+    pub struct IretContext[72] = "struct iret_context" {
         /// To be restored.
         pub rax: u64,
         /// To be restored, unless `VGCF_IN_SYSCALL`.
@@ -214,7 +214,7 @@ structs! {
 
     /// Registers of a vCPU.
     #[allow(missing_docs, reason = "the fields are the registers of those names")]
-    pub struct CpuUserRegs = "struct cpu_user_regs" {
+    pub struct CpuUserRegs[200] = "struct cpu_user_regs" {
         pub r15: u64,
         pub r14: u64,
         pub r13: u64,
@@ -262,7 +262,7 @@ structs! {
     }
 
     /// All of a vCPU's state, as `VCPUOP_initialise` and the domctls for contexts take it.
-    pub struct VcpuGuestContext = "struct vcpu_guest_context" {
+    pub struct VcpuGuestContext[5168] = "struct vcpu_guest_context" {
         /// FPU registers in the format of `fxsave`.
         pub fpu_ctxt: [u8; 512],
         /// `VGCF_*`.
@@ -305,7 +305,7 @@ structs! {
 
     /// The architecture's part of the shared page. All of it is the guest's to write but
     /// `nmi_reason`.
-    pub struct ArchSharedInfo = "struct arch_shared_info" {
+    pub struct ArchSharedInfo[48] = "struct arch_shared_info" {
         /// Number of valid entries in the phys-to-machine list.
         pub max_pfn: u64,
         /// Root of the three-level phys-to-machine tree, a machine frame; 0 for none yet, all ones
@@ -322,7 +322,7 @@ structs! {
     }
 
     /// The architecture's part of `VcpuInfo`.
-    pub struct ArchVcpuInfo = "struct arch_vcpu_info" {
+    pub struct ArchVcpuInfo[16] = "struct arch_vcpu_info" {
         /// The address of the last page fault.
         pub cr2: u64,
         /// Zero.
@@ -330,7 +330,7 @@ structs! {
     }
 
     /// The architecture's part of a domain's configuration.
-    pub struct ArchDomainconfig = "struct xen_arch_domainconfig" {
+    pub struct ArchDomainconfig[8] = "struct xen_arch_domainconfig" {
         /// `XEN_X86_EMU_*`.
         pub emulation_flags: u32,
         /// `XEN_X86_MSR_RELAXED`.
@@ -338,7 +338,7 @@ structs! {
     }
 
     /// A CPUID leaf as a domain sees it.
-    pub struct CpuidLeaf = "struct xen_cpuid_leaf" {
+    pub struct CpuidLeaf[24] = "struct xen_cpuid_leaf" {
         /// Input in `eax`.
         pub leaf: u32,
         /// Input in `ecx`, or `XEN_CPUID_NO_SUBLEAF`.
@@ -354,7 +354,7 @@ structs! {
     }
 
     /// An MSR as a domain sees it.
-    pub struct MsrEntry = "struct xen_msr_entry" {
+    pub struct MsrEntry[16] = "struct xen_msr_entry" {
         /// Index.
         pub idx: u32,
         /// Zero.
@@ -362,10 +362,6 @@ structs! {
         /// Value.
         pub val: u64,
     }
-}
-
-assert_sizes! {
-    TrapInfo: 16, IretContext: 72, CpuUserRegs: 200, VcpuGuestContext: 5168, ArchSharedInfo: 48, ArchVcpuInfo: 16,
 }
 
 impl TrapInfo {

@@ -1,6 +1,6 @@
 //! Entry points of the guest's kernel, set one by one (`xen/callback.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 
 constants! {
     /// Event delivery.
@@ -27,7 +27,7 @@ constants! {
 
 structs! {
     /// `CALLBACKOP_REGISTER`.
-    pub struct CallbackRegister = "struct callback_register" {
+    pub struct CallbackRegister[16] = "struct callback_register" {
         /// `CALLBACKTYPE_*`.
         pub type_: u16,
         /// `CALLBACKF_MASK_EVENTS` or 0.
@@ -39,12 +39,10 @@ structs! {
     }
 
     /// `CALLBACKOP_UNREGISTER`.
-    pub struct CallbackUnregister = "struct callback_unregister" {
+    pub struct CallbackUnregister[4] = "struct callback_unregister" {
         /// `CALLBACKTYPE_*`.
         pub type_: u16,
         /// Zero.
         pub _unused: u16,
     }
 }
-
-assert_sizes! { CallbackRegister: 16, CallbackUnregister: 4 }

@@ -4,7 +4,7 @@
 //! version of Xen 4.17.
 
 use crate::arch_x86::{ArchDomainconfig, CpuidLeaf, MsrEntry, VcpuGuestContext};
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::memory::Vmemrange;
 use crate::types::{Domid, GuestHandle, Mfn, Pfn, Port, Union};
 use crate::xen::{DomainHandle, XenctlBitmap};
@@ -456,7 +456,7 @@ constants! {
 
 structs! {
     /// The argument of the hypercall.
-    pub struct Domctl = "struct xen_domctl" {
+    pub struct Domctl[144] = "struct xen_domctl" {
         /// `XEN_DOMCTL_*`.
         pub cmd: u32,
         /// `XEN_DOMCTL_INTERFACE_VERSION`.
@@ -470,7 +470,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_CREATEDOMAIN`.
-    pub struct DomctlCreatedomain = "struct xen_domctl_createdomain" {
+    pub struct DomctlCreatedomain[64] = "struct xen_domctl_createdomain" {
         /// Label of the security module.
         pub ssidref: u32,
         /// Unique identifier.
@@ -499,7 +499,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GETDOMAININFO`, all out.
-    pub struct DomctlGetdomaininfo = "struct xen_domctl_getdomaininfo" {
+    pub struct DomctlGetdomaininfo[112] = "struct xen_domctl_getdomaininfo" {
         /// The domain.
         pub domain: Domid,
         /// Zero.
@@ -539,7 +539,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GETPAGEFRAMEINFO3`.
-    pub struct DomctlGetpageframeinfo3 = "struct xen_domctl_getpageframeinfo3" {
+    pub struct DomctlGetpageframeinfo3[16] = "struct xen_domctl_getpageframeinfo3" {
         /// Number of pages.
         pub num: u64,
         /// In: their frames; out: their types, `XEN_DOMCTL_PFINFO_*`.
@@ -547,7 +547,7 @@ structs! {
     }
 
     /// Counts of a `DomctlShadowOp`.
-    pub struct DomctlShadowOpStats = "struct xen_domctl_shadow_op_stats" {
+    pub struct DomctlShadowOpStats[8] = "struct xen_domctl_shadow_op_stats" {
         /// Faults since the last time.
         pub fault_count: u32,
         /// Pages dirtied since the last time.
@@ -555,7 +555,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SHADOW_OP`.
-    pub struct DomctlShadowOp = "struct xen_domctl_shadow_op" {
+    pub struct DomctlShadowOp[40] = "struct xen_domctl_shadow_op" {
         /// In: `XEN_DOMCTL_SHADOW_OP_*`.
         pub op: u32,
         /// In: `XEN_DOMCTL_SHADOW_ENABLE_*` or `XEN_DOMCTL_SHADOW_LOGDIRTY_*`.
@@ -573,13 +573,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_MAX_MEM`.
-    pub struct DomctlMaxMem = "struct xen_domctl_max_mem" {
+    pub struct DomctlMaxMem[8] = "struct xen_domctl_max_mem" {
         /// Limit in KiB.
         pub max_memkb: u64,
     }
 
     /// `XEN_DOMCTL_SETVCPUCONTEXT` and `XEN_DOMCTL_GETVCPUCONTEXT`.
-    pub struct DomctlVcpucontext = "struct xen_domctl_vcpucontext" {
+    pub struct DomctlVcpucontext[16] = "struct xen_domctl_vcpucontext" {
         /// In: the vCPU.
         pub vcpu: u32,
         /// Zero.
@@ -589,7 +589,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GETVCPUINFO`.
-    pub struct DomctlGetvcpuinfo = "struct xen_domctl_getvcpuinfo" {
+    pub struct DomctlGetvcpuinfo[24] = "struct xen_domctl_getvcpuinfo" {
         /// In: the vCPU.
         pub vcpu: u32,
         /// Out: not 0 if it is up.
@@ -609,13 +609,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SETNODEAFFINITY` and `XEN_DOMCTL_GETNODEAFFINITY`.
-    pub struct DomctlNodeaffinity = "struct xen_domctl_nodeaffinity" {
+    pub struct DomctlNodeaffinity[16] = "struct xen_domctl_nodeaffinity" {
         /// The nodes.
         pub nodemap: XenctlBitmap,
     }
 
     /// `XEN_DOMCTL_SETVCPUAFFINITY` and `XEN_DOMCTL_GETVCPUAFFINITY`.
-    pub struct DomctlVcpuaffinity = "struct xen_domctl_vcpuaffinity" {
+    pub struct DomctlVcpuaffinity[40] = "struct xen_domctl_vcpuaffinity" {
         /// In: the vCPU.
         pub vcpu: u32,
         /// In: `XEN_VCPUAFFINITY_*`.
@@ -627,13 +627,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_MAX_VCPUS`.
-    pub struct DomctlMaxVcpus = "struct xen_domctl_max_vcpus" {
+    pub struct DomctlMaxVcpus[4] = "struct xen_domctl_max_vcpus" {
         /// How many.
         pub max: u32,
     }
 
     /// Parameters of the credit scheduler.
-    pub struct DomctlSchedCredit = "struct xen_domctl_sched_credit" {
+    pub struct DomctlSchedCredit[4] = "struct xen_domctl_sched_credit" {
         /// Share of the CPUs, 1 to 65535; 256 is usual.
         pub weight: u16,
         /// Limit in hundredths of a CPU; 0 for none.
@@ -641,7 +641,7 @@ structs! {
     }
 
     /// Parameters of the second credit scheduler.
-    pub struct DomctlSchedCredit2 = "struct xen_domctl_sched_credit2" {
+    pub struct DomctlSchedCredit2[4] = "struct xen_domctl_sched_credit2" {
         /// Share of the CPUs, 1 to 65535; 256 is usual.
         pub weight: u16,
         /// Limit in hundredths of a CPU; 0 for none.
@@ -649,7 +649,7 @@ structs! {
     }
 
     /// Parameters of the deadline scheduler.
-    pub struct DomctlSchedRtds = "struct xen_domctl_sched_rtds" {
+    pub struct DomctlSchedRtds[12] = "struct xen_domctl_sched_rtds" {
         /// Period in microseconds.
         pub period: u32,
         /// Budget in it, in microseconds.
@@ -659,7 +659,7 @@ structs! {
     }
 
     /// Parameters of a vCPU.
-    pub struct DomctlSchedparamVcpu = "struct xen_domctl_schedparam_vcpu" {
+    pub struct DomctlSchedparamVcpu[16] = "struct xen_domctl_schedparam_vcpu" {
         /// The scheduler's parameters.
         pub u: Union<u32, 3>,
         /// The vCPU.
@@ -667,7 +667,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SCHEDULER_OP`.
-    pub struct DomctlSchedulerOp = "struct xen_domctl_scheduler_op" {
+    pub struct DomctlSchedulerOp[24] = "struct xen_domctl_scheduler_op" {
         /// In: `XEN_SCHEDULER_*`.
         pub sched_id: u32,
         /// In: `XEN_DOMCTL_SCHEDOP_*`.
@@ -677,7 +677,7 @@ structs! {
     }
 
     /// `DomctlSchedulerOp::u` for vCPUs.
-    pub struct DomctlSchedulerOpV = "__typeof__(((struct xen_domctl_scheduler_op *)0)->u.v)" {
+    pub struct DomctlSchedulerOpV[16] = "__typeof__(((struct xen_domctl_scheduler_op *)0)->u.v)" {
         /// Their parameters.
         pub vcpus: GuestHandle<DomctlSchedparamVcpu>,
         /// How many; out: how many were done.
@@ -687,19 +687,19 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SETDOMAINHANDLE`.
-    pub struct DomctlSetdomainhandle = "struct xen_domctl_setdomainhandle" {
+    pub struct DomctlSetdomainhandle[16] = "struct xen_domctl_setdomainhandle" {
         /// Unique identifier.
         pub handle: DomainHandle,
     }
 
     /// `XEN_DOMCTL_SETDEBUGGING`.
-    pub struct DomctlSetdebugging = "struct xen_domctl_setdebugging" {
+    pub struct DomctlSetdebugging[1] = "struct xen_domctl_setdebugging" {
         /// Not 0 for yes.
         pub enable: u8,
     }
 
     /// `XEN_DOMCTL_IRQ_PERMISSION`.
-    pub struct DomctlIrqPermission = "struct xen_domctl_irq_permission" {
+    pub struct DomctlIrqPermission[8] = "struct xen_domctl_irq_permission" {
         /// The interrupt, as the caller knows it.
         pub pirq: u32,
         /// Not 0 to permit it.
@@ -709,7 +709,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_IOMEM_PERMISSION`.
-    pub struct DomctlIomemPermission = "struct xen_domctl_iomem_permission" {
+    pub struct DomctlIomemPermission[24] = "struct xen_domctl_iomem_permission" {
         /// First frame.
         pub first_mfn: Mfn,
         /// Number of frames.
@@ -721,7 +721,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_IOPORT_PERMISSION`.
-    pub struct DomctlIoportPermission = "struct xen_domctl_ioport_permission" {
+    pub struct DomctlIoportPermission[12] = "struct xen_domctl_ioport_permission" {
         /// First port.
         pub first_port: u32,
         /// Number of ports.
@@ -733,19 +733,19 @@ structs! {
     }
 
     /// `XEN_DOMCTL_HYPERCALL_INIT`.
-    pub struct DomctlHypercallInit = "struct xen_domctl_hypercall_init" {
+    pub struct DomctlHypercallInit[8] = "struct xen_domctl_hypercall_init" {
         /// The page's frame.
         pub gmfn: u64,
     }
 
     /// `XEN_DOMCTL_SETTIMEOFFSET`.
-    pub struct DomctlSettimeoffset = "struct xen_domctl_settimeoffset" {
+    pub struct DomctlSettimeoffset[8] = "struct xen_domctl_settimeoffset" {
         /// Seconds.
         pub time_offset_seconds: i64,
     }
 
     /// `XEN_DOMCTL_GETHVMCONTEXT` and `XEN_DOMCTL_SETHVMCONTEXT`.
-    pub struct DomctlHvmcontext = "struct xen_domctl_hvmcontext" {
+    pub struct DomctlHvmcontext[16] = "struct xen_domctl_hvmcontext" {
         /// In: size of the buffer in bytes; out: how many were written.
         pub size: u32,
         /// Zero.
@@ -755,13 +755,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SET_ADDRESS_SIZE` and `XEN_DOMCTL_GET_ADDRESS_SIZE`.
-    pub struct DomctlAddressSize = "struct xen_domctl_address_size" {
+    pub struct DomctlAddressSize[4] = "struct xen_domctl_address_size" {
         /// 32 or 64.
         pub size: u32,
     }
 
     /// `XEN_DOMCTL_SENDTRIGGER`.
-    pub struct DomctlSendtrigger = "struct xen_domctl_sendtrigger" {
+    pub struct DomctlSendtrigger[8] = "struct xen_domctl_sendtrigger" {
         /// `XEN_DOMCTL_SENDTRIGGER_*`.
         pub trigger: u32,
         /// The vCPU.
@@ -769,7 +769,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_ASSIGN_DEVICE` and its kin.
-    pub struct DomctlAssignDevice = "struct xen_domctl_assign_device" {
+    pub struct DomctlAssignDevice[24] = "struct xen_domctl_assign_device" {
         /// `XEN_DOMCTL_DEV_*`.
         pub dev: u32,
         /// `XEN_DOMCTL_DEV_RDM_RELAXED` or 0.
@@ -779,13 +779,13 @@ structs! {
     }
 
     /// `DomctlAssignDevice::u` for a PCI function.
-    pub struct DomctlAssignDevicePci = "__typeof__(((struct xen_domctl_assign_device *)0)->u.pci)" {
+    pub struct DomctlAssignDevicePci[4] = "__typeof__(((struct xen_domctl_assign_device *)0)->u.pci)" {
         /// Segment, bus, device and function.
         pub machine_sbdf: u32,
     }
 
     /// `DomctlAssignDevice::u` for a node of a device tree.
-    pub struct DomctlAssignDeviceDt = "__typeof__(((struct xen_domctl_assign_device *)0)->u.dt)" {
+    pub struct DomctlAssignDeviceDt[16] = "__typeof__(((struct xen_domctl_assign_device *)0)->u.dt)" {
         /// Length of the path in bytes.
         pub size: u32,
         /// Zero.
@@ -795,7 +795,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GET_DEVICE_GROUP`.
-    pub struct DomctlGetDeviceGroup = "struct xen_domctl_get_device_group" {
+    pub struct DomctlGetDeviceGroup[24] = "struct xen_domctl_get_device_group" {
         /// In: segment, bus, device and function.
         pub machine_sbdf: u32,
         /// In: room for devices.
@@ -809,7 +809,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_BIND_PT_IRQ` and `XEN_DOMCTL_UNBIND_PT_IRQ`.
-    pub struct DomctlBindPtIrq = "struct xen_domctl_bind_pt_irq" {
+    pub struct DomctlBindPtIrq[24] = "struct xen_domctl_bind_pt_irq" {
         /// The machine's interrupt.
         pub machine_irq: u32,
         /// `PT_IRQ_TYPE_*`.
@@ -819,13 +819,13 @@ structs! {
     }
 
     /// `DomctlBindPtIrq::u` for ISA.
-    pub struct DomctlBindPtIrqIsa = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.isa)" {
+    pub struct DomctlBindPtIrqIsa[1] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.isa)" {
         /// The guest's interrupt.
         pub isa_irq: u8,
     }
 
     /// `DomctlBindPtIrq::u` for PCI.
-    pub struct DomctlBindPtIrqPci = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.pci)" {
+    pub struct DomctlBindPtIrqPci[3] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.pci)" {
         /// Bus.
         pub bus: u8,
         /// Device.
@@ -835,7 +835,7 @@ structs! {
     }
 
     /// `DomctlBindPtIrq::u` for MSI.
-    pub struct DomctlBindPtIrqMsi = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.msi)" {
+    pub struct DomctlBindPtIrqMsi[16] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.msi)" {
         /// The guest's vector.
         pub gvec: u8,
         /// Zero.
@@ -847,13 +847,13 @@ structs! {
     }
 
     /// `DomctlBindPtIrq::u` for Arm's shared interrupts.
-    pub struct DomctlBindPtIrqSpi = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.spi)" {
+    pub struct DomctlBindPtIrqSpi[2] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.spi)" {
         /// The guest's interrupt.
         pub spi: u16,
     }
 
     /// `XEN_DOMCTL_MEMORY_MAPPING`.
-    pub struct DomctlMemoryMapping = "struct xen_domctl_memory_mapping" {
+    pub struct DomctlMemoryMapping[32] = "struct xen_domctl_memory_mapping" {
         /// First guest-physical frame.
         pub first_gfn: Pfn,
         /// First machine frame.
@@ -867,7 +867,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_IOPORT_MAPPING`.
-    pub struct DomctlIoportMapping = "struct xen_domctl_ioport_mapping" {
+    pub struct DomctlIoportMapping[16] = "struct xen_domctl_ioport_mapping" {
         /// First port of the guest.
         pub first_gport: u32,
         /// First port of the machine.
@@ -879,7 +879,7 @@ structs! {
     }
 
     /// A vCPU's virtual machine checks.
-    pub struct HvmVmceVcpu = "struct hvm_vmce_vcpu" {
+    pub struct HvmVmceVcpu[32] = "struct hvm_vmce_vcpu" {
         /// MCG_CAP.
         pub caps: u64,
         /// MC0_CTL2.
@@ -891,7 +891,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SET_EXT_VCPUCONTEXT` and `XEN_DOMCTL_GET_EXT_VCPUCONTEXT`.
-    pub struct DomctlExtVcpucontext = "struct xen_domctl_ext_vcpucontext" {
+    pub struct DomctlExtVcpucontext[64] = "struct xen_domctl_ext_vcpucontext" {
         /// In: the vCPU.
         pub vcpu: u32,
         /// In: size of this struct that is given; out: that is filled in.
@@ -915,13 +915,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SET_TARGET`.
-    pub struct DomctlSetTarget = "struct xen_domctl_set_target" {
+    pub struct DomctlSetTarget[2] = "struct xen_domctl_set_target" {
         /// The other domain.
         pub target: Domid,
     }
 
     /// `XEN_DOMCTL_GET_CPU_POLICY` and `XEN_DOMCTL_SET_CPU_POLICY`.
-    pub struct DomctlCpuPolicy = "struct xen_domctl_cpu_policy" {
+    pub struct DomctlCpuPolicy[40] = "struct xen_domctl_cpu_policy" {
         /// Number of leaves; out: how many were written.
         pub nr_leaves: u32,
         /// Number of MSRs; out: how many were written.
@@ -941,13 +941,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SUBSCRIBE`.
-    pub struct DomctlSubscribe = "struct xen_domctl_subscribe" {
+    pub struct DomctlSubscribe[4] = "struct xen_domctl_subscribe" {
         /// The port.
         pub port: Port,
     }
 
     /// `XEN_DOMCTL_DEBUG_OP`.
-    pub struct DomctlDebugOp = "struct xen_domctl_debug_op" {
+    pub struct DomctlDebugOp[8] = "struct xen_domctl_debug_op" {
         /// `XEN_DOMCTL_DEBUG_OP_*`.
         pub op: u32,
         /// The vCPU.
@@ -955,7 +955,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GETHVMCONTEXT_PARTIAL`.
-    pub struct DomctlHvmcontextPartial = "struct xen_domctl_hvmcontext_partial" {
+    pub struct DomctlHvmcontextPartial[24] = "struct xen_domctl_hvmcontext_partial" {
         /// In: type of the record.
         pub type_: u32,
         /// In: which of that type.
@@ -967,7 +967,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GETTSCINFO` and `XEN_DOMCTL_SETTSCINFO`.
-    pub struct DomctlTscInfo = "struct xen_domctl_tsc_info" {
+    pub struct DomctlTscInfo[24] = "struct xen_domctl_tsc_info" {
         /// 0 for default, 1 for always emulated, 2 for never.
         pub tsc_mode: u32,
         /// Frequency in kHz.
@@ -981,7 +981,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GDBSX_GUESTMEMIO`.
-    pub struct DomctlGdbsxMemio = "struct xen_domctl_gdbsx_memio" {
+    pub struct DomctlGdbsxMemio[40] = "struct xen_domctl_gdbsx_memio" {
         /// In: a root table's entry, or 0.
         pub pgd3val: u64,
         /// In: the guest's address.
@@ -1001,13 +1001,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GDBSX_PAUSEVCPU` and `XEN_DOMCTL_GDBSX_UNPAUSEVCPU`.
-    pub struct DomctlGdbsxPauseunpVcpu = "struct xen_domctl_gdbsx_pauseunp_vcpu" {
+    pub struct DomctlGdbsxPauseunpVcpu[4] = "struct xen_domctl_gdbsx_pauseunp_vcpu" {
         /// The vCPU.
         pub vcpu: u32,
     }
 
     /// `XEN_DOMCTL_GDBSX_DOMSTATUS`, all out.
-    pub struct DomctlGdbsxDomstatus = "struct xen_domctl_gdbsx_domstatus" {
+    pub struct DomctlGdbsxDomstatus[12] = "struct xen_domctl_gdbsx_domstatus" {
         /// Not 0 if it is paused.
         pub paused: u8,
         /// Zero.
@@ -1019,7 +1019,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_VM_EVENT_OP`.
-    pub struct DomctlVmEventOp = "struct xen_domctl_vm_event_op" {
+    pub struct DomctlVmEventOp[12] = "struct xen_domctl_vm_event_op" {
         /// In: `XEN_VM_EVENT_*`.
         pub op: u32,
         /// In: `XEN_DOMCTL_VM_EVENT_OP_*`.
@@ -1029,7 +1029,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_MEM_SHARING_OP`.
-    pub struct DomctlMemSharingOp = "struct xen_domctl_mem_sharing_op" {
+    pub struct DomctlMemSharingOp[2] = "struct xen_domctl_mem_sharing_op" {
         /// `XEN_DOMCTL_MEM_SHARING_CONTROL`.
         pub op: u8,
         /// Not 0 for on.
@@ -1037,7 +1037,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_AUDIT_P2M`, all out.
-    pub struct DomctlAuditP2m = "struct xen_domctl_audit_p2m" {
+    pub struct DomctlAuditP2m[24] = "struct xen_domctl_audit_p2m" {
         /// Frames that nothing names.
         pub orphans: u64,
         /// Wrong entries of the machine-to-phys table.
@@ -1047,13 +1047,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SET_VIRQ_HANDLER`.
-    pub struct DomctlSetVirqHandler = "struct xen_domctl_set_virq_handler" {
+    pub struct DomctlSetVirqHandler[4] = "struct xen_domctl_set_virq_handler" {
         /// `VIRQ_*`.
         pub virq: u32,
     }
 
     /// `XEN_DOMCTL_SETVCPUEXTSTATE` and `XEN_DOMCTL_GETVCPUEXTSTATE`.
-    pub struct DomctlVcpuextstate = "struct xen_domctl_vcpuextstate" {
+    pub struct DomctlVcpuextstate[32] = "struct xen_domctl_vcpuextstate" {
         /// In: the vCPU.
         pub vcpu: u32,
         /// Zero.
@@ -1067,19 +1067,19 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SET_ACCESS_REQUIRED`.
-    pub struct DomctlSetAccessRequired = "struct xen_domctl_set_access_required" {
+    pub struct DomctlSetAccessRequired[1] = "struct xen_domctl_set_access_required" {
         /// Not 0 for yes.
         pub access_required: u8,
     }
 
     /// `XEN_DOMCTL_SET_BROKEN_PAGE_P2M`.
-    pub struct DomctlSetBrokenPageP2m = "struct xen_domctl_set_broken_page_p2m" {
+    pub struct DomctlSetBrokenPageP2m[8] = "struct xen_domctl_set_broken_page_p2m" {
         /// The frame.
         pub pfn: Pfn,
     }
 
     /// `XEN_DOMCTL_CACHEFLUSH`.
-    pub struct DomctlCacheflush = "struct xen_domctl_cacheflush" {
+    pub struct DomctlCacheflush[16] = "struct xen_domctl_cacheflush" {
         /// First frame.
         pub start_pfn: Pfn,
         /// Number of frames; both change as the call goes on.
@@ -1087,13 +1087,13 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE` and `XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE`.
-    pub struct DomctlPagingMempool = "struct xen_domctl_paging_mempool" {
+    pub struct DomctlPagingMempool[8] = "struct xen_domctl_paging_mempool" {
         /// In bytes.
         pub size: u64,
     }
 
     /// An MSR of a vCPU.
-    pub struct DomctlVcpuMsr = "struct xen_domctl_vcpu_msr" {
+    pub struct DomctlVcpuMsr[16] = "struct xen_domctl_vcpu_msr" {
         /// Index.
         pub index: u32,
         /// Zero.
@@ -1103,7 +1103,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_GET_VCPU_MSRS` and `XEN_DOMCTL_SET_VCPU_MSRS`.
-    pub struct DomctlVcpuMsrs = "struct xen_domctl_vcpu_msrs" {
+    pub struct DomctlVcpuMsrs[16] = "struct xen_domctl_vcpu_msrs" {
         /// In: the vCPU.
         pub vcpu: u32,
         /// In: number of MSRs; out: how many there are, or were done.
@@ -1113,7 +1113,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_SETVNUMAINFO`.
-    pub struct DomctlVnuma = "struct xen_domctl_vnuma" {
+    pub struct DomctlVnuma[48] = "struct xen_domctl_vnuma" {
         /// Number of nodes, at least 1.
         pub nr_vnodes: u32,
         /// Number of ranges of memory.
@@ -1133,7 +1133,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_PSR_CMT_OP`.
-    pub struct DomctlPsrCmtOp = "struct xen_domctl_psr_cmt_op" {
+    pub struct DomctlPsrCmtOp[8] = "struct xen_domctl_psr_cmt_op" {
         /// `XEN_DOMCTL_PSR_CMT_OP_*`.
         pub cmd: u32,
         /// Out: the identifier.
@@ -1141,7 +1141,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_MONITOR_OP`.
-    pub struct DomctlMonitorOp = "struct xen_domctl_monitor_op" {
+    pub struct DomctlMonitorOp[24] = "struct xen_domctl_monitor_op" {
         /// `XEN_DOMCTL_MONITOR_OP_*`.
         pub op: u32,
         /// `XEN_DOMCTL_MONITOR_EVENT_*`; out: the events there are.
@@ -1151,7 +1151,7 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for control registers.
-    pub struct DomctlMonitorOpMovToCr = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.mov_to_cr)" {
+    pub struct DomctlMonitorOpMovToCr[16] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.mov_to_cr)" {
         /// Which one.
         pub index: u8,
         /// Not 0 to stop the vCPU until the answer.
@@ -1167,7 +1167,7 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for MSRs.
-    pub struct DomctlMonitorOpMovToMsr = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.mov_to_msr)" {
+    pub struct DomctlMonitorOpMovToMsr[8] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.mov_to_msr)" {
         /// Which one.
         pub msr: u32,
         /// Not 0 for changes only.
@@ -1177,7 +1177,7 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for the guest's requests.
-    pub struct DomctlMonitorOpGuestRequest = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.guest_request)" {
+    pub struct DomctlMonitorOpGuestRequest[2] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.guest_request)" {
         /// Not 0 to stop the vCPU until the answer.
         pub sync: u8,
         /// Not 0 if user mode may make requests.
@@ -1185,19 +1185,19 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for debug exceptions.
-    pub struct DomctlMonitorOpDebugException = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.debug_exception)" {
+    pub struct DomctlMonitorOpDebugException[1] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.debug_exception)" {
         /// Not 0 to stop the vCPU until the answer.
         pub sync: u8,
     }
 
     /// `DomctlMonitorOp::u` for exits.
-    pub struct DomctlMonitorOpVmexit = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.vmexit)" {
+    pub struct DomctlMonitorOpVmexit[1] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.vmexit)" {
         /// Not 0 to leave the exit to the listener.
         pub sync: u8,
     }
 
     /// `XEN_DOMCTL_PSR_ALLOC`.
-    pub struct DomctlPsrAlloc = "struct xen_domctl_psr_alloc" {
+    pub struct DomctlPsrAlloc[16] = "struct xen_domctl_psr_alloc" {
         /// In: `XEN_DOMCTL_PSR_*`.
         pub cmd: u32,
         /// In: the socket.
@@ -1207,7 +1207,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_VUART_OP`.
-    pub struct DomctlVuartOp = "struct xen_domctl_vuart_op" {
+    pub struct DomctlVuartOp[24] = "struct xen_domctl_vuart_op" {
         /// In: `XEN_DOMCTL_VUART_OP_INIT`.
         pub cmd: u32,
         /// In: `XEN_DOMCTL_VUART_TYPE_VPL011`.
@@ -1223,7 +1223,7 @@ structs! {
     }
 
     /// `XEN_DOMCTL_VMTRACE_OP`.
-    pub struct DomctlVmtraceOp = "struct xen_domctl_vmtrace_op" {
+    pub struct DomctlVmtraceOp[24] = "struct xen_domctl_vmtrace_op" {
         /// In: `XEN_DOMCTL_VMTRACE_*`.
         pub cmd: u32,
         /// In: the vCPU.
@@ -1233,12 +1233,6 @@ structs! {
         /// In or out: its value, or the position.
         pub value: u64,
     }
-}
-
-assert_sizes! {
-    Domctl: 144, DomctlCreatedomain: 64, DomctlGetdomaininfo: 112, DomctlShadowOp: 40, DomctlVcpucontext: 16,
-    DomctlGetvcpuinfo: 24, DomctlVcpuaffinity: 40, DomctlSchedulerOp: 24, DomctlExtVcpucontext: 64,
-    DomctlCpuPolicy: 40, DomctlTscInfo: 24, DomctlVnuma: 48,
 }
 
 impl Domctl {

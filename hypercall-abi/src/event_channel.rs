@@ -1,6 +1,6 @@
 //! Event channels: alloc, bind, send, close (`xen/event_channel.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{Domid, Port, Union};
 
 constants! {
@@ -77,7 +77,7 @@ constants! {
 
 structs! {
     /// `EVTCHNOP_ALLOC_UNBOUND`: a port of `dom` that `remote_dom` may connect to.
-    pub struct EvtchnAllocUnbound = "struct evtchn_alloc_unbound" {
+    pub struct EvtchnAllocUnbound[8] = "struct evtchn_alloc_unbound" {
         /// In: whose port; another domain than `Domid::SELF` by privileged callers only.
         pub dom: Domid,
         /// In: who may connect.
@@ -87,7 +87,7 @@ structs! {
     }
 
     /// `EVTCHNOP_BIND_INTERDOMAIN`: a local port, connected.
-    pub struct EvtchnBindInterdomain = "struct evtchn_bind_interdomain" {
+    pub struct EvtchnBindInterdomain[12] = "struct evtchn_bind_interdomain" {
         /// In: the domain to connect to.
         pub remote_dom: Domid,
         /// Zero.
@@ -99,7 +99,7 @@ structs! {
     }
 
     /// `EVTCHNOP_BIND_VIRQ`: a port for a virtual interrupt.
-    pub struct EvtchnBindVirq = "struct evtchn_bind_virq" {
+    pub struct EvtchnBindVirq[12] = "struct evtchn_bind_virq" {
         /// In: `VIRQ_*`.
         pub virq: u32,
         /// In: the vCPU; 0 for a global one.
@@ -109,7 +109,7 @@ structs! {
     }
 
     /// `EVTCHNOP_BIND_PIRQ`: a port for a physical interrupt.
-    pub struct EvtchnBindPirq = "struct evtchn_bind_pirq" {
+    pub struct EvtchnBindPirq[12] = "struct evtchn_bind_pirq" {
         /// In: the interrupt.
         pub pirq: u32,
         /// In: `BIND_PIRQ_WILL_SHARE` or 0.
@@ -119,7 +119,7 @@ structs! {
     }
 
     /// `EVTCHNOP_BIND_IPI`: a port on which vCPUs of a domain notify one of them.
-    pub struct EvtchnBindIpi = "struct evtchn_bind_ipi" {
+    pub struct EvtchnBindIpi[8] = "struct evtchn_bind_ipi" {
         /// In: the vCPU to notify.
         pub vcpu: u32,
         /// Out: the port.
@@ -127,19 +127,19 @@ structs! {
     }
 
     /// `EVTCHNOP_CLOSE`.
-    pub struct EvtchnClose = "struct evtchn_close" {
+    pub struct EvtchnClose[4] = "struct evtchn_close" {
         /// In: the port.
         pub port: Port,
     }
 
     /// `EVTCHNOP_SEND`.
-    pub struct EvtchnSend = "struct evtchn_send" {
+    pub struct EvtchnSend[4] = "struct evtchn_send" {
         /// In: the local port.
         pub port: Port,
     }
 
     /// `EVTCHNOP_STATUS`: what a port is.
-    pub struct EvtchnStatus = "struct evtchn_status" {
+    pub struct EvtchnStatus[24] = "struct evtchn_status" {
         /// In: whose port; another domain than `Domid::SELF` by privileged callers only.
         pub dom: Domid,
         /// Zero.
@@ -156,13 +156,13 @@ structs! {
     }
 
     /// `EvtchnStatus::u` of an unbound port.
-    pub struct EvtchnStatusUnbound = "__typeof__(((struct evtchn_status *)0)->u.unbound)" {
+    pub struct EvtchnStatusUnbound[2] = "__typeof__(((struct evtchn_status *)0)->u.unbound)" {
         /// The domain that may connect.
         pub dom: Domid,
     }
 
     /// `EvtchnStatus::u` of a connected port.
-    pub struct EvtchnStatusInterdomain = "__typeof__(((struct evtchn_status *)0)->u.interdomain)" {
+    pub struct EvtchnStatusInterdomain[8] = "__typeof__(((struct evtchn_status *)0)->u.interdomain)" {
         /// The domain at the other end.
         pub dom: Domid,
         /// Zero.
@@ -172,7 +172,7 @@ structs! {
     }
 
     /// `EVTCHNOP_BIND_VCPU`.
-    pub struct EvtchnBindVcpu = "struct evtchn_bind_vcpu" {
+    pub struct EvtchnBindVcpu[8] = "struct evtchn_bind_vcpu" {
         /// In: the port.
         pub port: Port,
         /// In: the vCPU to notify.
@@ -180,19 +180,19 @@ structs! {
     }
 
     /// `EVTCHNOP_UNMASK`.
-    pub struct EvtchnUnmask = "struct evtchn_unmask" {
+    pub struct EvtchnUnmask[4] = "struct evtchn_unmask" {
         /// In: the port.
         pub port: Port,
     }
 
     /// `EVTCHNOP_RESET`.
-    pub struct EvtchnReset = "struct evtchn_reset" {
+    pub struct EvtchnReset[2] = "struct evtchn_reset" {
         /// In: whose ports; another domain than `Domid::SELF` by privileged callers only.
         pub dom: Domid,
     }
 
     /// `EVTCHNOP_INIT_CONTROL`: a vCPU's control block.
-    pub struct EvtchnInitControl = "struct evtchn_init_control" {
+    pub struct EvtchnInitControl[24] = "struct evtchn_init_control" {
         /// In: its frame.
         pub control_gfn: u64,
         /// In: its offset in the frame, in bytes, a multiple of 8.
@@ -206,13 +206,13 @@ structs! {
     }
 
     /// `EVTCHNOP_EXPAND_ARRAY`: another page of event words.
-    pub struct EvtchnExpandArray = "struct evtchn_expand_array" {
+    pub struct EvtchnExpandArray[8] = "struct evtchn_expand_array" {
         /// In: its frame.
         pub array_gfn: u64,
     }
 
     /// `EVTCHNOP_SET_PRIORITY`.
-    pub struct EvtchnSetPriority = "struct evtchn_set_priority" {
+    pub struct EvtchnSetPriority[8] = "struct evtchn_set_priority" {
         /// In: the port.
         pub port: Port,
         /// In: from `EVTCHN_FIFO_PRIORITY_MAX` to `EVTCHN_FIFO_PRIORITY_MIN`.
@@ -220,7 +220,7 @@ structs! {
     }
 
     /// The argument of the compatible form of the hypercall.
-    pub struct EvtchnOp = "struct evtchn_op" {
+    pub struct EvtchnOp[28] = "struct evtchn_op" {
         /// `EVTCHNOP_*` up to `EVTCHNOP_UNMASK`.
         pub cmd: u32,
         /// The operation's struct.
@@ -228,7 +228,7 @@ structs! {
     }
 
     /// A vCPU's queues of FIFO events, shared with the guest.
-    pub struct EvtchnFifoControlBlock = "struct evtchn_fifo_control_block" {
+    pub struct EvtchnFifoControlBlock[72] = "struct evtchn_fifo_control_block" {
         /// A bit per queue that is not empty.
         pub ready: u32,
         /// Zero.
@@ -237,5 +237,3 @@ structs! {
         pub head: [u32; 16],
     }
 }
-
-assert_sizes! { EvtchnAllocUnbound: 8, EvtchnBindInterdomain: 12, EvtchnStatus: 24, EvtchnOp: 28 }

@@ -1,6 +1,6 @@
 //! Grant tables: memory that a domain lets others map or copy (`xen/grant_table.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{Domid, GrantHandle, GrantRef, GuestHandle, Mfn, Union};
 
 constants! {
@@ -126,7 +126,7 @@ constants! {
 structs! {
     /// An entry of a table of version 1. The guest writes `flags` last, and takes them back with a
     /// compare-and-swap.
-    pub struct GrantEntryV1 = "struct grant_entry_v1" {
+    pub struct GrantEntryV1[8] = "struct grant_entry_v1" {
         /// `GTF_*`.
         pub flags: u16,
         /// Who is granted it.
@@ -136,7 +136,7 @@ structs! {
     }
 
     /// The start of an entry of version 2.
-    pub struct GrantEntryHeader = "struct grant_entry_header" {
+    pub struct GrantEntryHeader[4] = "struct grant_entry_header" {
         /// `GTF_*`. `GTF_READING` and `GTF_WRITING` are in the status array.
         pub flags: u16,
         /// Who is granted it.
@@ -145,13 +145,13 @@ structs! {
 
     /// An entry of a table of version 2: a `GrantEntryHeader`, and by the kind in its flags one of
     /// the structs below.
-    pub struct GrantEntryV2 = "union grant_entry_v2" {
+    pub struct GrantEntryV2[16] = "union grant_entry_v2" {
         /// The entry's words.
         pub u: Union<u64, 2> = "",
     }
 
     /// An entry of version 2 for a frame.
-    pub struct GrantEntryV2FullPage = "__typeof__(((union grant_entry_v2 *)0)->full_page)" {
+    pub struct GrantEntryV2FullPage[16] = "__typeof__(((union grant_entry_v2 *)0)->full_page)" {
         /// The kind and the domain.
         pub hdr: GrantEntryHeader,
         /// Zero.
@@ -161,7 +161,7 @@ structs! {
     }
 
     /// An entry of version 2 for part of a frame.
-    pub struct GrantEntryV2SubPage = "__typeof__(((union grant_entry_v2 *)0)->sub_page)" {
+    pub struct GrantEntryV2SubPage[16] = "__typeof__(((union grant_entry_v2 *)0)->sub_page)" {
         /// The kind and the domain.
         pub hdr: GrantEntryHeader,
         /// First byte.
@@ -173,7 +173,7 @@ structs! {
     }
 
     /// An entry of version 2 for the grant of another domain.
-    pub struct GrantEntryV2Transitive = "__typeof__(((union grant_entry_v2 *)0)->transitive)" {
+    pub struct GrantEntryV2Transitive[12] = "__typeof__(((union grant_entry_v2 *)0)->transitive)" {
         /// The kind and the domain.
         pub hdr: GrantEntryHeader,
         /// The other domain.
@@ -185,7 +185,7 @@ structs! {
     }
 
     /// `GNTTABOP_MAP_GRANT_REF`.
-    pub struct GnttabMapGrantRef = "struct gnttab_map_grant_ref" {
+    pub struct GnttabMapGrantRef[32] = "struct gnttab_map_grant_ref" {
         /// In: linear address, or machine address of a page-table entry.
         pub host_addr: u64,
         /// In: `GNTMAP_*`.
@@ -203,7 +203,7 @@ structs! {
     }
 
     /// `GNTTABOP_UNMAP_GRANT_REF`.
-    pub struct GnttabUnmapGrantRef = "struct gnttab_unmap_grant_ref" {
+    pub struct GnttabUnmapGrantRef[24] = "struct gnttab_unmap_grant_ref" {
         /// In: as when it was mapped; 0 to leave it.
         pub host_addr: u64,
         /// In: address for devices; 0 to leave it.
@@ -217,7 +217,7 @@ structs! {
     }
 
     /// `GNTTABOP_SETUP_TABLE`.
-    pub struct GnttabSetupTable = "struct gnttab_setup_table" {
+    pub struct GnttabSetupTable[24] = "struct gnttab_setup_table" {
         /// In: whose; another domain than `Domid::SELF` by privileged callers only.
         pub dom: Domid,
         /// Zero.
@@ -233,7 +233,7 @@ structs! {
     }
 
     /// `GNTTABOP_DUMP_TABLE`.
-    pub struct GnttabDumpTable = "struct gnttab_dump_table" {
+    pub struct GnttabDumpTable[4] = "struct gnttab_dump_table" {
         /// In: whose.
         pub dom: Domid,
         /// Out: `GNTST_*`.
@@ -241,7 +241,7 @@ structs! {
     }
 
     /// `GNTTABOP_TRANSFER`.
-    pub struct GnttabTransfer = "struct gnttab_transfer" {
+    pub struct GnttabTransfer[24] = "struct gnttab_transfer" {
         /// In: the frame to give.
         pub mfn: Mfn,
         /// In: to whom.
@@ -257,7 +257,7 @@ structs! {
     }
 
     /// One end of a `GnttabCopy`.
-    pub struct GnttabCopyPtr = "struct gnttab_copy_ptr" {
+    pub struct GnttabCopyPtr[16] = "struct gnttab_copy_ptr" {
         /// A `GrantRef` or a frame, `u64`.
         pub u: Union<u64, 1>,
         /// Whose.
@@ -269,7 +269,7 @@ structs! {
     }
 
     /// `GNTTABOP_COPY`.
-    pub struct GnttabCopy = "struct gnttab_copy" {
+    pub struct GnttabCopy[40] = "struct gnttab_copy" {
         /// In: from where.
         pub source: GnttabCopyPtr,
         /// In: to where.
@@ -285,7 +285,7 @@ structs! {
     }
 
     /// `GNTTABOP_QUERY_SIZE`.
-    pub struct GnttabQuerySize = "struct gnttab_query_size" {
+    pub struct GnttabQuerySize[16] = "struct gnttab_query_size" {
         /// In: whose.
         pub dom: Domid,
         /// Zero.
@@ -301,7 +301,7 @@ structs! {
     }
 
     /// `GNTTABOP_UNMAP_AND_REPLACE`.
-    pub struct GnttabUnmapAndReplace = "struct gnttab_unmap_and_replace" {
+    pub struct GnttabUnmapAndReplace[24] = "struct gnttab_unmap_and_replace" {
         /// In: linear address.
         pub host_addr: u64,
         /// In: linear address of what is to be mapped there, and no longer here.
@@ -315,13 +315,13 @@ structs! {
     }
 
     /// `GNTTABOP_SET_VERSION`.
-    pub struct GnttabSetVersion = "struct gnttab_set_version" {
+    pub struct GnttabSetVersion[4] = "struct gnttab_set_version" {
         /// In: 1 or 2; out: the version that it has.
         pub version: u32,
     }
 
     /// `GNTTABOP_GET_STATUS_FRAMES`.
-    pub struct GnttabGetStatusFrames = "struct gnttab_get_status_frames" {
+    pub struct GnttabGetStatusFrames[16] = "struct gnttab_get_status_frames" {
         /// In: number of frames.
         pub nr_frames: u32,
         /// In: whose.
@@ -333,7 +333,7 @@ structs! {
     }
 
     /// `GNTTABOP_GET_VERSION`.
-    pub struct GnttabGetVersion = "struct gnttab_get_version" {
+    pub struct GnttabGetVersion[8] = "struct gnttab_get_version" {
         /// In: whose.
         pub dom: Domid,
         /// Zero.
@@ -343,7 +343,7 @@ structs! {
     }
 
     /// `GNTTABOP_SWAP_GRANT_REF`.
-    pub struct GnttabSwapGrantRef = "struct gnttab_swap_grant_ref" {
+    pub struct GnttabSwapGrantRef[12] = "struct gnttab_swap_grant_ref" {
         /// In: a grant.
         pub ref_a: GrantRef,
         /// In: another.
@@ -355,7 +355,7 @@ structs! {
     }
 
     /// `GNTTABOP_CACHE_FLUSH`.
-    pub struct GnttabCacheFlush = "struct gnttab_cache_flush" {
+    pub struct GnttabCacheFlush[16] = "struct gnttab_cache_flush" {
         /// A machine address, `u64`, or a `GrantRef`.
         pub a: Union<u64, 1>,
         /// First byte.
@@ -365,9 +365,4 @@ structs! {
         /// `GNTTAB_CACHE_*`.
         pub op: u32,
     }
-}
-
-assert_sizes! {
-    GrantEntryV1: 8, GrantEntryV2: 16, GnttabMapGrantRef: 32, GnttabUnmapGrantRef: 24, GnttabSetupTable: 24,
-    GnttabCopyPtr: 16, GnttabCopy: 40, GnttabTransfer: 24, GnttabCacheFlush: 16,
 }

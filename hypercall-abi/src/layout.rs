@@ -165,14 +165,14 @@ macro_rules! texts {
     };
 }
 
-/// Declares the structs of a header and the table `STRUCTS`. The literal after a struct's name is
-/// its C type; a field has its C name after `=` where the two differ. Every struct is plain old
-/// data: it can be read from and viewed as bytes, so it has no implicit padding, and its default is
-/// all zeroes.
+/// Declares the structs of a header and the table `STRUCTS`. After a struct's name are its size in
+/// bytes and its C type; a field has its C name after `=` where the two differ. Every struct is
+/// plain old data: it can be read from and viewed as bytes, so it has no implicit padding, and its
+/// default is all zeroes.
 macro_rules! structs {
     ($(
         $(#[$meta:meta])*
-        pub struct $name:ident = $c:literal {
+        pub struct $name:ident[$size:literal] = $c:literal {
             $( $(#[$fmeta:meta])* pub $field:ident: $type:ty $(= $fc:literal)?, )*
         }
     )*) => {
@@ -186,6 +186,8 @@ macro_rules! structs {
             pub struct $name {
                 $( $(#[$fmeta])* pub $field: $type, )*
             }
+
+            const _: () = assert!(size_of::<$name>() == $size);
 
             impl Default for $name {
                 fn default() -> Self {
@@ -214,11 +216,4 @@ macro_rules! structs {
     };
 }
 
-/// Asserts at compile time that each type has the size given, in bytes.
-macro_rules! assert_sizes {
-    ($( $type:ty: $size:expr ),* $(,)?) => {
-        $( const _: () = assert!(size_of::<$type>() == $size); )*
-    };
-}
-
-pub(crate) use {assert_sizes, constants, optional, structs, texts};
+pub(crate) use {constants, optional, structs, texts};

@@ -1,6 +1,6 @@
 //! Memory reservations, physical maps and resources (`xen/memory.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::physdev::PhysdevPciDevice;
 use crate::types::{Domid, GuestHandle, Mfn, Pfn};
 
@@ -130,7 +130,7 @@ pub const fn memf_exact_node(node: u8) -> u32 {
 
 structs! {
     /// A list of extents, each of `1 << extent_order` pages.
-    pub struct MemoryReservation = "struct xen_memory_reservation" {
+    pub struct MemoryReservation[32] = "struct xen_memory_reservation" {
         /// Their first frames: machine or guest-physical, in or out, as the operation says.
         pub extent_start: GuestHandle<u64>,
         /// How many.
@@ -146,7 +146,7 @@ structs! {
     }
 
     /// `XENMEM_EXCHANGE`.
-    pub struct MemoryExchange = "struct xen_memory_exchange" {
+    pub struct MemoryExchange[72] = "struct xen_memory_exchange" {
         /// Extents to give.
         pub in_: MemoryReservation,
         /// Extents to get.
@@ -156,13 +156,13 @@ structs! {
     }
 
     /// A domain that a query is about.
-    pub struct MemoryDomain = "struct xen_memory_domain" {
+    pub struct MemoryDomain[2] = "struct xen_memory_domain" {
         /// The domain.
         pub domid: Domid,
     }
 
     /// `XENMEM_MACHPHYS_MFN_LIST`: the first frame of every 2 MiB of the table.
-    pub struct MachphysMfnList = "struct xen_machphys_mfn_list" {
+    pub struct MachphysMfnList[24] = "struct xen_machphys_mfn_list" {
         /// Room in `extent_start`.
         pub max_extents: u32,
         /// Zero.
@@ -176,7 +176,7 @@ structs! {
     }
 
     /// `XENMEM_MACHPHYS_MAPPING`.
-    pub struct MachphysMapping = "struct xen_machphys_mapping" {
+    pub struct MachphysMapping[24] = "struct xen_machphys_mapping" {
         /// First address of the table.
         pub v_start: u64,
         /// Address of its end.
@@ -186,7 +186,7 @@ structs! {
     }
 
     /// `XENMEM_ADD_TO_PHYSMAP`.
-    pub struct AddToPhysmap = "struct xen_add_to_physmap" {
+    pub struct AddToPhysmap[24] = "struct xen_add_to_physmap" {
         /// The domain.
         pub domid: Domid,
         /// Number of pages of a `XENMAPSPACE_GMFN_RANGE`.
@@ -200,7 +200,7 @@ structs! {
     }
 
     /// `XENMEM_ADD_TO_PHYSMAP_BATCH`.
-    pub struct AddToPhysmapBatch = "struct xen_add_to_physmap_batch" {
+    pub struct AddToPhysmapBatch[32] = "struct xen_add_to_physmap_batch" {
         /// The domain.
         pub domid: Domid,
         /// `XENMAPSPACE_*`.
@@ -218,7 +218,7 @@ structs! {
     }
 
     /// `XENMEM_REMOVE_FROM_PHYSMAP`.
-    pub struct RemoveFromPhysmap = "struct xen_remove_from_physmap" {
+    pub struct RemoveFromPhysmap[16] = "struct xen_remove_from_physmap" {
         /// The domain.
         pub domid: Domid,
         /// Zero.
@@ -228,7 +228,7 @@ structs! {
     }
 
     /// `XENMEM_MEMORY_MAP`: entries as BIOS function E820 gives them, 20 bytes each.
-    pub struct MemoryMap = "struct xen_memory_map" {
+    pub struct MemoryMap[16] = "struct xen_memory_map" {
         /// In: room for entries; out: how many there are.
         pub nr_entries: u32,
         /// Zero.
@@ -238,7 +238,7 @@ structs! {
     }
 
     /// `XENMEM_SET_MEMORY_MAP`.
-    pub struct ForeignMemoryMap = "struct xen_foreign_memory_map" {
+    pub struct ForeignMemoryMap[24] = "struct xen_foreign_memory_map" {
         /// The domain.
         pub domid: Domid,
         /// Zero.
@@ -248,7 +248,7 @@ structs! {
     }
 
     /// `XENMEM_SET_POD_TARGET` and `XENMEM_GET_POD_TARGET`.
-    pub struct PodTarget = "struct xen_pod_target" {
+    pub struct PodTarget[40] = "struct xen_pod_target" {
         /// In: pages the domain is to have.
         pub target_pages: u64,
         /// Out: pages it has.
@@ -264,7 +264,7 @@ structs! {
     }
 
     /// A range of memory that a device claims.
-    pub struct ReservedDeviceMemory = "struct xen_reserved_device_memory" {
+    pub struct ReservedDeviceMemory[16] = "struct xen_reserved_device_memory" {
         /// First frame.
         pub start_pfn: Pfn,
         /// How many.
@@ -272,7 +272,7 @@ structs! {
     }
 
     /// `XENMEM_RESERVED_DEVICE_MEMORY_MAP`.
-    pub struct ReservedDeviceMemoryMap = "struct xen_reserved_device_memory_map" {
+    pub struct ReservedDeviceMemoryMap[24] = "struct xen_reserved_device_memory_map" {
         /// In: `XENMEM_RDM_ALL` or 0.
         pub flags: u32,
         /// In: room for entries; out: how many there are.
@@ -286,7 +286,7 @@ structs! {
     }
 
     /// `XENMEM_ACQUIRE_RESOURCE`.
-    pub struct MemAcquireResource = "struct xen_mem_acquire_resource" {
+    pub struct MemAcquireResource[32] = "struct xen_mem_acquire_resource" {
         /// In: whose.
         pub domid: Domid,
         /// In: `XENMEM_RESOURCE_*`.
@@ -304,7 +304,7 @@ structs! {
     }
 
     /// A range of memory on a virtual node.
-    pub struct Vmemrange = "struct xen_vmemrange" {
+    pub struct Vmemrange[24] = "struct xen_vmemrange" {
         /// First address.
         pub start: u64,
         /// End.
@@ -316,7 +316,7 @@ structs! {
     }
 
     /// `XENMEM_GET_VNUMAINFO`.
-    pub struct VnumaTopologyInfo = "struct xen_vnuma_topology_info" {
+    pub struct VnumaTopologyInfo[40] = "struct xen_vnuma_topology_info" {
         /// In: the domain.
         pub domid: Domid,
         /// Zero.
@@ -341,9 +341,4 @@ impl AddToPhysmapBatch {
     pub const fn foreign_domid(&self) -> Domid {
         Domid(self.u)
     }
-}
-
-assert_sizes! {
-    MemoryReservation: 32, MemoryExchange: 72, MachphysMfnList: 24, AddToPhysmap: 24, AddToPhysmapBatch: 32,
-    MemoryMap: 16, ForeignMemoryMap: 24, PodTarget: 40, MemAcquireResource: 32, VnumaTopologyInfo: 40,
 }

@@ -1,6 +1,6 @@
 //! NMIs (`xen/nmi.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 
 constants! {
     /// `ArchSharedInfo::nmi_reason`: I/O check, port 0x61 bit 6.
@@ -17,12 +17,10 @@ constants! {
 
 structs! {
     /// `XENNMI_REGISTER_CALLBACK`.
-    pub struct XennmiCallback = "struct xennmi_callback" {
+    pub struct XennmiCallback[16] = "struct xennmi_callback" {
         /// Linear address.
         pub handler_address: u64,
         /// Zero.
         pub pad: u64,
     }
 }
-
-assert_sizes! { XennmiCallback: 16 }

@@ -1,7 +1,7 @@
 //! Physical interrupts, I/O privilege and PCI devices, for domains that have devices
 //! (`xen/physdev.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{Domid, GuestHandle, Pfn, Union};
 
 constants! {
@@ -94,19 +94,19 @@ constants! {
 
 structs! {
     /// `PHYSDEVOP_EOI`.
-    pub struct PhysdevEoi = "struct physdev_eoi" {
+    pub struct PhysdevEoi[4] = "struct physdev_eoi" {
         /// The interrupt.
         pub irq: u32,
     }
 
     /// `PHYSDEVOP_PIRQ_EOI_GMFN`.
-    pub struct PhysdevPirqEoiGmfn = "struct physdev_pirq_eoi_gmfn" {
+    pub struct PhysdevPirqEoiGmfn[8] = "struct physdev_pirq_eoi_gmfn" {
         /// The frame of the bitmap.
         pub gmfn: Pfn,
     }
 
     /// `PHYSDEVOP_IRQ_STATUS_QUERY`.
-    pub struct PhysdevIrqStatusQuery = "struct physdev_irq_status_query" {
+    pub struct PhysdevIrqStatusQuery[8] = "struct physdev_irq_status_query" {
         /// In: the interrupt.
         pub irq: u32,
         /// Out: `XENIRQSTAT_*`.
@@ -114,13 +114,13 @@ structs! {
     }
 
     /// `PHYSDEVOP_SET_IOPL`.
-    pub struct PhysdevSetIopl = "struct physdev_set_iopl" {
+    pub struct PhysdevSetIopl[4] = "struct physdev_set_iopl" {
         /// 0 to 3.
         pub iopl: u32,
     }
 
     /// `PHYSDEVOP_SET_IOBITMAP`.
-    pub struct PhysdevSetIobitmap = "struct physdev_set_iobitmap" {
+    pub struct PhysdevSetIobitmap[16] = "struct physdev_set_iobitmap" {
         /// A bit per port, clear where user mode may use it.
         pub bitmap: GuestHandle<u8>,
         /// Number of bits.
@@ -130,7 +130,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_APIC_READ` and `PHYSDEVOP_APIC_WRITE`.
-    pub struct PhysdevApic = "struct physdev_apic" {
+    pub struct PhysdevApic[16] = "struct physdev_apic" {
         /// In: physical address of the I/O APIC.
         pub apic_physbase: u64,
         /// In: the register.
@@ -140,7 +140,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_ALLOC_IRQ_VECTOR` and `PHYSDEVOP_FREE_IRQ_VECTOR`.
-    pub struct PhysdevIrq = "struct physdev_irq" {
+    pub struct PhysdevIrq[8] = "struct physdev_irq" {
         /// In: the interrupt.
         pub irq: u32,
         /// In or out: its vector.
@@ -148,7 +148,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_MAP_PIRQ`.
-    pub struct PhysdevMapPirq = "struct physdev_map_pirq" {
+    pub struct PhysdevMapPirq[40] = "struct physdev_map_pirq" {
         /// In: the domain.
         pub domid: Domid,
         /// Zero.
@@ -173,7 +173,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_UNMAP_PIRQ`.
-    pub struct PhysdevUnmapPirq = "struct physdev_unmap_pirq" {
+    pub struct PhysdevUnmapPirq[8] = "struct physdev_unmap_pirq" {
         /// The domain.
         pub domid: Domid,
         /// Zero.
@@ -183,7 +183,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_MANAGE_PCI_ADD` and `PHYSDEVOP_MANAGE_PCI_REMOVE`.
-    pub struct PhysdevManagePci = "struct physdev_manage_pci" {
+    pub struct PhysdevManagePci[2] = "struct physdev_manage_pci" {
         /// Bus.
         pub bus: u8,
         /// Device and function.
@@ -191,7 +191,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_RESTORE_MSI`.
-    pub struct PhysdevRestoreMsi = "struct physdev_restore_msi" {
+    pub struct PhysdevRestoreMsi[2] = "struct physdev_restore_msi" {
         /// Bus.
         pub bus: u8,
         /// Device and function.
@@ -199,7 +199,7 @@ structs! {
     }
 
     /// The physical function behind a virtual one.
-    pub struct PhysdevPhysfn = "__typeof__(((struct physdev_pci_device_add *)0)->physfn)" {
+    pub struct PhysdevPhysfn[2] = "__typeof__(((struct physdev_pci_device_add *)0)->physfn)" {
         /// Bus.
         pub bus: u8,
         /// Device and function.
@@ -207,7 +207,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_MANAGE_PCI_ADD_EXT`.
-    pub struct PhysdevManagePciExt = "struct physdev_manage_pci_ext" {
+    pub struct PhysdevManagePciExt[16] = "struct physdev_manage_pci_ext" {
         /// Bus.
         pub bus: u8,
         /// Device and function.
@@ -225,7 +225,7 @@ structs! {
     }
 
     /// The argument of the compatible form of the hypercall.
-    pub struct PhysdevOp = "struct physdev_op" {
+    pub struct PhysdevOp[24] = "struct physdev_op" {
         /// `PHYSDEVOP_*` up to `PHYSDEVOP_FREE_IRQ_VECTOR`.
         pub cmd: u32,
         /// Zero.
@@ -235,7 +235,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_SETUP_GSI`.
-    pub struct PhysdevSetupGsi = "struct physdev_setup_gsi" {
+    pub struct PhysdevSetupGsi[8] = "struct physdev_setup_gsi" {
         /// The pin, counted over all I/O APICs.
         pub gsi: i32,
         /// 0 for edge, 1 for level.
@@ -247,7 +247,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_GET_FREE_PIRQ`.
-    pub struct PhysdevGetFreePirq = "struct physdev_get_free_pirq" {
+    pub struct PhysdevGetFreePirq[8] = "struct physdev_get_free_pirq" {
         /// In: `MAP_PIRQ_TYPE_*`.
         pub type_: i32,
         /// Out: the number.
@@ -255,7 +255,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_PCI_MMCFG_RESERVED`.
-    pub struct PhysdevPciMmcfgReserved = "struct physdev_pci_mmcfg_reserved" {
+    pub struct PhysdevPciMmcfgReserved[16] = "struct physdev_pci_mmcfg_reserved" {
         /// Physical address.
         pub address: u64,
         /// PCI segment.
@@ -269,7 +269,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_PCI_DEVICE_ADD`. With `XEN_PCI_DEV_PXM`, the proximity domain follows, a `u32`.
-    pub struct PhysdevPciDeviceAdd = "struct physdev_pci_device_add" {
+    pub struct PhysdevPciDeviceAdd[12] = "struct physdev_pci_device_add" {
         /// Segment.
         pub seg: u16,
         /// Bus.
@@ -285,7 +285,7 @@ structs! {
     }
 
     /// A PCI function.
-    pub struct PhysdevPciDevice = "struct physdev_pci_device" {
+    pub struct PhysdevPciDevice[4] = "struct physdev_pci_device" {
         /// Segment.
         pub seg: u16,
         /// Bus.
@@ -295,7 +295,7 @@ structs! {
     }
 
     /// `PHYSDEVOP_DBGP_OP`.
-    pub struct PhysdevDbgpOp = "struct physdev_dbgp_op" {
+    pub struct PhysdevDbgpOp[6] = "struct physdev_dbgp_op" {
         /// `PHYSDEVOP_DBGP_RESET_*`.
         pub op: u8,
         /// `PHYSDEVOP_DBGP_BUS_*`.
@@ -304,5 +304,3 @@ structs! {
         pub u: PhysdevPciDevice,
     }
 }
-
-assert_sizes! { PhysdevMapPirq: 40, PhysdevOp: 24, PhysdevPciDeviceAdd: 12, PhysdevSetIobitmap: 16 }

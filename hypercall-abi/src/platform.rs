@@ -1,6 +1,6 @@
 //! Operations on the machine, by dom0: clock, firmware, power, CPUs (`xen/platform.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{GuestHandle, Mfn, Union};
 
 constants! {
@@ -169,7 +169,7 @@ constants! {
 
 structs! {
     /// The argument of the hypercall.
-    pub struct PlatformOp = "struct xen_platform_op" {
+    pub struct PlatformOp[136] = "struct xen_platform_op" {
         /// `XENPF_*`.
         pub cmd: u32,
         /// `XENPF_INTERFACE_VERSION`.
@@ -179,7 +179,7 @@ structs! {
     }
 
     /// `XENPF_SETTIME32`: the wallclock at `system_time`.
-    pub struct XenpfSettime32 = "struct xenpf_settime32" {
+    pub struct XenpfSettime32[16] = "struct xenpf_settime32" {
         /// Seconds since 1970.
         pub secs: u32,
         /// Nanoseconds.
@@ -189,7 +189,7 @@ structs! {
     }
 
     /// `XENPF_SETTIME64`: the wallclock at `system_time`.
-    pub struct XenpfSettime64 = "struct xenpf_settime64" {
+    pub struct XenpfSettime64[24] = "struct xenpf_settime64" {
         /// Seconds since 1970.
         pub secs: u64,
         /// Nanoseconds.
@@ -201,7 +201,7 @@ structs! {
     }
 
     /// `XENPF_ADD_MEMTYPE`.
-    pub struct XenpfAddMemtype = "struct xenpf_add_memtype" {
+    pub struct XenpfAddMemtype[32] = "struct xenpf_add_memtype" {
         /// In: first frame.
         pub mfn: Mfn,
         /// In: number of frames.
@@ -217,7 +217,7 @@ structs! {
     }
 
     /// `XENPF_DEL_MEMTYPE`.
-    pub struct XenpfDelMemtype = "struct xenpf_del_memtype" {
+    pub struct XenpfDelMemtype[8] = "struct xenpf_del_memtype" {
         /// From `XENPF_ADD_MEMTYPE`.
         pub handle: u32,
         /// The MTRR.
@@ -225,7 +225,7 @@ structs! {
     }
 
     /// `XENPF_READ_MEMTYPE`.
-    pub struct XenpfReadMemtype = "struct xenpf_read_memtype" {
+    pub struct XenpfReadMemtype[32] = "struct xenpf_read_memtype" {
         /// In: the MTRR.
         pub reg: u32,
         /// Zero.
@@ -241,7 +241,7 @@ structs! {
     }
 
     /// `XENPF_MICROCODE_UPDATE`.
-    pub struct XenpfMicrocodeUpdate = "struct xenpf_microcode_update" {
+    pub struct XenpfMicrocodeUpdate[16] = "struct xenpf_microcode_update" {
         /// The microcode.
         pub data: GuestHandle<u8>,
         /// Its length in bytes.
@@ -251,13 +251,13 @@ structs! {
     }
 
     /// `XENPF_PLATFORM_QUIRK`.
-    pub struct XenpfPlatformQuirk = "struct xenpf_platform_quirk" {
+    pub struct XenpfPlatformQuirk[4] = "struct xenpf_platform_quirk" {
         /// `QUIRK_*`.
         pub quirk_id: u32,
     }
 
     /// A time as EFI has it.
-    pub struct XenpfEfiTime = "struct xenpf_efi_time" {
+    pub struct XenpfEfiTime[16] = "struct xenpf_efi_time" {
         /// 1900 to 9999.
         pub year: u16,
         /// 1 to 12.
@@ -283,7 +283,7 @@ structs! {
     }
 
     /// An identifier as EFI has it.
-    pub struct XenpfEfiGuid = "struct xenpf_efi_guid" {
+    pub struct XenpfEfiGuid[16] = "struct xenpf_efi_guid" {
         /// First part.
         pub data1: u32,
         /// Second part.
@@ -295,7 +295,7 @@ structs! {
     }
 
     /// `XENPF_EFI_RUNTIME_CALL`.
-    pub struct XenpfEfiRuntimeCall = "struct xenpf_efi_runtime_call" {
+    pub struct XenpfEfiRuntimeCall[56] = "struct xenpf_efi_runtime_call" {
         /// In: `XEN_EFI_*`.
         pub function: u32,
         /// In and out: flags of the function.
@@ -307,7 +307,7 @@ structs! {
     }
 
     /// `XEN_EFI_GET_TIME`, all out.
-    pub struct XenpfEfiGetTime = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_time)" {
+    pub struct XenpfEfiGetTime[24] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_time)" {
         /// The time.
         pub time: XenpfEfiTime,
         /// Ticks a second.
@@ -317,7 +317,7 @@ structs! {
     }
 
     /// `XEN_EFI_GET_VARIABLE` and `XEN_EFI_SET_VARIABLE`.
-    pub struct XenpfEfiVariable = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_variable)" {
+    pub struct XenpfEfiVariable[40] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_variable)" {
         /// Its name in UTF-16, zero-terminated.
         pub name: GuestHandle<u16>,
         /// Size of the data in bytes.
@@ -329,7 +329,7 @@ structs! {
     }
 
     /// `XEN_EFI_GET_NEXT_VARIABLE_NAME`.
-    pub struct XenpfEfiNextVariable = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_next_variable_name)" {
+    pub struct XenpfEfiNextVariable[32] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_next_variable_name)" {
         /// Size of the name in bytes.
         pub size: u64,
         /// In: a variable's name; out: that of the next.
@@ -339,7 +339,7 @@ structs! {
     }
 
     /// `XEN_EFI_QUERY_VARIABLE_INFO`.
-    pub struct XenpfEfiVariableInfo = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.query_variable_info)" {
+    pub struct XenpfEfiVariableInfo[32] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.query_variable_info)" {
         /// In: `XEN_EFI_VARIABLE_*`.
         pub attr: u32,
         /// Zero.
@@ -353,7 +353,7 @@ structs! {
     }
 
     /// `XEN_EFI_QUERY_CAPSULE_CAPABILITIES`.
-    pub struct XenpfEfiCapsuleCapabilities = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.query_capsule_capabilities)" {
+    pub struct XenpfEfiCapsuleCapabilities[32] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.query_capsule_capabilities)" {
         /// In: headers of the capsules.
         pub capsule_header_array: GuestHandle<u8>,
         /// In: number of capsules.
@@ -367,7 +367,7 @@ structs! {
     }
 
     /// `XEN_EFI_UPDATE_CAPSULE`.
-    pub struct XenpfEfiUpdateCapsule = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.update_capsule)" {
+    pub struct XenpfEfiUpdateCapsule[24] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.update_capsule)" {
         /// Headers of the capsules.
         pub capsule_header_array: GuestHandle<u8>,
         /// Number of capsules.
@@ -377,7 +377,7 @@ structs! {
     }
 
     /// `XENPF_FIRMWARE_INFO`.
-    pub struct XenpfFirmwareInfo = "struct xenpf_firmware_info" {
+    pub struct XenpfFirmwareInfo[40] = "struct xenpf_firmware_info" {
         /// In: `XEN_FW_*`.
         pub type_: u32,
         /// In: which of that type.
@@ -387,7 +387,7 @@ structs! {
     }
 
     /// `XEN_FW_DISK_INFO`, as BIOS interrupt 0x13 says.
-    pub struct XenpfDiskInfo = "__typeof__(((struct xenpf_firmware_info *)0)->u.disk_info)" {
+    pub struct XenpfDiskInfo[16] = "__typeof__(((struct xenpf_firmware_info *)0)->u.disk_info)" {
         /// Number of the disk.
         pub device: u8,
         /// Version of the extensions.
@@ -405,7 +405,7 @@ structs! {
     }
 
     /// `XEN_FW_DISK_MBR_SIGNATURE`.
-    pub struct XenpfDiskMbrSignature = "__typeof__(((struct xenpf_firmware_info *)0)->u.disk_mbr_signature)" {
+    pub struct XenpfDiskMbrSignature[8] = "__typeof__(((struct xenpf_firmware_info *)0)->u.disk_mbr_signature)" {
         /// Number of the disk.
         pub device: u8,
         /// Zero.
@@ -415,7 +415,7 @@ structs! {
     }
 
     /// `XEN_FW_VBEDDC_INFO`.
-    pub struct XenpfVbeddcInfo = "__typeof__(((struct xenpf_firmware_info *)0)->u.vbeddc_info)" {
+    pub struct XenpfVbeddcInfo[16] = "__typeof__(((struct xenpf_firmware_info *)0)->u.vbeddc_info)" {
         /// What the display can do.
         pub capabilities: u8,
         /// Seconds to get 128 bytes.
@@ -427,7 +427,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_CONFIG_TABLE`.
-    pub struct XenpfEfiInfoCfg = "__typeof__(((union xenpf_efi_info *)0)->cfg)" {
+    pub struct XenpfEfiInfoCfg[16] = "__typeof__(((union xenpf_efi_info *)0)->cfg)" {
         /// Machine address of the tables.
         pub addr: u64,
         /// How many.
@@ -437,7 +437,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_VENDOR`.
-    pub struct XenpfEfiInfoVendor = "__typeof__(((union xenpf_efi_info *)0)->vendor)" {
+    pub struct XenpfEfiInfoVendor[16] = "__typeof__(((union xenpf_efi_info *)0)->vendor)" {
         /// Revision.
         pub revision: u32,
         /// In: size of the name in bytes.
@@ -447,7 +447,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_MEM_INFO`.
-    pub struct XenpfEfiInfoMem = "__typeof__(((union xenpf_efi_info *)0)->mem)" {
+    pub struct XenpfEfiInfoMem[32] = "__typeof__(((union xenpf_efi_info *)0)->mem)" {
         /// Machine address; out: where the range begins.
         pub addr: u64,
         /// Size in bytes.
@@ -461,7 +461,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_PCI_ROM`.
-    pub struct XenpfEfiInfoPciRom = "__typeof__(((union xenpf_efi_info *)0)->pci_rom)" {
+    pub struct XenpfEfiInfoPciRom[24] = "__typeof__(((union xenpf_efi_info *)0)->pci_rom)" {
         /// In: segment.
         pub segment: u16,
         /// In: bus.
@@ -479,7 +479,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_APPLE_PROPERTIES`.
-    pub struct XenpfEfiInfoAppleProperties = "__typeof__(((union xenpf_efi_info *)0)->apple_properties)" {
+    pub struct XenpfEfiInfoAppleProperties[16] = "__typeof__(((union xenpf_efi_info *)0)->apple_properties)" {
         /// Out: machine address.
         pub address: u64,
         /// Out: size in bytes.
@@ -487,7 +487,7 @@ structs! {
     }
 
     /// `XENPF_ENTER_ACPI_SLEEP`.
-    pub struct XenpfEnterAcpiSleep = "struct xenpf_enter_acpi_sleep" {
+    pub struct XenpfEnterAcpiSleep[12] = "struct xenpf_enter_acpi_sleep" {
         /// Value for the first register.
         pub val_a: u16,
         /// Value for the second register.
@@ -499,7 +499,7 @@ structs! {
     }
 
     /// `XENPF_CHANGE_FREQ`.
-    pub struct XenpfChangeFreq = "struct xenpf_change_freq" {
+    pub struct XenpfChangeFreq[16] = "struct xenpf_change_freq" {
         /// Zero.
         pub flags: u32,
         /// The CPU.
@@ -509,7 +509,7 @@ structs! {
     }
 
     /// `XENPF_GETIDLETIME`.
-    pub struct XenpfGetidletime = "struct xenpf_getidletime" {
+    pub struct XenpfGetidletime[32] = "struct xenpf_getidletime" {
         /// In: the CPUs; out: those of them that are there.
         pub cpumap_bitmap: GuestHandle<u8>,
         /// In: number of bits.
@@ -523,7 +523,7 @@ structs! {
     }
 
     /// A register as ACPI describes it.
-    pub struct PowerRegister = "struct xen_power_register" {
+    pub struct PowerRegister[24] = "struct xen_power_register" {
         /// Address space.
         pub space_id: u32,
         /// Width in bits.
@@ -537,7 +537,7 @@ structs! {
     }
 
     /// CPUs whose idle states depend on each other.
-    pub struct ProcessorCsd = "struct xen_processor_csd" {
+    pub struct ProcessorCsd[12] = "struct xen_processor_csd" {
         /// Number of the group.
         pub domain: u32,
         /// Who coordinates.
@@ -547,7 +547,7 @@ structs! {
     }
 
     /// An idle state.
-    pub struct ProcessorCx = "struct xen_processor_cx" {
+    pub struct ProcessorCx[48] = "struct xen_processor_cx" {
         /// Register to enter it.
         pub reg: PowerRegister,
         /// Its number.
@@ -566,13 +566,13 @@ structs! {
 
     /// Bits, from the lowest: bus mastering is controlled, is checked, states are from _CST, set-up
     /// is done, reload of bus mastering is set.
-    pub struct ProcessorFlags = "struct xen_processor_flags" {
+    pub struct ProcessorFlags[4] = "struct xen_processor_flags" {
         /// The bits.
         pub bits: u32 = "",
     }
 
     /// `XEN_PM_CX`.
-    pub struct ProcessorPower = "struct xen_processor_power" {
+    pub struct ProcessorPower[16] = "struct xen_processor_power" {
         /// Number of states.
         pub count: u32,
         /// Flags.
@@ -582,7 +582,7 @@ structs! {
     }
 
     /// A register of performance states as ACPI describes it.
-    pub struct PctRegister = "struct xen_pct_register" {
+    pub struct PctRegister[16] = "struct xen_pct_register" {
         /// Kind of description.
         pub descriptor: u8,
         /// Zero.
@@ -602,7 +602,7 @@ structs! {
     }
 
     /// A performance state.
-    pub struct ProcessorPx = "struct xen_processor_px" {
+    pub struct ProcessorPx[48] = "struct xen_processor_px" {
         /// Frequency in MHz.
         pub core_frequency: u64,
         /// Power in milliwatts.
@@ -618,7 +618,7 @@ structs! {
     }
 
     /// CPUs whose performance states depend on each other.
-    pub struct PsdPackage = "struct xen_psd_package" {
+    pub struct PsdPackage[40] = "struct xen_psd_package" {
         /// Number of entries.
         pub num_entries: u64,
         /// Revision.
@@ -632,7 +632,7 @@ structs! {
     }
 
     /// `XEN_PM_PX`.
-    pub struct ProcessorPerformance = "struct xen_processor_performance" {
+    pub struct ProcessorPerformance[104] = "struct xen_processor_performance" {
         /// Which parts are given, `XEN_PX_*`.
         pub flags: u32,
         /// The highest state that is permitted.
@@ -656,7 +656,7 @@ structs! {
     }
 
     /// `XENPF_SET_PROCESSOR_PMINFO`.
-    pub struct XenpfSetProcessorPminfo = "struct xenpf_set_processor_pminfo" {
+    pub struct XenpfSetProcessorPminfo[112] = "struct xenpf_set_processor_pminfo" {
         /// The CPU's identifier in ACPI.
         pub id: u32,
         /// `XEN_PM_*`.
@@ -666,7 +666,7 @@ structs! {
     }
 
     /// `XENPF_GET_CPUINFO`.
-    pub struct XenpfPcpuinfo = "struct xenpf_pcpuinfo" {
+    pub struct XenpfPcpuinfo[20] = "struct xenpf_pcpuinfo" {
         /// In: the CPU.
         pub xen_cpuid: u32,
         /// Out: highest number of a CPU.
@@ -680,7 +680,7 @@ structs! {
     }
 
     /// `XENPF_GET_CPU_VERSION`.
-    pub struct XenpfPcpuVersion = "struct xenpf_pcpu_version" {
+    pub struct XenpfPcpuVersion[32] = "struct xenpf_pcpu_version" {
         /// In: the CPU.
         pub xen_cpuid: u32,
         /// Out: highest number of a CPU.
@@ -696,13 +696,13 @@ structs! {
     }
 
     /// `XENPF_CPU_ONLINE` and `XENPF_CPU_OFFLINE`.
-    pub struct XenpfCpuOl = "struct xenpf_cpu_ol" {
+    pub struct XenpfCpuOl[4] = "struct xenpf_cpu_ol" {
         /// The CPU.
         pub cpuid: u32,
     }
 
     /// `XENPF_CPU_HOTADD`.
-    pub struct XenpfCpuHotadd = "struct xenpf_cpu_hotadd" {
+    pub struct XenpfCpuHotadd[12] = "struct xenpf_cpu_hotadd" {
         /// Its identifier in the APIC.
         pub apic_id: u32,
         /// Its identifier in ACPI.
@@ -712,7 +712,7 @@ structs! {
     }
 
     /// `XENPF_MEM_HOTADD`.
-    pub struct XenpfMemHotadd = "struct xenpf_mem_hotadd" {
+    pub struct XenpfMemHotadd[24] = "struct xenpf_mem_hotadd" {
         /// First frame.
         pub spfn: u64,
         /// End.
@@ -724,7 +724,7 @@ structs! {
     }
 
     /// `XENPF_CORE_PARKING`.
-    pub struct XenpfCoreParking = "struct xenpf_core_parking" {
+    pub struct XenpfCoreParking[8] = "struct xenpf_core_parking" {
         /// In: `XEN_CORE_PARKING_*`.
         pub type_: u32,
         /// In or out: number of CPUs.
@@ -732,7 +732,7 @@ structs! {
     }
 
     /// An access of `XENPF_RESOURCE_OP`.
-    pub struct XenpfResourceEntry = "struct xenpf_resource_entry" {
+    pub struct XenpfResourceEntry[24] = "struct xenpf_resource_entry" {
         /// In: `XEN_RESOURCE_OP_*`; out: a negated error where it failed.
         pub u: u32,
         /// Zero.
@@ -744,7 +744,7 @@ structs! {
     }
 
     /// `XENPF_RESOURCE_OP`.
-    pub struct XenpfResourceOp = "struct xenpf_resource_op" {
+    pub struct XenpfResourceOp[16] = "struct xenpf_resource_op" {
         /// Number of accesses.
         pub nr_entries: u32,
         /// The CPU.
@@ -754,7 +754,7 @@ structs! {
     }
 
     /// `XENPF_GET_SYMBOL`.
-    pub struct XenpfSymdata = "struct xenpf_symdata" {
+    pub struct XenpfSymdata[32] = "struct xenpf_symdata" {
         /// In: room for the name in bytes; out: its length.
         pub namelen: u32,
         /// In: which symbol; out: the next, or the same after the last.
@@ -768,11 +768,6 @@ structs! {
         /// Zero.
         pub _pad0: [u8; 7],
     }
-}
-
-assert_sizes! {
-    PlatformOp: 136, XenpfSettime64: 24, XenpfEfiRuntimeCall: 56, XenpfFirmwareInfo: 40,
-    XenpfSetProcessorPminfo: 112, XenpfResourceEntry: 24, XenpfSymdata: 32,
 }
 
 impl PlatformOp {

@@ -1,6 +1,6 @@
 //! Yielding, blocking, polling and shutting down (`xen/sched.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{Domid, GuestHandle, Port};
 
 constants! {
@@ -39,13 +39,13 @@ constants! {
 
 structs! {
     /// `SCHEDOP_SHUTDOWN` and `SCHEDOP_SHUTDOWN_CODE`.
-    pub struct SchedShutdown = "struct sched_shutdown" {
+    pub struct SchedShutdown[4] = "struct sched_shutdown" {
         /// `SHUTDOWN_*`.
         pub reason: u32,
     }
 
     /// `SCHEDOP_POLL`.
-    pub struct SchedPoll = "struct sched_poll" {
+    pub struct SchedPoll[24] = "struct sched_poll" {
         /// The ports.
         pub ports: GuestHandle<Port>,
         /// How many, at most 128.
@@ -57,7 +57,7 @@ structs! {
     }
 
     /// `SCHEDOP_REMOTE_SHUTDOWN`.
-    pub struct SchedRemoteShutdown = "struct sched_remote_shutdown" {
+    pub struct SchedRemoteShutdown[8] = "struct sched_remote_shutdown" {
         /// The domain.
         pub domain_id: Domid,
         /// Zero.
@@ -67,7 +67,7 @@ structs! {
     }
 
     /// `SCHEDOP_WATCHDOG`.
-    pub struct SchedWatchdog = "struct sched_watchdog" {
+    pub struct SchedWatchdog[8] = "struct sched_watchdog" {
         /// Which; 0 for a new one.
         pub id: u32,
         /// Seconds; 0 to stop it.
@@ -75,10 +75,8 @@ structs! {
     }
 
     /// `SCHEDOP_PIN_OVERRIDE`.
-    pub struct SchedPinOverride = "struct sched_pin_override" {
+    pub struct SchedPinOverride[4] = "struct sched_pin_override" {
         /// The physical CPU; negative to end it.
         pub pcpu: i32,
     }
 }
-
-assert_sizes! { SchedPoll: 24, SchedRemoteShutdown: 8 }

@@ -5,7 +5,7 @@
 
 use crate::arch_x86::{CpuidLeaf, MsrEntry};
 use crate::domctl::DomctlGetdomaininfo;
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::physdev::PhysdevPciDevice;
 use crate::types::{Domid, GuestHandle, Union};
 use crate::xen::{DomainHandle, XenctlBitmap};
@@ -388,7 +388,7 @@ constants! {
 
 structs! {
     /// The argument of the hypercall.
-    pub struct Sysctl = "struct xen_sysctl" {
+    pub struct Sysctl[136] = "struct xen_sysctl" {
         /// `XEN_SYSCTL_*`.
         pub cmd: u32,
         /// `XEN_SYSCTL_INTERFACE_VERSION`.
@@ -398,7 +398,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_READCONSOLE`.
-    pub struct SysctlReadconsole = "struct xen_sysctl_readconsole" {
+    pub struct SysctlReadconsole[24] = "struct xen_sysctl_readconsole" {
         /// In: not 0 to clear what was read.
         pub clear: u8,
         /// In: not 0 to begin at `index`.
@@ -418,7 +418,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_TBUF_OP`.
-    pub struct SysctlTbufOp = "struct xen_sysctl_tbuf_op" {
+    pub struct SysctlTbufOp[48] = "struct xen_sysctl_tbuf_op" {
         /// In: `XEN_SYSCTL_TBUFOP_*`.
         pub cmd: u32,
         /// Zero.
@@ -438,7 +438,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PHYSINFO`, all out.
-    pub struct SysctlPhysinfo = "struct xen_sysctl_physinfo" {
+    pub struct SysctlPhysinfo[112] = "struct xen_sysctl_physinfo" {
         /// Threads of a core.
         pub threads_per_core: u32,
         /// Cores of a socket.
@@ -475,13 +475,13 @@ structs! {
     }
 
     /// `XEN_SYSCTL_SCHED_ID`.
-    pub struct SysctlSchedId = "struct xen_sysctl_sched_id" {
+    pub struct SysctlSchedId[4] = "struct xen_sysctl_sched_id" {
         /// Out: `XEN_SCHEDULER_*`.
         pub sched_id: u32,
     }
 
     /// A counter.
-    pub struct SysctlPerfcDesc = "struct xen_sysctl_perfc_desc" {
+    pub struct SysctlPerfcDesc[84] = "struct xen_sysctl_perfc_desc" {
         /// Its name, zero-terminated.
         pub name: [u8; 80],
         /// How many values it has.
@@ -489,7 +489,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PERFC_OP`.
-    pub struct SysctlPerfcOp = "struct xen_sysctl_perfc_op" {
+    pub struct SysctlPerfcOp[32] = "struct xen_sysctl_perfc_op" {
         /// In: `XEN_SYSCTL_PERFCOP_*`.
         pub cmd: u32,
         /// Out: number of counters.
@@ -505,7 +505,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_GETDOMAININFOLIST`.
-    pub struct SysctlGetdomaininfolist = "struct xen_sysctl_getdomaininfolist" {
+    pub struct SysctlGetdomaininfolist[24] = "struct xen_sysctl_getdomaininfolist" {
         /// In: lowest number of a domain.
         pub first_domain: Domid,
         /// Zero.
@@ -521,7 +521,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_DEBUG_KEYS`.
-    pub struct SysctlDebugKeys = "struct xen_sysctl_debug_keys" {
+    pub struct SysctlDebugKeys[16] = "struct xen_sysctl_debug_keys" {
         /// The keys.
         pub keys: GuestHandle<u8>,
         /// How many.
@@ -531,13 +531,13 @@ structs! {
     }
 
     /// A CPU's idle time.
-    pub struct SysctlCpuinfo = "struct xen_sysctl_cpuinfo" {
+    pub struct SysctlCpuinfo[8] = "struct xen_sysctl_cpuinfo" {
         /// In nanoseconds.
         pub idletime: u64,
     }
 
     /// `XEN_SYSCTL_GETCPUINFO`.
-    pub struct SysctlGetcpuinfo = "struct xen_sysctl_getcpuinfo" {
+    pub struct SysctlGetcpuinfo[24] = "struct xen_sysctl_getcpuinfo" {
         /// In: room for CPUs.
         pub max_cpus: u32,
         /// Zero.
@@ -551,7 +551,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_AVAILHEAP`.
-    pub struct SysctlAvailheap = "struct xen_sysctl_availheap" {
+    pub struct SysctlAvailheap[24] = "struct xen_sysctl_availheap" {
         /// In: least bits of an address; 0 for any.
         pub min_bitwidth: u32,
         /// In: most bits of an address; 0 for any.
@@ -565,7 +565,7 @@ structs! {
     }
 
     /// Use of a performance state.
-    pub struct PmPxVal = "struct pm_px_val" {
+    pub struct PmPxVal[24] = "struct pm_px_val" {
         /// Frequency in MHz.
         pub freq: u64,
         /// Nanoseconds in it.
@@ -575,7 +575,7 @@ structs! {
     }
 
     /// `SysctlGetPmstat::u` for performance states.
-    pub struct PmPxStat = "struct pm_px_stat" {
+    pub struct PmPxStat[24] = "struct pm_px_stat" {
         /// In: room for states; out: how many there are.
         pub total: u8,
         /// Out: how many are used.
@@ -593,7 +593,7 @@ structs! {
     }
 
     /// `SysctlGetPmstat::u` for idle states.
-    pub struct PmCxStat = "struct pm_cx_stat" {
+    pub struct PmCxStat[56] = "struct pm_cx_stat" {
         /// In: room for states; out: how many there are.
         pub nr: u32,
         /// Out: the last one.
@@ -615,7 +615,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_GET_PMSTAT`.
-    pub struct SysctlGetPmstat = "struct xen_sysctl_get_pmstat" {
+    pub struct SysctlGetPmstat[64] = "struct xen_sysctl_get_pmstat" {
         /// In: `PMSTAT_*`.
         pub type_: u32,
         /// In: the CPU.
@@ -625,7 +625,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_CPU_HOTPLUG`.
-    pub struct SysctlCpuHotplug = "struct xen_sysctl_cpu_hotplug" {
+    pub struct SysctlCpuHotplug[8] = "struct xen_sysctl_cpu_hotplug" {
         /// The CPU.
         pub cpu: u32,
         /// `XEN_SYSCTL_CPU_HOTPLUG_*`.
@@ -633,13 +633,13 @@ structs! {
     }
 
     /// `GetCpufreqPara::u` of the governor "userspace".
-    pub struct Userspace = "struct xen_userspace" {
+    pub struct Userspace[4] = "struct xen_userspace" {
         /// Frequency in kHz.
         pub scaling_setspeed: u32,
     }
 
     /// `GetCpufreqPara::u` of the governor "ondemand".
-    pub struct Ondemand = "struct xen_ondemand" {
+    pub struct Ondemand[16] = "struct xen_ondemand" {
         /// Longest period of samples in microseconds.
         pub sampling_rate_max: u32,
         /// Shortest period of samples in microseconds.
@@ -651,7 +651,7 @@ structs! {
     }
 
     /// `SysctlPmOp::u` for `GET_CPUFREQ_PARA`. Frequencies are in kHz, names zero-terminated.
-    pub struct GetCpufreqPara = "struct xen_get_cpufreq_para" {
+    pub struct GetCpufreqPara[120] = "struct xen_get_cpufreq_para" {
         /// In: room for CPUs; out: how many there are.
         pub cpu_num: u32,
         /// In: room for frequencies; out: how many there are.
@@ -691,13 +691,13 @@ structs! {
     }
 
     /// `SysctlPmOp::u` for `SET_CPUFREQ_GOV`.
-    pub struct SetCpufreqGov = "struct xen_set_cpufreq_gov" {
+    pub struct SetCpufreqGov[16] = "struct xen_set_cpufreq_gov" {
         /// Name of the governor, zero-terminated.
         pub scaling_governor: [u8; CPUFREQ_NAME_LEN],
     }
 
     /// `SysctlPmOp::u` for `SET_CPUFREQ_PARA`.
-    pub struct SetCpufreqPara = "struct xen_set_cpufreq_para" {
+    pub struct SetCpufreqPara[8] = "struct xen_set_cpufreq_para" {
         /// Which parameter.
         pub ctrl_type: u32,
         /// Its value.
@@ -705,7 +705,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PM_OP`.
-    pub struct SysctlPmOp = "struct xen_sysctl_pm_op" {
+    pub struct SysctlPmOp[128] = "struct xen_sysctl_pm_op" {
         /// In: `GET_CPUFREQ_*`, `SET_CPUFREQ_*` or `XEN_SYSCTL_PM_OP_*`.
         pub cmd: u32,
         /// In: the CPU.
@@ -715,7 +715,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PAGE_OFFLINE_OP`.
-    pub struct SysctlPageOfflineOp = "struct xen_sysctl_page_offline_op" {
+    pub struct SysctlPageOfflineOp[24] = "struct xen_sysctl_page_offline_op" {
         /// In: `SYSCTL_PAGE_*`.
         pub cmd: u32,
         /// In: first frame.
@@ -729,7 +729,7 @@ structs! {
     }
 
     /// Use of a lock.
-    pub struct SysctlLockprofData = "struct xen_sysctl_lockprof_data" {
+    pub struct SysctlLockprofData[80] = "struct xen_sysctl_lockprof_data" {
         /// Its name, in which `%d` stands for `idx`.
         pub name: [u8; 40],
         /// `LOCKPROF_TYPE_*`.
@@ -747,7 +747,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_LOCKPROF_OP`.
-    pub struct SysctlLockprofOp = "struct xen_sysctl_lockprof_op" {
+    pub struct SysctlLockprofOp[32] = "struct xen_sysctl_lockprof_op" {
         /// In: `XEN_SYSCTL_LOCKPROF_*`.
         pub cmd: u32,
         /// In: room for locks.
@@ -763,7 +763,7 @@ structs! {
     }
 
     /// Where a CPU is.
-    pub struct SysctlCputopo = "struct xen_sysctl_cputopo" {
+    pub struct SysctlCputopo[12] = "struct xen_sysctl_cputopo" {
         /// Core, or `XEN_INVALID_CORE_ID`.
         pub core: u32,
         /// Socket, or `XEN_INVALID_SOCKET_ID`.
@@ -773,7 +773,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_CPUTOPOINFO`.
-    pub struct SysctlCputopoinfo = "struct xen_sysctl_cputopoinfo" {
+    pub struct SysctlCputopoinfo[16] = "struct xen_sysctl_cputopoinfo" {
         /// In: room for CPUs; out: how many there are.
         pub num_cpus: u32,
         /// Zero.
@@ -783,7 +783,7 @@ structs! {
     }
 
     /// A node's memory.
-    pub struct SysctlMeminfo = "struct xen_sysctl_meminfo" {
+    pub struct SysctlMeminfo[16] = "struct xen_sysctl_meminfo" {
         /// Bytes, or `XEN_INVALID_MEM_SZ`.
         pub memsize: u64,
         /// Bytes that are free.
@@ -791,7 +791,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_NUMAINFO`.
-    pub struct SysctlNumainfo = "struct xen_sysctl_numainfo" {
+    pub struct SysctlNumainfo[24] = "struct xen_sysctl_numainfo" {
         /// In: room for nodes; out: how many there are.
         pub num_nodes: u32,
         /// Zero.
@@ -803,7 +803,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_CPUPOOL_OP`.
-    pub struct SysctlCpupoolOp = "struct xen_sysctl_cpupool_op" {
+    pub struct SysctlCpupoolOp[40] = "struct xen_sysctl_cpupool_op" {
         /// In: `XEN_SYSCTL_CPUPOOL_OP_*`.
         pub op: u32,
         /// In: the pool; out, where it was created or searched for.
@@ -821,7 +821,7 @@ structs! {
     }
 
     /// An entry of an ARINC 653 schedule.
-    pub struct SysctlArinc653Entry = "__typeof__(((struct xen_sysctl_arinc653_schedule *)0)->sched_entries[0])" {
+    pub struct SysctlArinc653Entry[32] = "__typeof__(((struct xen_sysctl_arinc653_schedule *)0)->sched_entries[0])" {
         /// The domain's unique identifier.
         pub dom_handle: DomainHandle,
         /// The vCPU.
@@ -833,7 +833,7 @@ structs! {
     }
 
     /// An ARINC 653 schedule.
-    pub struct SysctlArinc653Schedule = "struct xen_sysctl_arinc653_schedule" {
+    pub struct SysctlArinc653Schedule[2064] = "struct xen_sysctl_arinc653_schedule" {
         /// Nanoseconds after which it repeats.
         pub major_frame: u64,
         /// Number of entries.
@@ -845,7 +845,7 @@ structs! {
     }
 
     /// Parameters of the credit scheduler.
-    pub struct SysctlCreditSchedule = "struct xen_sysctl_credit_schedule" {
+    pub struct SysctlCreditSchedule[12] = "struct xen_sysctl_credit_schedule" {
         /// Slice in milliseconds.
         pub tslice_ms: u32,
         /// Time that a vCPU runs at least, in microseconds; 0 for none.
@@ -855,19 +855,19 @@ structs! {
     }
 
     /// Parameters of the second credit scheduler.
-    pub struct SysctlCredit2Schedule = "struct xen_sysctl_credit2_schedule" {
+    pub struct SysctlCredit2Schedule[4] = "struct xen_sysctl_credit2_schedule" {
         /// Time that a vCPU runs at least, in microseconds; 0 for none.
         pub ratelimit_us: u32,
     }
 
     /// `SysctlSchedulerOp::u` for ARINC 653.
-    pub struct SysctlSchedArinc653 = "struct xen_sysctl_sched_arinc653" {
+    pub struct SysctlSchedArinc653[8] = "struct xen_sysctl_sched_arinc653" {
         /// The schedule.
         pub schedule: GuestHandle<SysctlArinc653Schedule>,
     }
 
     /// `XEN_SYSCTL_SCHEDULER_OP`.
-    pub struct SysctlSchedulerOp = "struct xen_sysctl_scheduler_op" {
+    pub struct SysctlSchedulerOp[32] = "struct xen_sysctl_scheduler_op" {
         /// In: the CPU pool.
         pub cpupool_id: u32,
         /// In: `XEN_SCHEDULER_*`.
@@ -881,7 +881,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_COVERAGE_OP`.
-    pub struct SysctlCoverageOp = "struct xen_sysctl_coverage_op" {
+    pub struct SysctlCoverageOp[16] = "struct xen_sysctl_coverage_op" {
         /// In: `XEN_SYSCTL_COVERAGE_*`.
         pub cmd: u32,
         /// In: size of the buffer in bytes; out: of the data.
@@ -891,7 +891,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PSR_CMT_OP`.
-    pub struct SysctlPsrCmtOp = "struct xen_sysctl_psr_cmt_op" {
+    pub struct SysctlPsrCmtOp[16] = "struct xen_sysctl_psr_cmt_op" {
         /// In: `XEN_SYSCTL_PSR_CMT_*`.
         pub cmd: u32,
         /// Zero.
@@ -901,7 +901,7 @@ structs! {
     }
 
     /// `SysctlPsrCmtOp::u` for the size of a cache.
-    pub struct SysctlPsrCmtOpL3Cache = "__typeof__(((struct xen_sysctl_psr_cmt_op *)0)->u.l3_cache)" {
+    pub struct SysctlPsrCmtOpL3Cache[8] = "__typeof__(((struct xen_sysctl_psr_cmt_op *)0)->u.l3_cache)" {
         /// The CPU.
         pub cpu: u32,
         /// Zero.
@@ -909,7 +909,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PCITOPOINFO`.
-    pub struct SysctlPcitopoinfo = "struct xen_sysctl_pcitopoinfo" {
+    pub struct SysctlPcitopoinfo[24] = "struct xen_sysctl_pcitopoinfo" {
         /// In: number of devices; out: how many were done.
         pub num_devs: u32,
         /// Zero.
@@ -921,7 +921,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_PSR_ALLOC`.
-    pub struct SysctlPsrAlloc = "struct xen_sysctl_psr_alloc" {
+    pub struct SysctlPsrAlloc[20] = "struct xen_sysctl_psr_alloc" {
         /// In: `XEN_SYSCTL_PSR_*`.
         pub cmd: u32,
         /// In: the socket.
@@ -931,7 +931,7 @@ structs! {
     }
 
     /// `SysctlPsrAlloc::u` for caches.
-    pub struct SysctlPsrAllocCatInfo = "__typeof__(((struct xen_sysctl_psr_alloc *)0)->u.cat_info)" {
+    pub struct SysctlPsrAllocCatInfo[12] = "__typeof__(((struct xen_sysctl_psr_alloc *)0)->u.cat_info)" {
         /// Bits of a part.
         pub cbm_len: u32,
         /// Highest number of a class.
@@ -941,7 +941,7 @@ structs! {
     }
 
     /// `SysctlPsrAlloc::u` for memory bandwidth.
-    pub struct SysctlPsrAllocMbaInfo = "__typeof__(((struct xen_sysctl_psr_alloc *)0)->u.mba_info)" {
+    pub struct SysctlPsrAllocMbaInfo[12] = "__typeof__(((struct xen_sysctl_psr_alloc *)0)->u.mba_info)" {
         /// Strongest throttle.
         pub thrtl_max: u32,
         /// Highest number of a class.
@@ -951,13 +951,13 @@ structs! {
     }
 
     /// `XEN_SYSCTL_GET_CPU_LEVELLING_CAPS`.
-    pub struct SysctlCpuLevellingCaps = "struct xen_sysctl_cpu_levelling_caps" {
+    pub struct SysctlCpuLevellingCaps[4] = "struct xen_sysctl_cpu_levelling_caps" {
         /// Out: `XEN_SYSCTL_CPU_LEVELCAP_*`.
         pub caps: u32,
     }
 
     /// `XEN_SYSCTL_GET_CPU_FEATURESET`.
-    pub struct SysctlCpuFeatureset = "struct xen_sysctl_cpu_featureset" {
+    pub struct SysctlCpuFeatureset[16] = "struct xen_sysctl_cpu_featureset" {
         /// In: `XEN_SYSCTL_CPU_FEATURESET_*`.
         pub index: u32,
         /// In: room for words; out: how many there are.
@@ -967,7 +967,7 @@ structs! {
     }
 
     /// Name of a live patch.
-    pub struct LivepatchName = "struct xen_livepatch_name" {
+    pub struct LivepatchName[16] = "struct xen_livepatch_name" {
         /// The name, zero-terminated.
         pub name: GuestHandle<u8>,
         /// Its size in bytes.
@@ -977,7 +977,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_LIVEPATCH_UPLOAD`.
-    pub struct SysctlLivepatchUpload = "struct xen_sysctl_livepatch_upload" {
+    pub struct SysctlLivepatchUpload[32] = "struct xen_sysctl_livepatch_upload" {
         /// Its name.
         pub name: LivepatchName,
         /// Size in bytes.
@@ -987,7 +987,7 @@ structs! {
     }
 
     /// State of a live patch.
-    pub struct LivepatchStatus = "struct xen_livepatch_status" {
+    pub struct LivepatchStatus[8] = "struct xen_livepatch_status" {
         /// `LIVEPATCH_STATE_*`.
         pub state: u32,
         /// 0, or a negated error.
@@ -995,7 +995,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_LIVEPATCH_GET`.
-    pub struct SysctlLivepatchGet = "struct xen_sysctl_livepatch_get" {
+    pub struct SysctlLivepatchGet[24] = "struct xen_sysctl_livepatch_get" {
         /// Its name.
         pub name: LivepatchName,
         /// Out: its state.
@@ -1003,7 +1003,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_LIVEPATCH_LIST`.
-    pub struct SysctlLivepatchList = "struct xen_sysctl_livepatch_list" {
+    pub struct SysctlLivepatchList[64] = "struct xen_sysctl_livepatch_list" {
         /// Out: changes with the list.
         pub version: u32,
         /// In: where to begin.
@@ -1029,7 +1029,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_LIVEPATCH_ACTION`.
-    pub struct SysctlLivepatchAction = "struct xen_sysctl_livepatch_action" {
+    pub struct SysctlLivepatchAction[32] = "struct xen_sysctl_livepatch_action" {
         /// Its name.
         pub name: LivepatchName,
         /// `LIVEPATCH_ACTION_*`.
@@ -1043,7 +1043,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_LIVEPATCH_OP`.
-    pub struct SysctlLivepatchOp = "struct xen_sysctl_livepatch_op" {
+    pub struct SysctlLivepatchOp[72] = "struct xen_sysctl_livepatch_op" {
         /// `XEN_SYSCTL_LIVEPATCH_*`.
         pub cmd: u32,
         /// Zero.
@@ -1053,7 +1053,7 @@ structs! {
     }
 
     /// `XEN_SYSCTL_GET_CPU_POLICY`.
-    pub struct SysctlCpuPolicy = "struct xen_sysctl_cpu_policy" {
+    pub struct SysctlCpuPolicy[32] = "struct xen_sysctl_cpu_policy" {
         /// In: `XEN_SYSCTL_CPU_POLICY_*`.
         pub index: u32,
         /// In: room for leaves; out: how many there are.
@@ -1067,12 +1067,6 @@ structs! {
         /// Out: the MSRs.
         pub msrs: GuestHandle<MsrEntry>,
     }
-}
-
-assert_sizes! {
-    Sysctl: 136, SysctlReadconsole: 24, SysctlPhysinfo: 112, SysctlGetdomaininfolist: 24,
-    SysctlGetcpuinfo: 24, SysctlAvailheap: 24, SysctlCputopoinfo: 16, SysctlNumainfo: 24,
-    SysctlCpupoolOp: 40, SysctlSchedulerOp: 32, SysctlPmOp: 128, GetCpufreqPara: 120,
 }
 
 impl Sysctl {

@@ -187,7 +187,7 @@ constants! {
 
 structs! {
     /// The start of a CPU's buffer. Records follow.
-    pub struct TBuf = "struct t_buf" {
+    pub struct TBuf[8] = "struct t_buf" {
         /// Offset of the next record to be read, in bytes, modulo twice the size.
         pub cons: u32,
         /// Offset of the next record to be written.
@@ -196,7 +196,7 @@ structs! {
 
     /// The start of the description of all buffers. For each CPU follows the offset of its list of
     /// frames, a `u16` in units of 4 bytes; then the lists, of `u32`.
-    pub struct TInfo = "struct t_info" {
+    pub struct TInfo[2] = "struct t_info" {
         /// Size of a buffer in pages.
         pub tbuf_size: u16,
     }

@@ -1,7 +1,7 @@
 //! Operations on one virtual CPU: bring-up, runstate, timers, where its shared data are
 //! (`xen/vcpu.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::Mfn;
 
 constants! {
@@ -51,7 +51,7 @@ constants! {
 
 structs! {
     /// How long a vCPU was in each state.
-    pub struct VcpuRunstateInfo = "struct vcpu_runstate_info" {
+    pub struct VcpuRunstateInfo[48] = "struct vcpu_runstate_info" {
         /// `RUNSTATE_*`.
         pub state: u32,
         /// Zero.
@@ -63,19 +63,19 @@ structs! {
     }
 
     /// `VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA`.
-    pub struct VcpuRegisterRunstateMemoryArea = "struct vcpu_register_runstate_memory_area" {
+    pub struct VcpuRegisterRunstateMemoryArea[8] = "struct vcpu_register_runstate_memory_area" {
         /// Linear address of a `VcpuRunstateInfo`.
         pub addr: u64,
     }
 
     /// `VCPUOP_SET_PERIODIC_TIMER`.
-    pub struct VcpuSetPeriodicTimer = "struct vcpu_set_periodic_timer" {
+    pub struct VcpuSetPeriodicTimer[8] = "struct vcpu_set_periodic_timer" {
         /// Period in nanoseconds.
         pub period_ns: u64,
     }
 
     /// `VCPUOP_SET_SINGLESHOT_TIMER`.
-    pub struct VcpuSetSingleshotTimer = "struct vcpu_set_singleshot_timer" {
+    pub struct VcpuSetSingleshotTimer[16] = "struct vcpu_set_singleshot_timer" {
         /// Absolute system time in nanoseconds.
         pub timeout_abs_ns: u64,
         /// `VCPU_SSHOTTMR_FUTURE` or 0.
@@ -85,7 +85,7 @@ structs! {
     }
 
     /// `VCPUOP_REGISTER_VCPU_INFO`.
-    pub struct VcpuRegisterVcpuInfo = "struct vcpu_register_vcpu_info" {
+    pub struct VcpuRegisterVcpuInfo[16] = "struct vcpu_register_vcpu_info" {
         /// The page's frame.
         pub mfn: Mfn,
         /// Offset of the `VcpuInfo` in it, in bytes.
@@ -95,16 +95,14 @@ structs! {
     }
 
     /// `VCPUOP_GET_PHYSID`.
-    pub struct VcpuGetPhysid = "struct vcpu_get_physid" {
+    pub struct VcpuGetPhysid[8] = "struct vcpu_get_physid" {
         /// Low half: APIC identifier; high half: ACPI identifier.
         pub phys_id: u64,
     }
 
     /// `VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA`.
-    pub struct VcpuRegisterTimeMemoryArea = "struct vcpu_register_time_memory_area" {
+    pub struct VcpuRegisterTimeMemoryArea[8] = "struct vcpu_register_time_memory_area" {
         /// Linear address of a `VcpuTimeInfo`.
         pub addr: u64,
     }
 }
-
-assert_sizes! { VcpuRunstateInfo: 48, VcpuSetSingleshotTimer: 16, VcpuRegisterVcpuInfo: 16 }

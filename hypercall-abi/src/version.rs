@@ -1,6 +1,6 @@
 //! Version, build and features of the hypervisor (`xen/version.h`).
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 
 constants! {
     /// Returns major and minor version, 16 bits each. No argument.
@@ -45,7 +45,7 @@ pub type Commandline = [u8; 1024];
 
 structs! {
     /// `XENVER_COMPILE_INFO`. All are zero-terminated.
-    pub struct CompileInfo = "struct xen_compile_info" {
+    pub struct CompileInfo[144] = "struct xen_compile_info" {
         /// The compiler and its version.
         pub compiler: [u8; 64],
         /// Who built it.
@@ -57,13 +57,13 @@ structs! {
     }
 
     /// `XENVER_PLATFORM_PARAMETERS`.
-    pub struct PlatformParameters = "struct xen_platform_parameters" {
+    pub struct PlatformParameters[8] = "struct xen_platform_parameters" {
         /// First address that is the hypervisor's.
         pub virt_start: u64,
     }
 
     /// `XENVER_GET_FEATURES`.
-    pub struct FeatureInfo = "struct xen_feature_info" {
+    pub struct FeatureInfo[8] = "struct xen_feature_info" {
         /// In: which word, below `XENFEAT_NR_SUBMAPS`.
         pub submap_idx: u32,
         /// Out: the bits, `1 << XENFEAT_*`.
@@ -71,10 +71,8 @@ structs! {
     }
 
     /// `XENVER_BUILD_ID`. The identifier's bytes follow.
-    pub struct BuildId = "struct xen_build_id" {
+    pub struct BuildId[4] = "struct xen_build_id" {
         /// In: room for it, in bytes.
         pub len: u32,
     }
 }
-
-assert_sizes! { CompileInfo: 144, FeatureInfo: 8 }

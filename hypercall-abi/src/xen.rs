@@ -2,7 +2,7 @@
 //! and the start-of-day page (`xen/xen.h`).
 
 use crate::arch_x86::{ArchSharedInfo, ArchVcpuInfo};
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{GuestHandle, Mfn, Port, Union};
 
 constants! {
@@ -297,7 +297,7 @@ pub const PAGE_SIZE: usize = 4096;
 
 structs! {
     /// One operation of `mmuext_op`.
-    pub struct MmuextOp = "struct mmuext_op" {
+    pub struct MmuextOp[24] = "struct mmuext_op" {
         /// `MMUEXT_*`.
         pub cmd: u32,
         /// Zero.
@@ -309,7 +309,7 @@ structs! {
     }
 
     /// One operation of `mmu_update`.
-    pub struct MmuUpdate = "struct mmu_update" {
+    pub struct MmuUpdate[16] = "struct mmu_update" {
         /// Machine address of the entry, with `MMU_*` in its two low bits.
         pub ptr: u64,
         /// The new entry, or the frame number for `MMU_MACHPHYS_UPDATE`.
@@ -317,7 +317,7 @@ structs! {
     }
 
     /// One hypercall of a `multicall`.
-    pub struct MulticallEntry = "struct multicall_entry" {
+    pub struct MulticallEntry[64] = "struct multicall_entry" {
         /// Number of the hypercall, `HYPERVISOR_*`.
         pub op: u64,
         /// What it returned.
@@ -330,7 +330,7 @@ structs! {
     ///
     /// System time is `system_time + (((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >>
     /// 32)`.
-    pub struct VcpuTimeInfo = "struct vcpu_time_info" {
+    pub struct VcpuTimeInfo[32] = "struct vcpu_time_info" {
         /// Odd while the rest is being written; a reader retries when it changed.
         pub version: u32,
         /// Zero.
@@ -350,7 +350,7 @@ structs! {
     }
 
     /// A vCPU's part of the shared page.
-    pub struct VcpuInfo = "struct vcpu_info" {
+    pub struct VcpuInfo[64] = "struct vcpu_info" {
         /// Not 0 while an event is pending. Set by the hypervisor, cleared by the guest before it
         /// looks.
         pub evtchn_upcall_pending: u8,
@@ -367,7 +367,7 @@ structs! {
     }
 
     /// The page that a domain shares with the hypervisor.
-    pub struct SharedInfo = "struct shared_info" {
+    pub struct SharedInfo[3136] = "struct shared_info" {
         /// The first vCPUs' parts.
         pub vcpu_info: [VcpuInfo; 32],
         /// A bit per port: an event is pending.
@@ -389,7 +389,7 @@ structs! {
     /// The page that tells a PV guest at its start what it was given. Its address is in `rsi`.
     ///
     /// The fields up to `console` are filled in at start and at resume, the rest at start only.
-    pub struct StartInfo = "struct start_info" {
+    pub struct StartInfo[1168] = "struct start_info" {
         /// `xen-<version>-<platform>`, zero-terminated.
         pub magic: [u8; 32],
         /// Number of pages of the domain.
@@ -427,7 +427,7 @@ structs! {
     }
 
     /// `StartInfo::console` of an ordinary domain.
-    pub struct StartInfoConsoleDomU = "__typeof__(((struct start_info *)0)->console.domU)" {
+    pub struct StartInfoConsoleDomU[16] = "__typeof__(((struct start_info *)0)->console.domU)" {
         /// Machine frame of the console's ring.
         pub mfn: Mfn,
         /// Event channel to the console.
@@ -437,7 +437,7 @@ structs! {
     }
 
     /// `StartInfo::console` of the initial domain.
-    pub struct StartInfoConsoleDom0 = "__typeof__(((struct start_info *)0)->console.dom0)" {
+    pub struct StartInfoConsoleDom0[8] = "__typeof__(((struct start_info *)0)->console.dom0)" {
         /// Offset of the `Dom0VgaConsoleInfo` from the `StartInfo`, in bytes; 0 for none.
         pub info_off: u32,
         /// Its size in bytes.
@@ -446,7 +446,7 @@ structs! {
 
     /// A module in the list that `SIF_MULTIBOOT_MOD` announces. Addresses are offsets from the
     /// list's start; an entry with `mod_start` 0 ends it.
-    pub struct MultibootModList = "struct xen_multiboot_mod_list" {
+    pub struct MultibootModList[16] = "struct xen_multiboot_mod_list" {
         /// First byte.
         pub mod_start: u32,
         /// Last byte.
@@ -458,7 +458,7 @@ structs! {
     }
 
     /// The display, as the initial domain finds it.
-    pub struct Dom0VgaConsoleInfo = "struct dom0_vga_console_info" {
+    pub struct Dom0VgaConsoleInfo[40] = "struct dom0_vga_console_info" {
         /// `XEN_VGATYPE_*`.
         pub video_type: u8,
         /// Zero.
@@ -468,7 +468,7 @@ structs! {
     }
 
     /// `Dom0VgaConsoleInfo::u` in text mode.
-    pub struct VgaTextMode3 = "__typeof__(((struct dom0_vga_console_info *)0)->u.text_mode_3)" {
+    pub struct VgaTextMode3[10] = "__typeof__(((struct dom0_vga_console_info *)0)->u.text_mode_3)" {
         /// Height of the font in pixels.
         pub font_height: u16,
         /// Column of the cursor.
@@ -482,7 +482,7 @@ structs! {
     }
 
     /// `Dom0VgaConsoleInfo::u` with a linear frame buffer.
-    pub struct VgaVesaLfb = "__typeof__(((struct dom0_vga_console_info *)0)->u.vesa_lfb)" {
+    pub struct VgaVesaLfb[36] = "__typeof__(((struct dom0_vga_console_info *)0)->u.vesa_lfb)" {
         /// Width in pixels.
         pub width: u16,
         /// Height in pixels.
@@ -522,7 +522,7 @@ structs! {
     }
 
     /// A bitmap in the caller's memory.
-    pub struct XenctlBitmap = "struct xenctl_bitmap" {
+    pub struct XenctlBitmap[16] = "struct xenctl_bitmap" {
         /// The bits, the lowest of a byte first.
         pub bitmap: GuestHandle<u8>,
         /// Number of bits.
@@ -532,7 +532,7 @@ structs! {
     }
 
     /// A unique identifier, in the order in which it is written.
-    pub struct Uuid = "xen_uuid_t" {
+    pub struct Uuid[16] = "xen_uuid_t" {
         /// The bytes.
         pub a: [u8; 16],
     }
@@ -540,11 +540,6 @@ structs! {
 
 /// A domain's unique identifier (`xen_domain_handle_t`).
 pub type DomainHandle = [u8; 16];
-
-assert_sizes! {
-    MmuextOp: 24, MmuUpdate: 16, MulticallEntry: 64, VcpuTimeInfo: 32, VcpuInfo: 64, SharedInfo: 3136,
-    StartInfo: 1168, Dom0VgaConsoleInfo: 40, XenctlBitmap: 16,
-}
 
 impl MmuextOp {
     /// An operation on a machine frame.

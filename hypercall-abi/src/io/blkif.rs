@@ -1,6 +1,6 @@
 //! The block protocol (`xen/io/blkif.h`), in the layout `x86_64-abi`.
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::GrantRef;
 
 constants! {
@@ -43,7 +43,7 @@ constants! {
 
 structs! {
     /// Part of a granted page, in sectors of 512 bytes.
-    pub struct BlkifRequestSegment = "struct blkif_request_segment" {
+    pub struct BlkifRequestSegment[8] = "struct blkif_request_segment" {
         /// The page.
         pub gref: GrantRef,
         /// First sector, 0 to 7.
@@ -55,7 +55,7 @@ structs! {
     }
 
     /// A request to read, write or flush.
-    pub struct BlkifRequest = "struct blkif_request" {
+    pub struct BlkifRequest[112] = "struct blkif_request" {
         /// `BLKIF_OP_*`.
         pub operation: u8,
         /// Number of segments.
@@ -73,7 +73,7 @@ structs! {
     }
 
     /// A request to discard.
-    pub struct BlkifRequestDiscard = "struct blkif_request_discard" {
+    pub struct BlkifRequestDiscard[32] = "struct blkif_request_discard" {
         /// `BLKIF_OP_DISCARD`.
         pub operation: u8,
         /// `BLKIF_DISCARD_SECURE` or 0.
@@ -91,7 +91,7 @@ structs! {
     }
 
     /// A request whose segments are in granted pages, 512 to a page.
-    pub struct BlkifRequestIndirect = "struct blkif_request_indirect" {
+    pub struct BlkifRequestIndirect[64] = "struct blkif_request_indirect" {
         /// `BLKIF_OP_INDIRECT`.
         pub operation: u8,
         /// `BLKIF_OP_READ` or `BLKIF_OP_WRITE`.
@@ -115,7 +115,7 @@ structs! {
     }
 
     /// A response.
-    pub struct BlkifResponse = "struct blkif_response" {
+    pub struct BlkifResponse[16] = "struct blkif_response" {
         /// The request's.
         pub id: u64,
         /// The request's.
@@ -127,9 +127,4 @@ structs! {
         /// Zero.
         pub _pad1: u32,
     }
-}
-
-assert_sizes! {
-    BlkifRequestSegment: 8, BlkifRequest: BLKIF_ENTRY_SIZE, BlkifRequestDiscard: 32, BlkifRequestIndirect: 64,
-    BlkifResponse: 16,
 }

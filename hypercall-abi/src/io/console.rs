@@ -4,11 +4,11 @@
 //! positions in it. The producer writes the bytes before its index, the consumer reads them before
 //! its own.
 
-use crate::layout::{assert_sizes, structs};
+use crate::layout::structs;
 
 structs! {
     /// The shared page's contents.
-    pub struct XenconsInterface = "struct xencons_interface" {
+    pub struct XenconsInterface[3088] = "struct xencons_interface" {
         /// Bytes to the guest.
         pub in_: [u8; 1024],
         /// Bytes from the guest.
@@ -23,5 +23,3 @@ structs! {
         pub out_prod: u32,
     }
 }
-
-assert_sizes! { XenconsInterface: 3088 }

@@ -1,6 +1,6 @@
 //! The network protocol (`xen/io/netif.h`): rings to transmit, to receive, and for control.
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 use crate::types::{GrantRef, Union};
 
 constants! {
@@ -108,7 +108,7 @@ constants! {
 
 structs! {
     /// A request on the control ring.
-    pub struct NetifCtrlRequest = "struct xen_netif_ctrl_request" {
+    pub struct NetifCtrlRequest[16] = "struct xen_netif_ctrl_request" {
         /// The frontend's own, the same in the response.
         pub id: u16,
         /// `XEN_NETIF_CTRL_TYPE_*`.
@@ -118,7 +118,7 @@ structs! {
     }
 
     /// A response on the control ring.
-    pub struct NetifCtrlResponse = "struct xen_netif_ctrl_response" {
+    pub struct NetifCtrlResponse[12] = "struct xen_netif_ctrl_response" {
         /// The request's.
         pub id: u16,
         /// The request's.
@@ -130,7 +130,7 @@ structs! {
     }
 
     /// A grant that the backend keeps mapped.
-    pub struct NetifGref = "struct xen_netif_gref" {
+    pub struct NetifGref[8] = "struct xen_netif_gref" {
         /// The grant.
         pub ref_: GrantRef,
         /// `XEN_NETIF_CTRLF_GREF_READONLY` or 0.
@@ -140,7 +140,7 @@ structs! {
     }
 
     /// A packet to transmit, or part of one.
-    pub struct NetifTxRequest = "struct netif_tx_request" {
+    pub struct NetifTxRequest[12] = "struct netif_tx_request" {
         /// The page.
         pub gref: GrantRef,
         /// First byte.
@@ -154,7 +154,7 @@ structs! {
     }
 
     /// More about a packet, in the place of a request or response.
-    pub struct NetifExtraInfo = "struct netif_extra_info" {
+    pub struct NetifExtraInfo[8] = "struct netif_extra_info" {
         /// `XEN_NETIF_EXTRA_TYPE_*`.
         pub type_: u8,
         /// `XEN_NETIF_EXTRA_FLAG_MORE` or 0.
@@ -164,7 +164,7 @@ structs! {
     }
 
     /// `NetifExtraInfo::u` for segmentation.
-    pub struct NetifExtraGso = "__typeof__(((struct netif_extra_info *)0)->u.gso)" {
+    pub struct NetifExtraGso[6] = "__typeof__(((struct netif_extra_info *)0)->u.gso)" {
         /// Most bytes of payload in a segment.
         pub size: u16,
         /// `XEN_NETIF_GSO_TYPE_*`.
@@ -176,13 +176,13 @@ structs! {
     }
 
     /// `NetifExtraInfo::u` for multicast groups.
-    pub struct NetifExtraMcast = "__typeof__(((struct netif_extra_info *)0)->u.mcast)" {
+    pub struct NetifExtraMcast[6] = "__typeof__(((struct netif_extra_info *)0)->u.mcast)" {
         /// The group's address.
         pub addr: [u8; 6],
     }
 
     /// `NetifExtraInfo::u` for a hash.
-    pub struct NetifExtraHash = "__typeof__(((struct netif_extra_info *)0)->u.hash)" {
+    pub struct NetifExtraHash[6] = "__typeof__(((struct netif_extra_info *)0)->u.hash)" {
         /// The number of the bit `XEN_NETIF_CTRL_HASH_TYPE_*`.
         pub type_: u8,
         /// `XEN_NETIF_CTRL_HASH_ALGORITHM_*`.
@@ -192,7 +192,7 @@ structs! {
     }
 
     /// A response on the transmit ring.
-    pub struct NetifTxResponse = "struct netif_tx_response" {
+    pub struct NetifTxResponse[4] = "struct netif_tx_response" {
         /// The request's.
         pub id: u16,
         /// `NETIF_RSP_*`.
@@ -200,7 +200,7 @@ structs! {
     }
 
     /// A page to receive into.
-    pub struct NetifRxRequest = "struct netif_rx_request" {
+    pub struct NetifRxRequest[8] = "struct netif_rx_request" {
         /// The frontend's own, the same in the response.
         pub id: u16,
         /// Zero.
@@ -210,7 +210,7 @@ structs! {
     }
 
     /// A packet that was received, or part of one.
-    pub struct NetifRxResponse = "struct netif_rx_response" {
+    pub struct NetifRxResponse[8] = "struct netif_rx_response" {
         /// The request's.
         pub id: u16,
         /// First byte.
@@ -220,9 +220,4 @@ structs! {
         /// Number of bytes, or `NETIF_RSP_*` if negative.
         pub status: i16,
     }
-}
-
-assert_sizes! {
-    NetifTxRequest: 12, NetifExtraInfo: 8, NetifTxResponse: 4, NetifRxRequest: 8, NetifRxResponse: 8,
-    NetifCtrlRequest: 16, NetifCtrlResponse: 12,
 }

@@ -4,7 +4,7 @@
 //! or, in the place of one that was taken, a response. There are as many as fit, rounded down to a
 //! power of two. Indices count for ever, modulo 2^32.
 
-use crate::layout::{assert_sizes, constants, structs};
+use crate::layout::{constants, structs};
 
 constants! {
     /// Offset of the first entry in the ring's page, in bytes.
@@ -15,7 +15,7 @@ constants! {
 
 structs! {
     /// The start of a ring's page.
-    pub struct SringHeader = "struct nothing_sring" {
+    pub struct SringHeader[64] = "struct nothing_sring" {
         /// Index up to which the frontend has written requests.
         pub req_prod: u32,
         /// Index of requests at which the backend wants an event.
@@ -30,8 +30,6 @@ structs! {
         pub __pad: [u8; 44],
     }
 }
-
-assert_sizes! { SringHeader: SRING_ENTRIES }
 
 /// The number of entries of `entry_size` bytes in a ring of `ring_size` bytes
 /// (`__CONST_RING_SIZE`), 0 if there is no room for any.

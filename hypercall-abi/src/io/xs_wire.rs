@@ -1,6 +1,6 @@
 //! Messages to and from the store, and the page that carries them (`xen/io/xs_wire.h`).
 
-use crate::layout::{assert_sizes, constants, structs, texts};
+use crate::layout::{constants, structs, texts};
 
 constants! {
     /// Control the store; arguments are the command's.
@@ -97,7 +97,7 @@ texts! {
 
 structs! {
     /// A message's header.
-    pub struct XsdSockmsg = "struct xsd_sockmsg" {
+    pub struct XsdSockmsg[16] = "struct xsd_sockmsg" {
         /// `XS_*`.
         pub type_: u32,
         /// The request's number, the same in its answer.
@@ -109,7 +109,7 @@ structs! {
     }
 
     /// The shared page's contents. Indices count bytes for ever, modulo 2^32.
-    pub struct XenstoreDomainInterface = "struct xenstore_domain_interface" {
+    pub struct XenstoreDomainInterface[2076] = "struct xenstore_domain_interface" {
         /// Bytes to the store.
         pub req: [u8; XENSTORE_RING_SIZE],
         /// Bytes from the store.
@@ -130,8 +130,6 @@ structs! {
         pub error: u32,
     }
 }
-
-assert_sizes! { XsdSockmsg: 16, XenstoreDomainInterface: 2076 }
 
 /// Errors that the store returns, by number and name (`xsd_errors`).
 pub const XSD_ERRORS: [(crate::errno::Errno, &str); 16] = {
