@@ -16,13 +16,11 @@ use hypercall_abi::arch_x86::{
     XEN_CPUID_SIGNATURE_EDX,
 };
 
+use crate::version::INTERFACE_VERSION;
 use crate::{Current, Domain, Hypervisor};
 
 /// EAX, EBX, ECX, EDX.
 pub type Leaf = [u32; 4];
-
-/// The version of the interface: major, minor.
-pub const VERSION: (u32, u32) = (4, 17);
 
 /// Basic leaves, 0 to 0xd.
 const BASIC_LEAVES: usize = 0xe;
@@ -695,7 +693,7 @@ fn hypervisor_leaf(hv: &Hypervisor, index: u32, subleaf: u32) -> Leaf {
             XEN_CPUID_SIGNATURE_ECX,
             XEN_CPUID_SIGNATURE_EDX,
         ],
-        (1, _) => [VERSION.0 << 16 | VERSION.1, 0, 0, 0],
+        (1, _) => [INTERFACE_VERSION.0 << 16 | INTERFACE_VERSION.1, 0, 0, 0],
         (2, _) => [
             HYPERCALL_PAGES,
             HYPERCALL_PAGE_MSR,
@@ -708,8 +706,8 @@ fn hypervisor_leaf(hv: &Hypervisor, index: u32, subleaf: u32) -> Leaf {
             [features, 0, machine.tsc_info().khz as u32, 0]
         }
         (3, 1) => {
-            let (multiplier, shift) = nanoseconds_per_tick(machine.tsc_info().khz);
-            [0, 0, multiplier, shift as u32]
+            let scale = hv.clock.scale();
+            [0, 0, scale.mul, i32::from(scale.shift) as u32]
         }
         (3, 2) => [machine.tsc_info().khz as u32, 0, 0, 0],
         // Of hardware-virtualized guests.
@@ -720,23 +718,6 @@ fn hypervisor_leaf(hv: &Hypervisor, index: u32, subleaf: u32) -> Leaf {
         }
         _ => [0; 4],
     }
-}
-
-/// Multiplier and shift that turn ticks into nanoseconds: `((ticks << shift) * multiplier) >> 32`.
-fn nanoseconds_per_tick(khz: u64) -> (u32, i8) {
-    let mut per_second = u128::from(khz.max(1)) * 1000;
-    let mut shift = 0_i8;
-    // The multiplier is a fraction below 1, of at least 1/2 for precision.
-    while per_second <= 1_000_000_000 {
-        per_second <<= 1;
-        shift += 1;
-    }
-    while per_second > 2_000_000_000 {
-        per_second >>= 1;
-        shift -= 1;
-    }
-    let multiplier = (1_000_000_000_u128 << 32) / per_second;
-    (u32::try_from(multiplier).unwrap_or(u32::MAX), shift)
 }
 
 const CR4_TSD: u64 = 1 << 2;

@@ -157,3 +157,106 @@ pub fn io_breakpoints_hit(state: &VcpuState, port: u16, bytes: u32) -> u64 {
     }
     hit
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hypercall_abi::xen::{HYPERVISOR_GET_DEBUGREG, HYPERVISOR_SET_DEBUGREG};
+
+    use crate::testing::{DOMU, Host};
+
+    fn set(host: &Host, register: u32, value: u64) -> i64 {
+        host.hypercall(DOMU, HYPERVISOR_SET_DEBUGREG, &[register.into(), value])
+    }
+
+    fn get(host: &Host, register: u32) -> i64 {
+        host.hypercall(DOMU, HYPERVISOR_GET_DEBUGREG, &[register.into()])
+    }
+
+    #[test]
+    fn breakpoints_are_kept_and_loaded() {
+        let host = Host::new();
+        assert_eq!(set(&host, 0, 0x1000), 0);
+        assert_eq!(set(&host, 3, 0xffff_ffff_8000_0000), 0);
+        assert_eq!(set(&host, 7, 0x0001), 0);
+        assert_eq!(get(&host, 0), 0x1000);
+        assert_eq!(get(&host, 3), 0xffff_ffff_8000_0000_u64 as i64);
+        assert_eq!(get(&host, 7), 0x401);
+        let loaded = host.hv.machine.cpu(0).debug;
+        assert_eq!((loaded[0], loaded[7]), (0x1000, 0x401));
+    }
+
+    #[test]
+    fn a_breakpoint_in_the_hypervisor_is_refused() {
+        let host = Host::new();
+        for address in [
+            hv_machine::HYPERVISOR_VIRT_START,
+            hv_machine::HYPERVISOR_VIRT_END - 1,
+            0x0000_8000_0000_0000,
+        ] {
+            assert_eq!(set(&host, 1, address), Errno::EPERM.to_return());
+        }
+        assert_eq!(get(&host, 1), 0);
+    }
+
+    #[test]
+    fn reserved_bits_read_as_the_processor_has_them() {
+        let host = Host::new();
+        assert_eq!(set(&host, 6, 0xffff_ffff), 0);
+        assert_eq!(get(&host, 6), 0xffff_efff);
+        assert_eq!(set(&host, 6, 0), 0);
+        assert_eq!(get(&host, 6), 0xffff_0ff0);
+        assert_eq!(set(&host, 7, 0xd800), 0);
+        assert_eq!(get(&host, 7), 0x400);
+        for register in [4, 5, 6, 7] {
+            assert_eq!(set(&host, register, 1 << 32), Errno::EINVAL.to_return());
+        }
+        assert_eq!(set(&host, 7, DR7_GENERAL_DETECT), Errno::EPERM.to_return());
+    }
+
+    #[test]
+    fn dr4_and_dr5_are_other_names_until_cr4_says_otherwise() {
+        let host = Host::new();
+        assert_eq!(set(&host, 4, 1), 0);
+        assert_eq!(get(&host, 6), 0xffff_0ff1);
+        assert_eq!(get(&host, 5), get(&host, 7));
+        host.as_guest(DOMU, |cx| cx.state.cr4 |= CR4_DE);
+        for register in [4, 5, 8, u32::MAX] {
+            assert_eq!(set(&host, register, 0), Errno::ENODEV.to_return());
+            assert_eq!(get(&host, register), Errno::ENODEV.to_return());
+        }
+    }
+
+    #[test]
+    fn io_breakpoints_are_kept_from_the_processor_and_found_by_the_emulator() {
+        let host = Host::new();
+        // Breakpoint 1, local, I/O, 2 bytes.
+        let control = 1 << 2 | 2 << 20 | 1 << 22;
+        assert_eq!(set(&host, 7, control), Errno::EPERM.to_return());
+        host.as_guest(DOMU, |cx| cx.state.cr4 |= CR4_DE);
+        assert_eq!(set(&host, 1, 0x3f8), 0);
+        assert_eq!(set(&host, 7, control), 0);
+        assert_eq!(get(&host, 7), control as i64 | 0x400);
+        assert_eq!(host.hv.machine.cpu(0).debug[7] & DR7_ENABLES, 0);
+        host.as_guest(DOMU, |cx| {
+            for (port, bytes, hit) in [
+                (0x3f8, 1, 2),
+                (0x3f9, 1, 2),
+                (0x3f6, 4, 2),
+                (0x3fa, 4, 0),
+                (0x3f7, 1, 0),
+            ] {
+                assert_eq!(io_breakpoints_hit(cx.state, port, bytes), hit, "{port:#x}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_context_loads_what_a_guest_may_have() {
+        let mut state = VcpuState::default();
+        let hypervisors = hv_machine::HYPERVISOR_VIRT_START;
+        load_all(&mut state, &[1, 2, hypervisors, 4, 9, 9, 1, 0x55]);
+        assert_eq!(state.debug, [1, 2, 0, 4, 0, 0, 0xffff_0ff1, 0x455]);
+    }
+}

@@ -241,3 +241,192 @@ pub fn read(cx: &mut Current<'_>, selector: u16) -> Option<u64> {
     };
     Some(frame.map_or(0, |mfn| cx.machine().load_u64(mfn, index % PER_PAGE)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hypercall_abi::xen::{
+        HYPERVISOR_SET_GDT, HYPERVISOR_UPDATE_DESCRIPTOR, HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG,
+    };
+
+    use crate::memory::Pte;
+    use crate::testing::{DOM0, DOMU, Host, RO, SCRATCH, UNMAPPED};
+
+    /// Flat 64-bit code of level 0.
+    const CODE_0: u64 = 0x00af_9a00_0000_ffff;
+    /// A task-state segment.
+    const TSS: u64 = 0x0000_8900_0000_0067;
+
+    #[test]
+    fn segments_are_raised_to_level_3_and_nothing_else_changes() {
+        assert_eq!(check(CODE_0), Some(0x00af_fa00_0000_ffff));
+        assert_eq!(check(0x00cf_b200_1234_ffff), Some(0x00cf_f200_1234_ffff));
+        assert_eq!(check(0x00cf_f200_0000_ffff), Some(0x00cf_f200_0000_ffff));
+    }
+
+    #[test]
+    fn what_is_not_present_may_be_anything() {
+        assert_eq!(check(0), Some(0));
+        assert_eq!(check(0x1234_0900_5678_9abc), Some(0x1234_0900_5678_9abc));
+    }
+
+    #[test]
+    fn system_descriptors_are_refused_except_call_gates() {
+        for kind in 1..16_u64 {
+            let descriptor = bits::PRESENT | kind << 40 | 0x33 << 16;
+            let expected = (kind == 0xc).then_some(descriptor | 3 << 16);
+            assert_eq!(check(descriptor), expected, "type {kind}");
+        }
+        assert_eq!(check(bits::PRESENT | 0x55), Some(bits::PRESENT | 0x55));
+    }
+
+    #[test]
+    fn a_call_gate_faults_when_used_and_leads_to_no_segment_of_the_hypervisors() {
+        let gate = |selector: u64| bits::PRESENT | bits::CALL_GATE | bits::DPL | selector << 16;
+        let unprivileged = |selector: u64| bits::PRESENT | bits::CALL_GATE | selector << 16;
+        assert_eq!(check(gate(0x10)), Some(unprivileged(0x13)));
+        assert_eq!(check(gate(0xe033)), Some(unprivileged(0xe033)));
+        assert_eq!(
+            check(gate(0xffff)),
+            Some(unprivileged(0xffff)),
+            "in the LDT"
+        );
+        assert_eq!(check(gate(0xe008)), None);
+        assert_eq!(check(gate(0xe030)), None);
+        // Parameters and reserved bits.
+        assert_eq!(check(gate(0x10) | 1 << 32), None);
+        assert_eq!(check(gate(0x10) | 1 << 37), None);
+    }
+
+    /// Takes a scratch page's writable mapping away, so that the page can become a descriptor table.
+    fn make_read_only(host: &Host, id: Domid, page: usize) -> Mfn {
+        let mfn = host.layout(id).scratch[page];
+        let va = SCRATCH + 4096 * page as u64;
+        let args = [va, Pte::new(mfn, RO).0, UVMF_INVLPG];
+        assert_eq!(host.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
+        mfn
+    }
+
+    fn set_gdt_by_call(host: &Host, frames: &[Mfn], entries: u64) -> i64 {
+        let list = host.put_slice(DOMU, frames);
+        host.hypercall(DOMU, HYPERVISOR_SET_GDT, &[list, entries])
+    }
+
+    #[test]
+    fn a_gdt_is_checked_held_and_loaded() {
+        let host = Host::new();
+        host.put_at(DOMU, SCRATCH + 63 * 4096 + 8, &CODE_0);
+        let mfn = make_read_only(&host, DOMU, 63);
+        assert_eq!(set_gdt_by_call(&host, &[mfn], 512), 0);
+        assert_eq!(host.hv.machine.cpu(0).gdt, [mfn]);
+        assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::Descriptors);
+        let stored = host.hv.machine.load_u64(mfn, 1);
+        assert_eq!(stored, CODE_0 | bits::DPL);
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(cx.state.gdt_entries, 512);
+            assert_eq!(read(cx, 0x0b), Some(CODE_0 | bits::DPL));
+            assert_eq!(read(cx, 0x1003), Some(0), "beyond the table");
+            assert_eq!(read(cx, 0), Some(0));
+        });
+        assert_eq!(set_gdt_by_call(&host, &[], 0), 0);
+        assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::None);
+        assert!(host.hv.machine.cpu(0).gdt.is_empty());
+    }
+
+    #[test]
+    fn a_gdt_that_is_refused_leaves_the_old_one() {
+        let host = Host::new();
+        let good = make_read_only(&host, DOMU, 62);
+        assert_eq!(set_gdt_by_call(&host, &[good], 8), 0);
+        host.put_at(DOMU, SCRATCH + 61 * 4096, &TSS);
+        let with_tss = make_read_only(&host, DOMU, 61);
+        let writable = host.layout(DOMU).scratch[0];
+        let table = host.layout(DOMU).tables[3];
+        let foreign = host.layout(DOM0).scratch[0];
+        let nowhere = Mfn(u64::MAX);
+        for bad in [with_tss, writable, table, foreign, nowhere, Mfn(0)] {
+            assert_eq!(
+                set_gdt_by_call(&host, &[good, bad], 1024),
+                Errno::EINVAL.to_return(),
+                "{bad}"
+            );
+        }
+        let list = host.put_slice(DOMU, &[good; 15]);
+        let call = |va, entries| host.hypercall(DOMU, HYPERVISOR_SET_GDT, &[va, entries]);
+        assert_eq!(call(list, 7169), Errno::EINVAL.to_return());
+        assert_eq!(call(list, u32::MAX.into()), Errno::EINVAL.to_return());
+        assert_eq!(call(UNMAPPED, 1), Errno::EFAULT.to_return());
+        host.as_guest(DOMU, |cx| assert_eq!(cx.state.gdt, [good]));
+        let state = host.hv.memory.state(good).expect("a frame");
+        assert_eq!(state.types, 1, "what was refused holds nothing");
+    }
+
+    #[test]
+    fn a_descriptor_is_written_after_its_check() {
+        let host = Host::new();
+        let mfn = make_read_only(&host, DOMU, 63);
+        assert_eq!(set_gdt_by_call(&host, &[mfn], 512), 0);
+        let call = |address, descriptor| {
+            host.hypercall(DOMU, HYPERVISOR_UPDATE_DESCRIPTOR, &[address, descriptor])
+        };
+        let entry = mfn.0 << 12 | 0x10;
+        assert_eq!(call(entry, CODE_0), 0);
+        assert_eq!(host.hv.machine.load_u64(mfn, 2), CODE_0 | bits::DPL);
+        // A page that is no table yet takes descriptors as well.
+        let plain = host.layout(DOMU).scratch[5];
+        assert_eq!(call(plain.0 << 12, CODE_0), 0);
+        assert_eq!(host.hv.machine.load_u64(plain, 0), CODE_0 | bits::DPL);
+
+        let foreign = host.layout(DOM0).scratch[0].0 << 12;
+        let table = host.layout(DOMU).tables[3].0 << 12;
+        for (address, descriptor) in [
+            (entry | 4, CODE_0),
+            (entry, TSS),
+            (foreign, CODE_0),
+            (table, CODE_0),
+            (u64::MAX & !7, CODE_0),
+            (0, CODE_0),
+        ] {
+            assert_eq!(
+                call(address, descriptor),
+                Errno::EINVAL.to_return(),
+                "{address:#x} {descriptor:#x}"
+            );
+        }
+        assert_eq!(host.hv.machine.load_u64(mfn, 2), CODE_0 | bits::DPL);
+    }
+
+    #[test]
+    fn pages_of_the_ldt_are_mapped_when_they_are_used_and_forgotten_with_it() {
+        let host = Host::new();
+        host.put_at(DOMU, SCRATCH + 63 * 4096 + 8, &CODE_0);
+        let mfn = make_read_only(&host, DOMU, 63);
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(set_ldt(cx, SCRATCH + 63 * 4096, 512), Ok(()));
+            assert_eq!(cx.machine().cpu(0).ldt_entries, 512);
+            assert_eq!(read(cx, 0x0f), Some(CODE_0 | bits::DPL));
+            assert_eq!(cx.machine().cpu(0).ldt[0], Some(mfn));
+            assert_eq!(read(cx, 0x1007), Some(0), "beyond the table");
+            assert!(map_ldt_page(cx, 0x10), "a fault on a page that is there");
+        });
+        assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::Descriptors);
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(set_ldt(cx, 0x1234_5678, 0), Ok(()));
+            assert_eq!(cx.machine().cpu(0).ldt[0], None);
+        });
+        assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::None);
+    }
+
+    #[test]
+    fn an_ldt_must_be_a_whole_number_of_the_guests_pages() {
+        let host = Host::new();
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(set_ldt(cx, SCRATCH + 8, 1), Err(Errno::EINVAL));
+            assert_eq!(set_ldt(cx, SCRATCH, 8193), Err(Errno::EINVAL));
+            let hypervisors = hv_machine::HYPERVISOR_VIRT_START;
+            assert_eq!(set_ldt(cx, hypervisors, 1), Err(Errno::EINVAL));
+            assert_eq!(cx.state.ldt_entries, 0);
+        });
+    }
+}

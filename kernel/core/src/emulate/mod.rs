@@ -442,3 +442,6 @@ fn set_gpr(regs: &mut CpuUserRegs, number: decode::Gpr, value: u64) {
     };
     *slot = value;
 }
+
+#[cfg(test)]
+mod tests;

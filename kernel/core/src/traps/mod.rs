@@ -9,6 +9,8 @@ mod bounce;
 mod crash;
 mod hypercall_page;
 
+use core::sync::atomic::Ordering;
+
 use hv_machine::Platform;
 use hypercall_abi::arch_x86::ArchVcpuInfo;
 use hypercall_abi::xen::VcpuInfo;
@@ -198,7 +200,8 @@ pub fn enter_upcall(cx: &mut Current<'_>) {
 
 /// Whether [`enter_nmi`] has something to deliver.
 pub fn nmi_due(cx: &Current<'_>) -> bool {
-    cx.state.nmi_pending && !cx.state.nmi_blocked
+    let pending = cx.state.nmi_pending || cx.vcpu.nmi_requested.load(Ordering::SeqCst);
+    pending && !cx.state.nmi_blocked
 }
 
 /// Delivers the pending NMI, if the guest has a handler and handles none yet. One without a handler is lost, until
@@ -208,6 +211,7 @@ pub fn enter_nmi(cx: &mut Current<'_>) {
         return;
     }
     cx.state.nmi_pending = false;
+    cx.vcpu.nmi_requested.store(false, Ordering::SeqCst);
     let has_handler = |info: &hypercall_abi::arch_x86::TrapInfo| info.address != 0;
     if cx
         .state
@@ -609,12 +613,13 @@ mod tests {
             cx.state.nmi_pending = true;
             enter_nmi(cx);
             assert_eq!(cx.state.context.regs.rip, HANDLER + 2);
-            cx.state.nmi_pending = true;
+            cx.vcpu.nmi_requested.store(true, Ordering::SeqCst);
             assert!(!nmi_due(cx));
             cx.state.nmi_blocked = false;
             cx.state.traps[2].address = 0;
             enter_nmi(cx);
-            assert!(!cx.state.nmi_pending && !cx.state.nmi_blocked);
+            assert!(!nmi_due(cx) && !cx.state.nmi_blocked);
+            assert_eq!(cx.state.context.regs.rip, HANDLER + 2);
         });
         assert!(!crashed(&host));
     }
