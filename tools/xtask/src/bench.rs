@@ -14,7 +14,7 @@ use control::{
     DomainConfig, DomainRef, Image, ImageHash, OnEvent, Reply, Request, Uuid, message::MAX_CHUNK,
 };
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How often a boot is measured.
@@ -26,24 +26,44 @@ const CREATIONS: usize = 21;
 /// How long one boot may take.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
+/// Options of the command.
+#[derive(clap::Args, Debug, Default)]
+pub struct Options {
+    /// Another hypervisor's multiboot image in place of ours
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub hypervisor: Option<PathBuf>,
+}
+
 /// Runs the command.
-pub fn run(workspace: &Workspace, route: Option<Route>, consent: Consent) -> Result<()> {
+pub fn run(
+    workspace: &Workspace,
+    route: Option<Route>,
+    consent: Consent,
+    options: &Options,
+) -> Result<()> {
     let mut installer = Installer::new(consent);
     installer.need(setup::TO_RUN)?;
     let toolchain = Toolchain::find(route, &mut installer)?;
     for image in crate::image::Image::all(workspace)? {
         build::image_into_dist(workspace, &toolchain, &image)?;
     }
+    let dist = workspace.dist();
+    let hypervisor = options
+        .hypervisor
+        .clone()
+        .unwrap_or_else(|| dist.join("xenolith"));
     let step = Step::start("measure");
     step.at("source");
-    let kernel = source::count(&workspace.root().join("kernel"), &["sim"])?;
+    // The simulated machine and what tests share run on the host alone.
+    let host_only = ["sim", "testing"];
+    let kernel = source::count(&workspace.root().join("kernel"), &host_only)?;
     let mut boots = Vec::new();
     let mut creations = Creations::default();
     for number in 1..=BOOTS {
         step.at(format!("boot {number} of {BOOTS}"));
         let stage = tempfile::tempdir()?;
         let start = Instant::now();
-        let host = boot(workspace, stage.path())?;
+        let host = boot(workspace, &hypervisor, stage.path())?;
         boots.push(start.elapsed());
         if number == BOOTS {
             step.at("create and destroy");
@@ -64,21 +84,17 @@ pub fn run(workspace: &Workspace, route: Option<Route>, consent: Consent) -> Res
         milliseconds(median(&mut creations.create)),
     );
     row("destroy it", milliseconds(median(&mut creations.destroy)));
-    for name in ["xenolith", "dom0"] {
-        let size = fs::metadata(workspace.dist().join(name))?.len();
-        row(
-            &format!("image of {name}"),
-            format!("{} KiB", size.div_ceil(1024)),
-        );
+    for (what, file) in [("the hypervisor", hypervisor), ("dom0", dist.join("dom0"))] {
+        let size = fs::metadata(file)?.len().div_ceil(1024);
+        row(&format!("image of {what}"), format!("{size} KiB"));
     }
     row("source of the hypervisor", format!("{} lines", kernel.code));
     row("of it unsafe", format!("{} lines", kernel.unsafe_code));
     Ok(())
 }
 
-fn boot(workspace: &Workspace, stage: &Path) -> Result<Host> {
-    let dist = workspace.dist();
-    let boot = run::boot(dist.join("xenolith"), dist.join("dom0"));
+fn boot(workspace: &Workspace, hypervisor: &Path, stage: &Path) -> Result<Host> {
+    let boot = run::boot(hypervisor.to_path_buf(), workspace.dist().join("dom0"));
     let hosts = Hosts::at(stage.join("xenolith"));
     let host = Host::start(&hosts, "bench", &Hardware::default(), &boot)?;
     host.wait_ready(Instant::now() + BOOT_LIMIT, || false)?;

@@ -37,7 +37,7 @@ enum Command {
     /// Lint, host tests, bare-metal builds, and integration tests in QEMU
     Test(test::Options),
     /// Measure the README's figures on this machine
-    Bench,
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,7 +62,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Iso => iso::run(&workspace, cli.toolchain, consent)?,
         Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
-        Command::Bench => bench::run(&workspace, cli.toolchain, consent)?,
+        Command::Bench(options) => bench::run(&workspace, cli.toolchain, consent, options)?,
         Command::Test(options) => test::run(&workspace, cli.toolchain, consent, options)?,
     }
     Ok(ExitCode::SUCCESS)

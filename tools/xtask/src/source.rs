@@ -18,7 +18,8 @@ pub struct Lines {
     pub unsafe_code: usize,
 }
 
-/// Counts the Rust files below a directory, without folders called `tests`, or any of `but`.
+/// Counts the Rust files below a directory, without folders and files of the names in `but`, nor
+/// those called `tests`.
 pub fn count(dir: &Path, but: &[&str]) -> Result<Lines> {
     let mut sum = Lines::default();
     let entries = dir
@@ -26,16 +27,16 @@ pub fn count(dir: &Path, but: &[&str]) -> Result<Lines> {
         .with_context(|| format!("cannot list {}", dir.display()))?;
     for entry in entries {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy())
+        let stem = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy())
             .unwrap_or_default();
+        if stem == "tests" || but.contains(&&*stem) {
+            continue;
+        }
         let lines = if path.is_dir() {
-            if name == "tests" || but.contains(&&*name) {
-                continue;
-            }
             count(&path, but)?
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path)?;
             count_text(&text).with_context(|| format!("cannot parse {}", path.display()))?
         } else {
