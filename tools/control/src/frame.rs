@@ -232,10 +232,10 @@ mod tests {
 
     fn frames() -> impl Strategy<Value = Frame> {
         let payload = prop_oneof![
-            bytes(any::<u8>(), 0..64),
-            bytes(any::<u8>(), 0..=MAX_PAYLOAD),
+            8 => bytes(any::<u8>(), 0..64),
+            1 => (any::<u8>(), 0..=MAX_PAYLOAD).prop_map(|(byte, length)| vec![byte; length]),
             // Payloads that look like frames.
-            bytes(proptest::sample::select(MAGIC.to_vec()), 0..64),
+            4 => bytes(proptest::sample::select(MAGIC.to_vec()), 0..64),
         ];
         (kinds(), any::<u32>(), payload).prop_map(|(kind, channel, payload)| Frame {
             kind,
