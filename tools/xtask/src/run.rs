@@ -127,6 +127,11 @@ pub fn run(
             follow(host.log(), || interrupts.is_set());
             interrupts.exit_code().unwrap_or(0)
         } else {
+            println!(
+                "`help` lists the commands, Ctrl-D powers the host off; \
+                 elsewhere, `cargo xl --host {}` reaches it.",
+                host.name()
+            );
             let terminal = Terminal::remember();
             let code = interrupts.run(xl.command("xl")?.arg("shell"), Key::IsTheirs)?;
             terminal.restore();
@@ -325,7 +330,10 @@ fn create_demonstration_guests(
             && let Some(name) = name
         {
             match host.console_text(&name, SILENCE, BANNER_LIMIT) {
-                Ok(text) => text.lines().for_each(|line| println!("{name}: {line}")),
+                Ok(text) => text
+                    .trim()
+                    .lines()
+                    .for_each(|line| println!("{name}: {line}")),
                 Err(error) => eprintln!("xtask: no console of {name}: {error:#}"),
             }
         }
