@@ -294,8 +294,12 @@ mod tests {
             frames in bytes(frames(), 2..4),
         ) {
             let mut stream = encoded(&[torn]);
-            stream.truncate(keep.index(stream.len()));
-            stream.extend(encoded(&frames));
+            let missing = stream.split_off(keep.index(stream.len()));
+            let rest = encoded(&frames);
+            // By chance the next bytes may be the very ones that are missing: then the frame is
+            // whole.
+            prop_assume!(!rest.starts_with(&missing));
+            stream.extend(rest);
             stream.resize(stream.len() + HEADER + MAX_PAYLOAD, 0);
             let (found, _) = decode_in_pieces(&stream, 4096);
             prop_assert!(found.ends_with(&frames));
