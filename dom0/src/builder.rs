@@ -87,6 +87,13 @@ pub fn build<X: Xen>(
     };
     let domid = match xen.create_domain(&domain) {
         Err(Errno::ENOMEM) => return Err(no_memory(xen, needed_kib)),
+        // Of what it is told, only this can be out of its range.
+        Err(Errno::EINVAL | Errno::E2BIG) => {
+            return Err(Error::BadConfig {
+                field: String::from("maxvcpus"),
+                why: format!("the hypervisor does not allow {}", config.max_vcpus),
+            });
+        }
         other => other.context("createdomain")?,
     };
     fill(xen, domid, config, sources, &layout, nr_pages).inspect_err(|_| {

@@ -1,7 +1,7 @@
 //! A model of the hypervisor for tests: it knows frames and their owners, domains, ports and
 //! mappings, refuses what the real one refuses, and can be told to fail at any call.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -16,8 +16,18 @@ use crate::xen::{DomainStatus, NewDomain, PAGE_SIZE, Xen};
 /// The frames' contents, shared with the mappings.
 #[derive(Debug)]
 pub struct Frame {
+    /// Filled in when first looked at: most frames never are.
     bytes: RefCell<Vec<u8>>,
     mappings: Cell<usize>,
+}
+
+impl Frame {
+    fn bytes(&self) -> RefMut<'_, Vec<u8>> {
+        let mut bytes = self.bytes.borrow_mut();
+        // Something, not zeroes: frames that the hypervisor hands out have had other owners.
+        bytes.resize(PAGE_SIZE, 0xc2);
+        bytes
+    }
 }
 
 #[derive(Debug)]
@@ -30,7 +40,7 @@ impl Mapping {
         while done < length {
             let (page, at) = ((offset + done) / PAGE_SIZE, (offset + done) % PAGE_SIZE);
             let count = (length - done).min(PAGE_SIZE - at);
-            f(&mut self.0[page].bytes.borrow_mut()[at..at + count], done);
+            f(&mut self.0[page].bytes()[at..at + count], done);
             done += count;
         }
     }
@@ -165,7 +175,7 @@ impl Fake {
     fn take_frame(&mut self) -> Option<u64> {
         let mfn = self.free.pop()?;
         let frame = Frame {
-            bytes: RefCell::new(vec![0xc2; PAGE_SIZE]),
+            bytes: RefCell::default(),
             mappings: Cell::new(0),
         };
         self.frames.insert(mfn, Rc::new(frame));
@@ -173,12 +183,17 @@ impl Fake {
     }
 
     pub fn bytes(&self, mfn: u64) -> Vec<u8> {
-        self.frames[&mfn].bytes.borrow().clone()
+        self.frames[&mfn].bytes().clone()
+    }
+
+    fn word(&self, mfn: u64, offset: usize) -> u64 {
+        let bytes = self.frames[&mfn].bytes();
+        u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
     }
 
     /// What a guest writes into its own memory.
     pub fn poke(&self, mfn: u64, offset: usize, bytes: &[u8]) {
-        self.frames[&mfn].bytes.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.frames[&mfn].bytes()[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Frees dying domains whose frames nobody has mapped.
@@ -211,8 +226,7 @@ impl Fake {
         let mut writable = true;
         for level in [4, 3, 2, 1] {
             let index = (va >> (3 + 9 * level)) as usize & 0x1ff;
-            let bytes = self.bytes(table);
-            let entry = u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().unwrap());
+            let entry = self.word(table, index * 8);
             if entry & 1 == 0 {
                 return None;
             }
@@ -225,12 +239,15 @@ impl Fake {
 
     /// Reads a guest's memory by virtual address.
     pub fn peek(&self, domid: Domid, va: u64, length: usize) -> Vec<u8> {
-        (va..va + length as u64)
-            .map(|at| {
-                let (mfn, _) = self.walk(domid, at).expect("is mapped");
-                self.bytes(mfn)[(at & 0xfff) as usize]
-            })
-            .collect()
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let at = va + bytes.len() as u64;
+            let (mfn, _) = self.walk(domid, at).expect("is mapped");
+            let offset = (at & 0xfff) as usize;
+            let count = (length - bytes.len()).min(PAGE_SIZE - offset);
+            bytes.extend_from_slice(&self.bytes(mfn)[offset..offset + count]);
+        }
+        bytes
     }
 }
 
