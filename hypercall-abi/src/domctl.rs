@@ -677,7 +677,7 @@ structs! {
     }
 
     /// `DomctlSchedulerOp::u` for vCPUs.
-    pub struct DomctlSchedulerOpV[16] = "__typeof__(((struct xen_domctl_scheduler_op *)0)->u.v)" {
+    pub struct DomctlSchedulerOpV[16] = "struct xen_domctl_scheduler_op.u.v" {
         /// Their parameters.
         pub vcpus: GuestHandle<DomctlSchedparamVcpu>,
         /// How many; out: how many were done.
@@ -779,13 +779,13 @@ structs! {
     }
 
     /// `DomctlAssignDevice::u` for a PCI function.
-    pub struct DomctlAssignDevicePci[4] = "__typeof__(((struct xen_domctl_assign_device *)0)->u.pci)" {
+    pub struct DomctlAssignDevicePci[4] = "struct xen_domctl_assign_device.u.pci" {
         /// Segment, bus, device and function.
         pub machine_sbdf: u32,
     }
 
     /// `DomctlAssignDevice::u` for a node of a device tree.
-    pub struct DomctlAssignDeviceDt[16] = "__typeof__(((struct xen_domctl_assign_device *)0)->u.dt)" {
+    pub struct DomctlAssignDeviceDt[16] = "struct xen_domctl_assign_device.u.dt" {
         /// Length of the path in bytes.
         pub size: u32,
         /// Zero.
@@ -819,13 +819,13 @@ structs! {
     }
 
     /// `DomctlBindPtIrq::u` for ISA.
-    pub struct DomctlBindPtIrqIsa[1] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.isa)" {
+    pub struct DomctlBindPtIrqIsa[1] = "struct xen_domctl_bind_pt_irq.u.isa" {
         /// The guest's interrupt.
         pub isa_irq: u8,
     }
 
     /// `DomctlBindPtIrq::u` for PCI.
-    pub struct DomctlBindPtIrqPci[3] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.pci)" {
+    pub struct DomctlBindPtIrqPci[3] = "struct xen_domctl_bind_pt_irq.u.pci" {
         /// Bus.
         pub bus: u8,
         /// Device.
@@ -835,7 +835,7 @@ structs! {
     }
 
     /// `DomctlBindPtIrq::u` for MSI.
-    pub struct DomctlBindPtIrqMsi[16] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.msi)" {
+    pub struct DomctlBindPtIrqMsi[16] = "struct xen_domctl_bind_pt_irq.u.msi" {
         /// The guest's vector.
         pub gvec: u8,
         /// Zero.
@@ -847,7 +847,7 @@ structs! {
     }
 
     /// `DomctlBindPtIrq::u` for Arm's shared interrupts.
-    pub struct DomctlBindPtIrqSpi[2] = "__typeof__(((struct xen_domctl_bind_pt_irq *)0)->u.spi)" {
+    pub struct DomctlBindPtIrqSpi[2] = "struct xen_domctl_bind_pt_irq.u.spi" {
         /// The guest's interrupt.
         pub spi: u16,
     }
@@ -1151,7 +1151,7 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for control registers.
-    pub struct DomctlMonitorOpMovToCr[16] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.mov_to_cr)" {
+    pub struct DomctlMonitorOpMovToCr[16] = "struct xen_domctl_monitor_op.u.mov_to_cr" {
         /// Which one.
         pub index: u8,
         /// Not 0 to stop the vCPU until the answer.
@@ -1167,7 +1167,7 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for MSRs.
-    pub struct DomctlMonitorOpMovToMsr[8] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.mov_to_msr)" {
+    pub struct DomctlMonitorOpMovToMsr[8] = "struct xen_domctl_monitor_op.u.mov_to_msr" {
         /// Which one.
         pub msr: u32,
         /// Not 0 for changes only.
@@ -1177,7 +1177,7 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for the guest's requests.
-    pub struct DomctlMonitorOpGuestRequest[2] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.guest_request)" {
+    pub struct DomctlMonitorOpGuestRequest[2] = "struct xen_domctl_monitor_op.u.guest_request" {
         /// Not 0 to stop the vCPU until the answer.
         pub sync: u8,
         /// Not 0 if user mode may make requests.
@@ -1185,13 +1185,13 @@ structs! {
     }
 
     /// `DomctlMonitorOp::u` for debug exceptions.
-    pub struct DomctlMonitorOpDebugException[1] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.debug_exception)" {
+    pub struct DomctlMonitorOpDebugException[1] = "struct xen_domctl_monitor_op.u.debug_exception" {
         /// Not 0 to stop the vCPU until the answer.
         pub sync: u8,
     }
 
     /// `DomctlMonitorOp::u` for exits.
-    pub struct DomctlMonitorOpVmexit[1] = "__typeof__(((struct xen_domctl_monitor_op *)0)->u.vmexit)" {
+    pub struct DomctlMonitorOpVmexit[1] = "struct xen_domctl_monitor_op.u.vmexit" {
         /// Not 0 to leave the exit to the listener.
         pub sync: u8,
     }

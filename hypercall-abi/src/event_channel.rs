@@ -156,13 +156,13 @@ structs! {
     }
 
     /// `EvtchnStatus::u` of an unbound port.
-    pub struct EvtchnStatusUnbound[2] = "__typeof__(((struct evtchn_status *)0)->u.unbound)" {
+    pub struct EvtchnStatusUnbound[2] = "struct evtchn_status.u.unbound" {
         /// The domain that may connect.
         pub dom: Domid,
     }
 
     /// `EvtchnStatus::u` of a connected port.
-    pub struct EvtchnStatusInterdomain[8] = "__typeof__(((struct evtchn_status *)0)->u.interdomain)" {
+    pub struct EvtchnStatusInterdomain[8] = "struct evtchn_status.u.interdomain" {
         /// The domain at the other end.
         pub dom: Domid,
         /// Zero.

@@ -151,7 +151,7 @@ structs! {
     }
 
     /// An entry of version 2 for a frame.
-    pub struct GrantEntryV2FullPage[16] = "__typeof__(((union grant_entry_v2 *)0)->full_page)" {
+    pub struct GrantEntryV2FullPage[16] = "union grant_entry_v2.full_page" {
         /// The kind and the domain.
         pub hdr: GrantEntryHeader,
         /// Zero.
@@ -161,7 +161,7 @@ structs! {
     }
 
     /// An entry of version 2 for part of a frame.
-    pub struct GrantEntryV2SubPage[16] = "__typeof__(((union grant_entry_v2 *)0)->sub_page)" {
+    pub struct GrantEntryV2SubPage[16] = "union grant_entry_v2.sub_page" {
         /// The kind and the domain.
         pub hdr: GrantEntryHeader,
         /// First byte.
@@ -173,7 +173,7 @@ structs! {
     }
 
     /// An entry of version 2 for the grant of another domain.
-    pub struct GrantEntryV2Transitive[12] = "__typeof__(((union grant_entry_v2 *)0)->transitive)" {
+    pub struct GrantEntryV2Transitive[12] = "union grant_entry_v2.transitive" {
         /// The kind and the domain.
         pub hdr: GrantEntryHeader,
         /// The other domain.

@@ -1,7 +1,7 @@
 //! The tables by which a test compares this crate with Xen's own headers, and the macros that fill
 //! them.
 //!
-//! A struct or constant of the ABI is declared inside [`structs!`] or [`constants!`], which makes
+//! A struct or constant of the ABI is declared inside `structs!` or `constants!`, which makes
 //! it an ordinary Rust item and enters it in the module's table. What is not in a table is not part
 //! of the ABI.
 
@@ -21,7 +21,7 @@ pub struct Constant {
 pub struct Struct {
     /// The Rust name.
     pub name: &'static str,
-    /// The C type, as a C program writes it.
+    /// The C type: `struct x`, a `typedef`, or `struct x.u.arm` for the type of a member.
     pub c: &'static str,
     /// Size in bytes.
     pub size: usize,
@@ -149,7 +149,7 @@ macro_rules! constants {
     };
 }
 
-/// Declares the texts of a header and the table `TEXTS`, as [`constants!`] does numbers.
+/// Declares the texts of a header and the table `TEXTS`, as `constants!` does numbers.
 macro_rules! texts {
     ($( $(#[$meta:meta])* pub const $name:ident: &str = $value:expr $(=> $c:literal)?; )*) => {
         $( $(#[$meta])* pub const $name: &str = $value; )*

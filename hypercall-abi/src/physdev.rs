@@ -199,7 +199,7 @@ structs! {
     }
 
     /// The physical function behind a virtual one.
-    pub struct PhysdevPhysfn[2] = "__typeof__(((struct physdev_pci_device_add *)0)->physfn)" {
+    pub struct PhysdevPhysfn[2] = "struct physdev_pci_device_add.physfn" {
         /// Bus.
         pub bus: u8,
         /// Device and function.

@@ -307,7 +307,7 @@ structs! {
     }
 
     /// `XEN_EFI_GET_TIME`, all out.
-    pub struct XenpfEfiGetTime[24] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_time)" {
+    pub struct XenpfEfiGetTime[24] = "struct xenpf_efi_runtime_call.u.get_time" {
         /// The time.
         pub time: XenpfEfiTime,
         /// Ticks a second.
@@ -317,7 +317,7 @@ structs! {
     }
 
     /// `XEN_EFI_GET_VARIABLE` and `XEN_EFI_SET_VARIABLE`.
-    pub struct XenpfEfiVariable[40] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_variable)" {
+    pub struct XenpfEfiVariable[40] = "struct xenpf_efi_runtime_call.u.get_variable" {
         /// Its name in UTF-16, zero-terminated.
         pub name: GuestHandle<u16>,
         /// Size of the data in bytes.
@@ -329,7 +329,7 @@ structs! {
     }
 
     /// `XEN_EFI_GET_NEXT_VARIABLE_NAME`.
-    pub struct XenpfEfiNextVariable[32] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.get_next_variable_name)" {
+    pub struct XenpfEfiNextVariable[32] = "struct xenpf_efi_runtime_call.u.get_next_variable_name" {
         /// Size of the name in bytes.
         pub size: u64,
         /// In: a variable's name; out: that of the next.
@@ -339,7 +339,7 @@ structs! {
     }
 
     /// `XEN_EFI_QUERY_VARIABLE_INFO`.
-    pub struct XenpfEfiVariableInfo[32] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.query_variable_info)" {
+    pub struct XenpfEfiVariableInfo[32] = "struct xenpf_efi_runtime_call.u.query_variable_info" {
         /// In: `XEN_EFI_VARIABLE_*`.
         pub attr: u32,
         /// Zero.
@@ -353,7 +353,7 @@ structs! {
     }
 
     /// `XEN_EFI_QUERY_CAPSULE_CAPABILITIES`.
-    pub struct XenpfEfiCapsuleCapabilities[32] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.query_capsule_capabilities)" {
+    pub struct XenpfEfiCapsuleCapabilities[32] = "struct xenpf_efi_runtime_call.u.query_capsule_capabilities" {
         /// In: headers of the capsules.
         pub capsule_header_array: GuestHandle<u8>,
         /// In: number of capsules.
@@ -367,7 +367,7 @@ structs! {
     }
 
     /// `XEN_EFI_UPDATE_CAPSULE`.
-    pub struct XenpfEfiUpdateCapsule[24] = "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.update_capsule)" {
+    pub struct XenpfEfiUpdateCapsule[24] = "struct xenpf_efi_runtime_call.u.update_capsule" {
         /// Headers of the capsules.
         pub capsule_header_array: GuestHandle<u8>,
         /// Number of capsules.
@@ -387,7 +387,7 @@ structs! {
     }
 
     /// `XEN_FW_DISK_INFO`, as BIOS interrupt 0x13 says.
-    pub struct XenpfDiskInfo[16] = "__typeof__(((struct xenpf_firmware_info *)0)->u.disk_info)" {
+    pub struct XenpfDiskInfo[16] = "struct xenpf_firmware_info.u.disk_info" {
         /// Number of the disk.
         pub device: u8,
         /// Version of the extensions.
@@ -405,7 +405,7 @@ structs! {
     }
 
     /// `XEN_FW_DISK_MBR_SIGNATURE`.
-    pub struct XenpfDiskMbrSignature[8] = "__typeof__(((struct xenpf_firmware_info *)0)->u.disk_mbr_signature)" {
+    pub struct XenpfDiskMbrSignature[8] = "struct xenpf_firmware_info.u.disk_mbr_signature" {
         /// Number of the disk.
         pub device: u8,
         /// Zero.
@@ -415,7 +415,7 @@ structs! {
     }
 
     /// `XEN_FW_VBEDDC_INFO`.
-    pub struct XenpfVbeddcInfo[16] = "__typeof__(((struct xenpf_firmware_info *)0)->u.vbeddc_info)" {
+    pub struct XenpfVbeddcInfo[16] = "struct xenpf_firmware_info.u.vbeddc_info" {
         /// What the display can do.
         pub capabilities: u8,
         /// Seconds to get 128 bytes.
@@ -427,7 +427,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_CONFIG_TABLE`.
-    pub struct XenpfEfiInfoCfg[16] = "__typeof__(((union xenpf_efi_info *)0)->cfg)" {
+    pub struct XenpfEfiInfoCfg[16] = "union xenpf_efi_info.cfg" {
         /// Machine address of the tables.
         pub addr: u64,
         /// How many.
@@ -437,7 +437,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_VENDOR`.
-    pub struct XenpfEfiInfoVendor[16] = "__typeof__(((union xenpf_efi_info *)0)->vendor)" {
+    pub struct XenpfEfiInfoVendor[16] = "union xenpf_efi_info.vendor" {
         /// Revision.
         pub revision: u32,
         /// In: size of the name in bytes.
@@ -447,7 +447,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_MEM_INFO`.
-    pub struct XenpfEfiInfoMem[32] = "__typeof__(((union xenpf_efi_info *)0)->mem)" {
+    pub struct XenpfEfiInfoMem[32] = "union xenpf_efi_info.mem" {
         /// Machine address; out: where the range begins.
         pub addr: u64,
         /// Size in bytes.
@@ -461,7 +461,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_PCI_ROM`.
-    pub struct XenpfEfiInfoPciRom[24] = "__typeof__(((union xenpf_efi_info *)0)->pci_rom)" {
+    pub struct XenpfEfiInfoPciRom[24] = "union xenpf_efi_info.pci_rom" {
         /// In: segment.
         pub segment: u16,
         /// In: bus.
@@ -479,7 +479,7 @@ structs! {
     }
 
     /// `XEN_FW_EFI_APPLE_PROPERTIES`.
-    pub struct XenpfEfiInfoAppleProperties[16] = "__typeof__(((union xenpf_efi_info *)0)->apple_properties)" {
+    pub struct XenpfEfiInfoAppleProperties[16] = "union xenpf_efi_info.apple_properties" {
         /// Out: machine address.
         pub address: u64,
         /// Out: size in bytes.

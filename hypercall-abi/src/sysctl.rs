@@ -821,7 +821,7 @@ structs! {
     }
 
     /// An entry of an ARINC 653 schedule.
-    pub struct SysctlArinc653Entry[32] = "__typeof__(((struct xen_sysctl_arinc653_schedule *)0)->sched_entries[0])" {
+    pub struct SysctlArinc653Entry[32] = "struct xen_sysctl_arinc653_schedule.sched_entries[0]" {
         /// The domain's unique identifier.
         pub dom_handle: DomainHandle,
         /// The vCPU.
@@ -901,7 +901,7 @@ structs! {
     }
 
     /// `SysctlPsrCmtOp::u` for the size of a cache.
-    pub struct SysctlPsrCmtOpL3Cache[8] = "__typeof__(((struct xen_sysctl_psr_cmt_op *)0)->u.l3_cache)" {
+    pub struct SysctlPsrCmtOpL3Cache[8] = "struct xen_sysctl_psr_cmt_op.u.l3_cache" {
         /// The CPU.
         pub cpu: u32,
         /// Zero.
@@ -931,7 +931,7 @@ structs! {
     }
 
     /// `SysctlPsrAlloc::u` for caches.
-    pub struct SysctlPsrAllocCatInfo[12] = "__typeof__(((struct xen_sysctl_psr_alloc *)0)->u.cat_info)" {
+    pub struct SysctlPsrAllocCatInfo[12] = "struct xen_sysctl_psr_alloc.u.cat_info" {
         /// Bits of a part.
         pub cbm_len: u32,
         /// Highest number of a class.
@@ -941,7 +941,7 @@ structs! {
     }
 
     /// `SysctlPsrAlloc::u` for memory bandwidth.
-    pub struct SysctlPsrAllocMbaInfo[12] = "__typeof__(((struct xen_sysctl_psr_alloc *)0)->u.mba_info)" {
+    pub struct SysctlPsrAllocMbaInfo[12] = "struct xen_sysctl_psr_alloc.u.mba_info" {
         /// Strongest throttle.
         pub thrtl_max: u32,
         /// Highest number of a class.

@@ -427,7 +427,7 @@ structs! {
     }
 
     /// `StartInfo::console` of an ordinary domain.
-    pub struct StartInfoConsoleDomU[16] = "__typeof__(((struct start_info *)0)->console.domU)" {
+    pub struct StartInfoConsoleDomU[16] = "struct start_info.console.domU" {
         /// Machine frame of the console's ring.
         pub mfn: Mfn,
         /// Event channel to the console.
@@ -437,7 +437,7 @@ structs! {
     }
 
     /// `StartInfo::console` of the initial domain.
-    pub struct StartInfoConsoleDom0[8] = "__typeof__(((struct start_info *)0)->console.dom0)" {
+    pub struct StartInfoConsoleDom0[8] = "struct start_info.console.dom0" {
         /// Offset of the `Dom0VgaConsoleInfo` from the `StartInfo`, in bytes; 0 for none.
         pub info_off: u32,
         /// Its size in bytes.
@@ -468,7 +468,7 @@ structs! {
     }
 
     /// `Dom0VgaConsoleInfo::u` in text mode.
-    pub struct VgaTextMode3[10] = "__typeof__(((struct dom0_vga_console_info *)0)->u.text_mode_3)" {
+    pub struct VgaTextMode3[10] = "struct dom0_vga_console_info.u.text_mode_3" {
         /// Height of the font in pixels.
         pub font_height: u16,
         /// Column of the cursor.
@@ -482,7 +482,7 @@ structs! {
     }
 
     /// `Dom0VgaConsoleInfo::u` with a linear frame buffer.
-    pub struct VgaVesaLfb[36] = "__typeof__(((struct dom0_vga_console_info *)0)->u.vesa_lfb)" {
+    pub struct VgaVesaLfb[36] = "struct dom0_vga_console_info.u.vesa_lfb" {
         /// Width in pixels.
         pub width: u16,
         /// Height in pixels.

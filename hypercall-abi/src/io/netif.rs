@@ -164,7 +164,7 @@ structs! {
     }
 
     /// `NetifExtraInfo::u` for segmentation.
-    pub struct NetifExtraGso[6] = "__typeof__(((struct netif_extra_info *)0)->u.gso)" {
+    pub struct NetifExtraGso[6] = "struct netif_extra_info.u.gso" {
         /// Most bytes of payload in a segment.
         pub size: u16,
         /// `XEN_NETIF_GSO_TYPE_*`.
@@ -176,13 +176,13 @@ structs! {
     }
 
     /// `NetifExtraInfo::u` for multicast groups.
-    pub struct NetifExtraMcast[6] = "__typeof__(((struct netif_extra_info *)0)->u.mcast)" {
+    pub struct NetifExtraMcast[6] = "struct netif_extra_info.u.mcast" {
         /// The group's address.
         pub addr: [u8; 6],
     }
 
     /// `NetifExtraInfo::u` for a hash.
-    pub struct NetifExtraHash[6] = "__typeof__(((struct netif_extra_info *)0)->u.hash)" {
+    pub struct NetifExtraHash[6] = "struct netif_extra_info.u.hash" {
         /// The number of the bit `XEN_NETIF_CTRL_HASH_TYPE_*`.
         pub type_: u8,
         /// `XEN_NETIF_CTRL_HASH_ALGORITHM_*`.

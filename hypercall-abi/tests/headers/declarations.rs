@@ -94,14 +94,11 @@ impl Declarations {
         }
     }
 
-    /// The members of a C type: `struct x`, a `typedef`, or `__typeof__` of a member of one.
+    /// The members of a C type: `struct x`, a `typedef`, or a member of one, `struct x.u.arm`.
     pub fn members(&self, c: &str) -> Option<Vec<Member>> {
-        let Some(path) = c.strip_prefix("__typeof__(((") else {
-            return self.structs.get(c).map(|found| found.members.clone());
-        };
-        let (tag, path) = path.strip_suffix(')')?.split_once(" *)0)->")?;
-        let mut members = self.structs.get(tag)?.members.clone();
-        for name in path.split('.') {
+        let mut path = c.split('.');
+        let mut members = self.structs.get(path.next()?)?.members.clone();
+        for name in path {
             let name = name.split('[').next()?;
             members = members.into_iter().find_map(|member| match member {
                 Member::Field(field, Some(body)) if field == name => Some(body.members),
@@ -117,8 +114,7 @@ impl Declarations {
             for member in members {
                 match member {
                     Member::Field(name, Some(body)) => {
-                        let separator = if path.ends_with("->") { "" } else { "." };
-                        let path = format!("{path}{separator}{name}");
+                        let path = format!("{path}.{name}");
                         if !body.union {
                             found.insert(path.clone());
                         }
@@ -132,12 +128,8 @@ impl Declarations {
         let mut all = BTreeSet::new();
         for (tag, found) in &self.structs {
             let mut paths = BTreeSet::new();
-            walk(&format!("(({tag} *)0)->"), &found.members, &mut paths);
-            all.extend(
-                paths
-                    .into_iter()
-                    .map(|path| (format!("__typeof__({path})"), found.header.clone())),
-            );
+            walk(tag, &found.members, &mut paths);
+            all.extend(paths.into_iter().map(|path| (path, found.header.clone())));
         }
         all
     }

@@ -77,8 +77,8 @@ pub const NAMES: &[Exclusion] = &[
         "bit-fields of varying length, which `TRACE_*` and `TRC_HD_*` describe",
         &[
             "struct t_rec",
-            "__typeof__(((struct t_rec *)0)->u.cycles)",
-            "__typeof__(((struct t_rec *)0)->u.nocycles)",
+            "struct t_rec.u.cycles",
+            "struct t_rec.u.nocycles",
         ],
     ),
     exclusion(
@@ -107,10 +107,10 @@ pub const NAMES: &[Exclusion] = &[
             "union netif_tx_sring_entry",
             "union xen_netif_ctrl_sring_entry",
             "struct nothing_sring.ring",
-            "__typeof__(((struct blkif_sring *)0)->pvt.*",
-            "__typeof__(((struct netif_rx_sring *)0)->pvt.*",
-            "__typeof__(((struct netif_tx_sring *)0)->pvt.*",
-            "__typeof__(((struct xen_netif_ctrl_sring *)0)->pvt.*",
+            "struct blkif_sring.pvt.*",
+            "struct netif_rx_sring.pvt.*",
+            "struct netif_tx_sring.pvt.*",
+            "struct xen_netif_ctrl_sring.pvt.*",
         ],
     ),
     exclusion(
@@ -131,7 +131,7 @@ pub const NAMES: &[Exclusion] = &[
         &[
             "union xen_add_to_physmap_batch_extra",
             "union xenpf_efi_info",
-            "__typeof__(((struct xen_domctl_vm_event_op *)0)->u.enable)",
+            "struct xen_domctl_vm_event_op.u.enable",
             "union grant_entry_v2.full_page",
             "union grant_entry_v2.sub_page",
             "union grant_entry_v2.transitive",
@@ -142,14 +142,11 @@ pub const NAMES: &[Exclusion] = &[
     exclusion(
         "the same as another struct that is covered",
         &[
-            "__typeof__(((struct physdev_manage_pci_ext *)0)->physfn)",
-            "__typeof__(((struct xenpf_efi_runtime_call *)0)->u.set_variable)",
+            "struct physdev_manage_pci_ext.physfn",
+            "struct xenpf_efi_runtime_call.u.set_variable",
         ],
     ),
-    exclusion(
-        "an array of bytes",
-        &["__typeof__(((struct vcpu_guest_context *)0)->fpu_ctxt)"],
-    ),
+    exclusion("an array of bytes", &["struct vcpu_guest_context.fpu_ctxt"]),
     exclusion(
         "an array without a length, which is not part of the struct here",
         &[

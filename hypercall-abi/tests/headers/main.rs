@@ -110,6 +110,14 @@ fn c_names(found: &Declarations, files: &[&str], name: &str, c: Option<&str>) ->
         .collect()
 }
 
+/// A type of the tables as a C program writes it.
+fn c_type(c: &str) -> String {
+    match c.split_once('.') {
+        Some((tag, path)) => format!("__typeof__((({tag} *)0)->{path})"),
+        None => c.to_string(),
+    }
+}
+
 /// Whether a field is padding that has no name in C.
 fn is_padding(members: &[String], name: &str) -> bool {
     name.starts_with("_pad") && !members.iter().any(|member| member == name)
@@ -167,7 +175,7 @@ fn layouts_and_values_are_those_of_the_headers() {
     for header in HEADERS {
         for item in header.structs {
             let members = names(&members_of(&found, item));
-            let c = item.c;
+            let c = c_type(item.c);
             print(
                 item.name.into(),
                 "%zu %zu",
