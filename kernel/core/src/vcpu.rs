@@ -12,7 +12,7 @@ use hypercall_abi::types::{Mfn, Port};
 use hypercall_abi::xen::VcpuInfo;
 
 use crate::lock::Mutex;
-use crate::runstate::{Areas, Runstate};
+use crate::runstate::{self, Areas, Runstate};
 use crate::sched::Seat;
 use crate::time::VcpuTimers;
 use crate::{Current, Domain, traps};
@@ -281,5 +281,8 @@ pub fn toggle_mode(cx: &mut Current<'_>) -> bool {
     let machine = cx.machine();
     machine.swap_gs();
     machine.load_root(root);
+    if to_kernel {
+        runstate::refresh_areas(cx.hv, cx.vcpu);
+    }
     true
 }
