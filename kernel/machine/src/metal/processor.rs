@@ -28,7 +28,7 @@ const EFER_NXE: u64 = 1 << 11;
 /// Page attribute table as guests of Xen know it: WB, WT, UC-, UC, WC, WP, UC, UC.
 const PAT: u64 = 0x0000_0501_0007_0406;
 
-const CR0: u64 = 0x8001_0033; // PG, WP, NE, ET, MP, PE
+const CR0: u64 = 0x8005_0033; // PG, AM, WP, NE, ET, MP, PE
 const CR0_TS: u64 = 1 << 3;
 
 const CR4_DE: u64 = 1 << 3;
