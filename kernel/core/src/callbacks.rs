@@ -162,7 +162,9 @@ fn register_nmi(cx: &mut Current<'_>, address: u64) {
     }
     // An NMI that came while nobody listened would otherwise be lost.
     if cx.vcpu.id == 0 && nmi_reason(cx) != 0 {
-        cx.state.nmi_pending = true;
+        cx.vcpu
+            .nmi_requested
+            .store(true, core::sync::atomic::Ordering::Release);
     }
 }
 
@@ -355,6 +357,12 @@ mod tests {
         let shared = host.domain(DOMU).shared_info;
         host.hv.machine.store_u64(shared, offset / 8, 1);
         assert_eq!(register(&host, CALLBACKTYPE_NMI, 0, KERNEL), 0);
-        host.as_guest(DOMU, |cx| assert!(cx.state.nmi_pending));
+        host.as_guest(DOMU, |cx| {
+            assert!(
+                cx.vcpu
+                    .nmi_requested
+                    .load(core::sync::atomic::Ordering::Acquire)
+            )
+        });
     }
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::types::{Domid, Mfn};
 
 use crate::event::EventChannels;
+use crate::lifecycle::NewDomain;
 use crate::lock::{Mutex, RwLock};
 use crate::memory::Owner;
 use crate::sched_op::Watchdogs;
@@ -20,6 +21,8 @@ pub const MAX_VCPUS: u32 = 128;
 pub struct Domain {
     /// Its number.
     pub id: Domid,
+    /// Number of vCPUs that it was created for.
+    pub max_vcpus: u32,
     /// Whether it may use the privileged hypercalls: it is the control domain.
     pub privileged: bool,
     /// Its memory account: frames, limits, I/O memory.
@@ -142,22 +145,16 @@ where
 
 impl Domain {
     /// A domain without vCPUs; it is in no list yet.
-    pub fn new(
-        id: Domid,
-        privileged: bool,
-        owner: Arc<Owner>,
-        shared_info: Mfn,
-        events: EventChannels,
-        handle: [u8; 16],
-    ) -> Self {
+    pub fn new(new: &NewDomain, owner: Arc<Owner>, shared_info: Mfn) -> Self {
         Self {
-            id,
-            privileged,
+            id: new.id,
+            max_vcpus: new.max_vcpus,
+            privileged: new.privileged,
             owner,
             shared_info,
-            events,
+            events: EventChannels::new(new.max_port),
             life: Mutex::new(Life::default()),
-            handle: Mutex::new(handle),
+            handle: Mutex::new(new.handle),
             vm_assist: AtomicU64::new(0),
             access: Mutex::new(Access::default()),
             cpuid: Mutex::new(BTreeMap::new()),

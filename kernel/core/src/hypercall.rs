@@ -9,8 +9,8 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
 use crate::{
-    Current, callbacks, console_io, debugreg, descriptor, event, iret, lifecycle, memory_op, mmu,
-    multicall, physdev, sched_op, time, vcpu_op, version, vm_assist,
+    Current, callbacks, console_io, debugreg, descriptor, domctl, event, iret, lifecycle,
+    memory_op, mmu, multicall, physdev, sched_op, time, vcpu_op, version, vm_assist,
 };
 
 /// The six argument registers.
@@ -112,6 +112,7 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         HYPERVISOR_UPDATE_VA_MAPPING => mmu::do_update_va_mapping(cx, args),
         HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::do_update_va_mapping_otherdomain(cx, args),
         HYPERVISOR_MMUEXT_OP => mmu::do_mmuext_op(cx, args),
+        HYPERVISOR_DOMCTL => domctl::do_domctl(cx, args),
         HYPERVISOR_MEMORY_OP => memory_op::do_memory_op(cx, args),
         HYPERVISOR_MULTICALL => multicall::do_multicall(cx, args),
         HYPERVISOR_XEN_VERSION => version::do_xen_version(cx, args),

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use hv_machine::{MachineRef, Platform};
 use hypercall_abi::errno::Errno;
@@ -30,6 +30,8 @@ pub struct Hypervisor {
     pub options: Options,
     /// All domains that are not dead.
     pub domains: RwLock<BTreeMap<Domid, Arc<Domain>>>,
+    /// Where the search for a free domain number begins.
+    pub next_domid: AtomicU16,
     /// Who runs next.
     pub scheduler: Mutex<Credit>,
     /// What is to happen at which time.
@@ -56,8 +58,9 @@ impl Hypervisor {
         let options = Options::parse(machine.command_line());
         let cpus = machine.cpu_count();
         Self {
-            memory: Memory::new(machine.clone()),
+            memory: Memory::new(MachineRef::clone(&machine)),
             domains: RwLock::new(BTreeMap::new()),
+            next_domid: AtomicU16::new(1),
             scheduler: Mutex::new(Credit::new(cpus)),
             timers: Mutex::new(Timers::new(cpus)),
             clock: Clock::new(&*machine),

@@ -9,8 +9,8 @@ use hypercall_abi::sched::SHUTDOWN_CRASH;
 use hypercall_abi::types::Domid;
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 
-use crate::domain::{Domain, MAX_VCPUS};
-use crate::event::{self, EventChannels};
+use crate::domain::Domain;
+use crate::event;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
 use crate::sched;
@@ -31,8 +31,10 @@ pub struct NewDomain {
     pub privileged: bool,
     /// The toolstack's name for it.
     pub handle: [u8; 16],
-    /// Most event channels that it may have.
-    pub max_event_channels: u32,
+    /// Number of vCPUs that it will have.
+    pub max_vcpus: u32,
+    /// Highest event-channel port that it may have.
+    pub max_port: u32,
 }
 
 /// Makes a domain without memory and vCPUs, paused by the toolstack, and puts it on the list.
@@ -53,15 +55,7 @@ pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
         }
     };
     hv.machine.set_m2p(shared_info, u64::MAX);
-    let events = EventChannels::new(new.max_event_channels);
-    let domain = Arc::new(Domain::new(
-        new.id,
-        new.privileged,
-        owner,
-        shared_info,
-        events,
-        new.handle,
-    ));
+    let domain = Arc::new(Domain::new(new, owner, shared_info));
     domain.life.lock().toolstack_pauses = 1;
     domains.insert(new.id, domain.clone());
     Ok(domain)
@@ -70,10 +64,10 @@ pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
 /// Gives a domain vCPUs 0 to `count`-1, all down.
 ///
 /// # Errors
-/// `EINVAL` where it has more already, or `count` is 0 or above [`MAX_VCPUS`].
+/// `EINVAL` where it has more already, or `count` is 0 or above [`Domain::max_vcpus`].
 pub fn create_vcpus(hv: &Hypervisor, domain: &Arc<Domain>, count: u32) -> Result<(), Errno> {
     let have = domain.vcpu_count();
-    if count == 0 || count > MAX_VCPUS || count < have {
+    if count == 0 || count > domain.max_vcpus || count < have {
         return Err(Errno::EINVAL);
     }
     for id in have..count {

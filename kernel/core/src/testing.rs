@@ -81,7 +81,8 @@ impl Host {
             id,
             privileged,
             handle: [id.0 as u8; 16],
-            max_event_channels: 1024,
+            max_vcpus: crate::domain::MAX_VCPUS,
+            max_port: 1024,
         };
         let domain = lifecycle::create(&self.hv, &new).expect("a domain");
         domain.owner.set_max_frames(256);

@@ -187,8 +187,6 @@ pub struct VcpuState {
     pub io_bitmap_ports: u32,
     /// The LDT and GDT selectors, segments etc. must be loaded afresh before the vCPU runs.
     pub initialised: bool,
-    /// NMI to be delivered (`VCPUOP_send_nmi`, `XEN_NMIREASON_*`).
-    pub nmi_pending: bool,
     /// The guest handles an NMI: no second one before its `iret`.
     pub nmi_blocked: bool,
 }
@@ -245,7 +243,6 @@ impl Default for VcpuState {
             io_bitmap: 0,
             io_bitmap_ports: 0,
             initialised: false,
-            nmi_pending: false,
             nmi_blocked: false,
         }
     }

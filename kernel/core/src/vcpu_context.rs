@@ -1,6 +1,7 @@
 //! A vCPU's whole state in the ABI's form (`vcpu_guest_context`): taken by `VCPUOP_initialise` and
 //! `XEN_DOMCTL_setvcpucontext`, given by `XEN_DOMCTL_getvcpucontext`.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -11,6 +12,7 @@ use hypercall_abi::arch_x86::{
 };
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Mfn;
+use zerocopy::FromZeros;
 
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
@@ -201,9 +203,16 @@ fn set_registers(state: &mut VcpuState, context: &VcpuGuestContext) {
 const CR0_TS: u64 = 1 << 3;
 
 /// The context of a vCPU that does not run.
-pub fn read(hv: &Hypervisor, domain: &Domain, vcpu: &Vcpu, state: &VcpuState) -> VcpuGuestContext {
-    use zerocopy::FromZeros;
-    let mut context = VcpuGuestContext::new_zeroed();
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn read(
+    hv: &Hypervisor,
+    domain: &Domain,
+    vcpu: &Vcpu,
+    state: &VcpuState,
+) -> Result<Box<VcpuGuestContext>, Errno> {
+    let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
     context.fpu_ctxt.copy_from_slice(state.fpu.legacy());
     context.flags = VGCF_I387_VALID;
     let online = !vcpu.down.load(Ordering::Acquire);
@@ -251,5 +260,5 @@ pub fn read(hv: &Hypervisor, domain: &Domain, vcpu: &Vcpu, state: &VcpuState) ->
     } else {
         (segments.gs_base_shadow, segments.gs_base)
     };
-    context
+    Ok(context)
 }

@@ -513,7 +513,8 @@ fn events_for_a_domain_without_vcpus_are_not_lost() {
         id: Domid(5),
         privileged: false,
         handle: [0; 16],
-        max_event_channels: 100,
+        max_vcpus: 1,
+        max_port: 99,
     };
     let domain = lifecycle::create(&host.hv, &new).unwrap();
     let theirs = alloc(&host, DOM0, Domid(5), Domid::SELF).unwrap();

@@ -200,8 +200,7 @@ pub fn enter_upcall(cx: &mut Current<'_>) {
 
 /// Whether [`enter_nmi`] has something to deliver.
 pub fn nmi_due(cx: &Current<'_>) -> bool {
-    let pending = cx.state.nmi_pending || cx.vcpu.nmi_requested.load(Ordering::SeqCst);
-    pending && !cx.state.nmi_blocked
+    cx.vcpu.nmi_requested.load(Ordering::Acquire) && !cx.state.nmi_blocked
 }
 
 /// Delivers the pending NMI, if the guest has a handler and handles none yet. One without a handler is lost, until
@@ -210,8 +209,7 @@ pub fn enter_nmi(cx: &mut Current<'_>) {
     if !nmi_due(cx) {
         return;
     }
-    cx.state.nmi_pending = false;
-    cx.vcpu.nmi_requested.store(false, Ordering::SeqCst);
+    cx.vcpu.nmi_requested.store(false, Ordering::Release);
     let has_handler = |info: &hypercall_abi::arch_x86::TrapInfo| info.address != 0;
     if cx
         .state
@@ -610,10 +608,10 @@ mod tests {
         let host = Host::new();
         with_handlers(&host);
         host.as_guest(DOMU, |cx| {
-            cx.state.nmi_pending = true;
+            cx.vcpu.nmi_requested.store(true, Ordering::Release);
             enter_nmi(cx);
             assert_eq!(cx.state.context.regs.rip, HANDLER + 2);
-            cx.vcpu.nmi_requested.store(true, Ordering::SeqCst);
+            cx.vcpu.nmi_requested.store(true, Ordering::Release);
             assert!(!nmi_due(cx));
             cx.state.nmi_blocked = false;
             cx.state.traps[2].address = 0;

@@ -1,0 +1,352 @@
+//! Builds the control domain from the boot modules: the first is its kernel, the second, if any, its ramdisk.
+//!
+//! The start of day follows the comment above `struct start_info` in `xen/xen.h`; [`pv_image`] reads the image
+//! and lays memory out.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use hv_machine::{BootModule, LogLevel, MemoryKind, PAGE_SHIFT, PAGE_SIZE, Platform};
+use hypercall_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn, Pfn};
+use hypercall_abi::xen::{
+    MAX_GUEST_CMDLINE, SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, StartInfo,
+};
+use pv_image::{ImageError, Layout, LayoutError, PvImage, Request, Role};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::domain::Domain;
+use crate::hypervisor::Hypervisor;
+use crate::lifecycle::{self, NewDomain};
+use crate::memory::{FrameType, Level, MAX_ORDER, Pte};
+use crate::vcpu_context::guest_rflags;
+
+/// The control domain's number.
+const DOM0: Domid = Domid(0);
+/// Without `dom0_mem=` this much of free memory stays with the hypervisor: a sixteenth, at most 128 MiB.
+const RESERVE_SHARE: u64 = 16;
+const RESERVE_MOST: u64 = (128 << 20) >> PAGE_SHIFT;
+/// Order of the blocks that the hypervisor's own heap grows by while it holds the image: 4 MiB.
+const HEAP_GROWTH_ORDER: u32 = 10;
+/// Heap that is to be left beside the image.
+const HEAP_SPARE: usize = 2 << 20;
+/// Frame numbers that I/O memory can have: 46-bit machine addresses.
+const IO_FRAME_LIMIT: u64 = 1 << (46 - PAGE_SHIFT);
+
+/// Why there is no control domain.
+#[derive(Debug)]
+pub enum BuildError {
+    /// The boot loader gave no module.
+    NoModule,
+    /// The first module cannot be run.
+    Image(ImageError),
+    /// It does not fit.
+    Layout(LayoutError),
+    /// There is less memory free than asked for: pages wanted, pages free.
+    Memory(u64, u64),
+    /// The built domain was refused, which is a bug here.
+    Refused(Errno),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoModule => f.write_str("the boot loader passed no module for dom0"),
+            Self::Image(error) => write!(f, "the dom0 kernel cannot be run: {error}"),
+            Self::Layout(error) => write!(f, "dom0 cannot be laid out: {error}"),
+            Self::Memory(wanted, free) => {
+                write!(
+                    f,
+                    "dom0 wants {} KiB of memory, {} KiB are free",
+                    wanted * 4,
+                    free * 4
+                )
+            }
+            Self::Refused(errno) => write!(f, "dom0 was built wrongly: {}", errno.description()),
+        }
+    }
+}
+
+impl From<Errno> for BuildError {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+/// Builds the control domain, ready to run, and frees the boot modules.
+///
+/// # Errors
+/// See [`BuildError`]; a domain that is half made is left behind, because the machine stops.
+pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
+    let modules = hv.machine.boot_modules();
+    let kernel = modules.first().ok_or(BuildError::NoModule)?;
+    let file = read_module(hv, kernel);
+    let image = PvImage::parse(&file).map_err(BuildError::Image)?;
+    image.check_role(Role::Dom0).map_err(BuildError::Image)?;
+    hv.log(
+        LogLevel::Info,
+        format_args!(
+            "Dom0 kernel: {} {}, entry {:#x}, virt_base {:#x}",
+            image.guest_os, image.guest_version, image.entry, image.virt_base
+        ),
+    );
+    let ramdisk = modules.get(1);
+    let free = hv.memory.free_frames();
+    let pages = hv.options.dom0_mem.map_or_else(
+        || free - (free / RESERVE_SHARE).min(RESERVE_MOST),
+        |bytes| bytes >> PAGE_SHIFT,
+    );
+    if pages > free {
+        return Err(BuildError::Memory(pages, free));
+    }
+    let request = Request {
+        role: Role::Dom0,
+        nr_pages: pages,
+        ramdisk: ramdisk.map_or(0, |module| module.len),
+    };
+    let layout = Layout::plan(&image, &request).map_err(BuildError::Layout)?;
+
+    let new = NewDomain {
+        id: DOM0,
+        privileged: true,
+        handle: [0; 16],
+        max_vcpus: hv.options.dom0_max_vcpus,
+        max_port: u32::MAX,
+    };
+    let domain = lifecycle::create(hv, &new)?;
+    domain.owner.set_max_frames(pages);
+    lifecycle::create_vcpus(hv, &domain, hv.options.dom0_max_vcpus)?;
+    grant_access(hv, &domain);
+
+    let p2m = allocate(hv, &domain, pages)?;
+    let mut memory = Writer { hv, p2m: &p2m };
+    load_kernel(&mut memory, &image, &file, &layout);
+    if let (Some(module), Some(place)) = (ramdisk, layout.ramdisk) {
+        copy_frames(hv, module, &p2m, place.pfn);
+    }
+    for (index, mfn) in p2m.iter().enumerate() {
+        memory.write(layout.p2m.region.pfn, index * 8, &mfn.0.to_le_bytes());
+    }
+    let start_info = start_info(&domain, &layout, pages, &kernel.command_line);
+    memory.write(layout.start_info.pfn, 0, start_info.as_bytes());
+    let root = build_tables(hv, &layout, &p2m).ok_or(Errno::EINVAL)?;
+    hv.memory.pin(root, DOM0, Level::L4)?;
+
+    let vcpu = domain.vcpu(0).ok_or(Errno::EINVAL)?;
+    {
+        let mut state = vcpu.state.lock();
+        let root = hv
+            .memory
+            .get_typed(root, DOM0, FrameType::Table(Level::L4))?;
+        state.kernel_root = Some(root.into_bits());
+        state.kernel_mode = true;
+        state.initialised = true;
+        let regs = &mut state.context.regs;
+        regs.rip = image.entry;
+        regs.rsp = layout.boot_stack.end();
+        regs.rsi = layout.start_info.va;
+        regs.cs = FLAT_KERNEL_CS;
+        regs.ss = FLAT_KERNEL_SS;
+        regs.rflags = guest_rflags(0);
+    }
+    vcpu.down.store(false, Ordering::Release);
+    drop(file);
+    for module in modules {
+        hv.memory
+            .free_boot_frames(module.first, module.len.div_ceil(PAGE_SIZE as u64));
+    }
+    hv.log(
+        LogLevel::Info,
+        format_args!(
+            "Dom0: {} KiB, {} vCPUs, start info {:#x}",
+            pages * 4,
+            domain.vcpu_count(),
+            layout.start_info.va
+        ),
+    );
+    lifecycle::toolstack_unpause(hv, &domain)?;
+    Ok(domain)
+}
+
+/// Copies a module into the hypervisor's heap, which grows as needed.
+fn read_module(hv: &Hypervisor, module: &BootModule) -> Vec<u8> {
+    let len = module.len as usize;
+    while hv.machine.heap_free() < len.saturating_add(HEAP_SPARE) {
+        // One block that holds it all, because the heap does not join its blocks.
+        let frames = (len + HEAP_SPARE).div_ceil(PAGE_SIZE);
+        let order = frames
+            .next_power_of_two()
+            .trailing_zeros()
+            .clamp(HEAP_GROWTH_ORDER, MAX_ORDER);
+        if !hv.memory.donate_to_machine(order) {
+            break;
+        }
+    }
+    let mut file = vec![0; len];
+    for (index, chunk) in file.chunks_mut(PAGE_SIZE).enumerate() {
+        hv.machine
+            .read_frame(Mfn(module.first.0 + index as u64), 0, chunk);
+    }
+    file
+}
+
+fn copy_frames(hv: &Hypervisor, module: &BootModule, p2m: &[Mfn], first: Pfn) {
+    let count = module.len.div_ceil(PAGE_SIZE as u64) as usize;
+    for (index, &to) in p2m.iter().skip(first.0 as usize).take(count).enumerate() {
+        hv.machine
+            .copy_frame(to, Mfn(module.first.0 + index as u64));
+    }
+}
+
+/// All the domain's frames by pseudo-physical number, in blocks as large as there are: a domain that does DMA is
+/// glad of contiguous memory.
+fn allocate(hv: &Hypervisor, domain: &Domain, pages: u64) -> Result<Vec<Mfn>, BuildError> {
+    let mut p2m = Vec::with_capacity(pages as usize);
+    let mut order = MAX_ORDER;
+    while (p2m.len() as u64) < pages {
+        let left = pages - p2m.len() as u64;
+        order = order.min(left.ilog2());
+        match hv.memory.allocate(&domain.owner, order, u64::MAX) {
+            Ok(first) => p2m.extend((first.0..first.0 + (1 << order)).map(Mfn)),
+            Err(_) if order > 0 => order -= 1,
+            Err(_) => {
+                return Err(BuildError::Memory(
+                    pages,
+                    hv.memory.free_frames() + p2m.len() as u64,
+                ));
+            }
+        }
+    }
+    for (pfn, &mfn) in p2m.iter().enumerate() {
+        hv.machine.set_m2p(mfn, pfn as u64);
+    }
+    Ok(p2m)
+}
+
+/// Writes to the domain's pseudo-physical memory.
+struct Writer<'a> {
+    hv: &'a Hypervisor,
+    p2m: &'a [Mfn],
+}
+
+impl Writer<'_> {
+    /// Writes `data` from `offset` bytes behind the start of frame `first` on.
+    fn write(&mut self, first: Pfn, offset: usize, mut data: &[u8]) {
+        let mut pfn = first.0 as usize + offset / PAGE_SIZE;
+        let mut inside = offset % PAGE_SIZE;
+        while !data.is_empty() {
+            let (now, later) = data.split_at(data.len().min(PAGE_SIZE - inside));
+            if let Some(&mfn) = self.p2m.get(pfn) {
+                self.hv.machine.write_frame(mfn, inside, now);
+            }
+            (data, pfn, inside) = (later, pfn + 1, 0);
+        }
+    }
+}
+
+/// Copies the segments; what they do not fill is zero, as frames come.
+fn load_kernel(memory: &mut Writer<'_>, image: &PvImage, file: &[u8], layout: &Layout) {
+    for segment in &image.segments {
+        let Some(data) = file.get(segment.file.clone()) else {
+            continue;
+        };
+        let offset = segment.vaddr.wrapping_sub(layout.region.va) as usize;
+        memory.write(layout.region.pfn, offset, data);
+    }
+    if let Some(va) = image.hypercall_page {
+        let offset = va.wrapping_sub(layout.region.va) as usize;
+        memory.write(layout.region.pfn, offset, &crate::traps::hypercall_page());
+    }
+}
+
+fn start_info(domain: &Domain, layout: &Layout, pages: u64, command_line: &str) -> StartInfo {
+    let mut info = StartInfo::new_zeroed();
+    let magic = b"xen-3.0-x86_64";
+    info.magic[..magic.len()].copy_from_slice(magic);
+    info.nr_pages = pages;
+    info.shared_info = domain.shared_info.0 << PAGE_SHIFT;
+    info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
+    info.pt_base = layout.page_tables.va;
+    info.nr_pt_frames = layout.page_tables.pages;
+    info.mfn_list = layout.p2m.region.va;
+    if let Some(tables) = layout.p2m.outside {
+        info.first_p2m_pfn = layout.p2m.region.pfn.0;
+        info.nr_p2m_frames = layout.p2m.region.pages + tables;
+    }
+    if let Some(ramdisk) = layout.ramdisk {
+        info.mod_start = ramdisk.va.unwrap_or(ramdisk.pfn.0);
+        info.mod_len = ramdisk.bytes;
+        info.flags |= if ramdisk.va.is_none() {
+            SIF_MOD_START_PFN
+        } else {
+            0
+        };
+    }
+    let line = command_line.as_bytes();
+    let line = &line[..line.len().min(MAX_GUEST_CMDLINE - 1)];
+    info.cmd_line[..line.len()].copy_from_slice(line);
+    info
+}
+
+/// Writes the boot page tables; gives the root.
+fn build_tables(hv: &Hypervisor, layout: &Layout, p2m: &[Mfn]) -> Option<Mfn> {
+    let mut root = None;
+    for table in layout.tables() {
+        let &mfn = p2m.get(table.pfn.0 as usize)?;
+        root = root.or(Some(mfn));
+        for entry in table.entries() {
+            let &target = p2m.get(entry.pfn.0 as usize)?;
+            hv.machine.store_u64(
+                mfn,
+                usize::from(entry.index),
+                Pte::new(target, entry.flags).0,
+            );
+        }
+    }
+    root
+}
+
+/// Lets the control domain have every port, interrupt line and I/O frame that is not the hypervisor's own.
+fn grant_access(hv: &Hypervisor, domain: &Domain) {
+    let mut access = domain.access.lock();
+    access.set_ports(0, 0xffff, true);
+    // Interrupt controllers, interval timer, speaker gate, reset control is the domain's.
+    for (first, last) in [
+        (0x20, 0x21),
+        (0xa0, 0xa1),
+        (0x4d0, 0x4d1),
+        (0x40, 0x43),
+        (0x61, 0x61),
+    ] {
+        access.set_ports(first, last, false);
+    }
+    for base in hv.options.console_ports() {
+        access.set_ports(base, base + 7, false);
+    }
+    access.set_irqs(0, hv.machine.gsi_count().saturating_sub(1), true);
+    drop(access);
+
+    let owner = &domain.owner;
+    owner.set_io_memory(Mfn(0), Mfn(IO_FRAME_LIMIT - 1), true);
+    for region in hv.machine.memory_map() {
+        let first = region.base >> PAGE_SHIFT;
+        let end = region
+            .base
+            .saturating_add(region.size)
+            .div_ceil(PAGE_SIZE as u64);
+        // Whatever memory the hypervisor itself lives in is RAM; the first megabyte is the firmware's.
+        if region.kind == MemoryKind::Ram && end > FIRMWARE_FRAMES {
+            owner.set_io_memory(Mfn(first.max(FIRMWARE_FRAMES)), Mfn(end - 1), false);
+        }
+    }
+    // Local APICs, I/O APICs.
+    owner.set_io_memory(Mfn(0xfee00), Mfn(0xfeeff), false);
+    owner.set_io_memory(Mfn(0xfec00), Mfn(0xfec0f), false);
+}
+
+/// Frames of the first megabyte.
+const FIRMWARE_FRAMES: u64 = 256;
