@@ -119,7 +119,11 @@ pub enum Irq {
 /// Saved x87, SSE and AVX state of a vCPU, in the processor's XSAVE (or FXSAVE) format.
 pub struct FpuState {
     pub(crate) area: Box<FpuArea>,
+    enabled: u64,
 }
+
+/// x87 and SSE, which every guest has.
+const LEGACY_COMPONENTS: u64 = 3;
 
 /// Room for every state component that [`crate::Platform`] enables.
 #[repr(C, align(64))]
@@ -139,7 +143,20 @@ impl FpuState {
         });
         area.bytes[0..2].copy_from_slice(&0x37f_u16.to_le_bytes());
         area.bytes[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
-        Self { area }
+        Self {
+            area,
+            enabled: LEGACY_COMPONENTS,
+        }
+    }
+
+    /// XCR0 of the vCPU: the components that its instructions may use. All are saved, whatever is enabled.
+    pub fn enabled(&self) -> u64 {
+        self.enabled
+    }
+
+    /// Sets XCR0 of the vCPU; of one that runs, with [`crate::Platform::set_extended_control`].
+    pub fn enable(&mut self, xcr0: u64) {
+        self.enabled = xcr0;
     }
 
     /// The legacy (FXSAVE) image: the first 512 bytes.

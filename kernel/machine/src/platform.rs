@@ -175,6 +175,11 @@ pub trait Platform {
     fn save_fpu(&self, state: &mut FpuState);
     /// Loads the floating-point state of this CPU.
     fn load_fpu(&self, state: &FpuState);
+    /// Sets XCR0 for the vCPU that runs, until its floating-point state is saved; the caller has checked that the
+    /// processor takes the value. Components that the machine does not save are left out.
+    fn set_extended_control(&self, xcr0: u64);
+    /// Takes TSD and DE from the CR4 of the guest that runs. All other bits are the machine's own choice.
+    fn set_control_bits(&self, cr4: u64);
     /// Sets or clears CR0.TS, so that floating-point instructions raise #NM.
     fn set_task_switched(&self, on: bool);
     /// Loads DR0 to DR3, DR6 and DR7; the caller has checked that no address is the hypervisor's and that

@@ -35,10 +35,7 @@ impl Fpu {
         }
         let size = |components: u64| {
             // SAFETY: CR4.OSXSAVE is set, and the components are supported, with those that they need.
-            unsafe {
-                asm!("xsetbv", in("ecx") 0, in("eax") components as u32,
-                    in("edx") (components >> 32) as u32, options(nostack, preserves_flags));
-            }
+            unsafe { write_xcr0(components) };
             cpuid(0xd, 0)[1] as usize
         };
         if size(components) > FPU_AREA_SIZE {
@@ -52,9 +49,24 @@ impl Fpu {
         Self { components }
     }
 
+    /// Lets the guest that runs use `xcr0` of the components, as far as they are saved.
+    pub fn set_enabled(&self, xcr0: u64) {
+        let wanted = (xcr0 & self.components) | X87;
+        if self.components != 0 {
+            // SAFETY: CR4.OSXSAVE is set whenever there are components; reading XCR0 changes nothing.
+            let current = unsafe { read_xcr0() };
+            // Writing it is slow, and leaves a virtual machine.
+            if current != wanted {
+                // SAFETY: x87 is among them, and the caller has checked that those that need others have them.
+                unsafe { write_xcr0(wanted) };
+            }
+        }
+    }
+
     /// Saves this CPU's state. Leaves TS clear.
     pub fn save(&self, state: &mut FpuState) {
         set_task_switched(false);
+        self.set_enabled(self.components);
         let area = state.area.bytes.as_mut_ptr();
         let (low, high) = (self.components as u32, (self.components >> 32) as u32);
         // SAFETY: the area is aligned to 64 bytes and holds all enabled components.
@@ -69,9 +81,10 @@ impl Fpu {
         }
     }
 
-    /// Loads a state. Leaves TS clear.
+    /// Loads a state, and what of it the vCPU may use. Leaves TS clear.
     pub fn load(&self, state: &FpuState) {
         set_task_switched(false);
+        self.set_enabled(self.components);
         let area = state.area.bytes.as_ptr();
         let (low, high) = (self.components as u32, (self.components >> 32) as u32);
         // SAFETY: the area was saved by `save` or made by `FpuState`, whose reserved bits are clear; nothing of
@@ -84,5 +97,31 @@ impl Fpu {
                     options(nostack, preserves_flags));
             }
         }
+        self.set_enabled(state.enabled());
+    }
+}
+
+/// Reads XCR0.
+///
+/// # Safety
+/// CR4.OSXSAVE is set.
+unsafe fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes XCR0.
+///
+/// # Safety
+/// CR4.OSXSAVE is set, and the processor supports the components together.
+unsafe fn write_xcr0(components: u64) {
+    // SAFETY: the caller's promise; the hypervisor itself uses no state of these components.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") components as u32,
+            in("edx") (components >> 32) as u32, options(nostack, preserves_flags));
     }
 }

@@ -355,6 +355,15 @@ impl Platform for Machine {
         self.fpu.load(state);
     }
 
+    fn set_extended_control(&self, xcr0: u64) {
+        self.fpu.set_enabled(xcr0);
+    }
+
+    #[inline]
+    fn set_control_bits(&self, cr4: u64) {
+        processor::set_control_bits(cr4);
+    }
+
     #[inline]
     fn set_task_switched(&self, on: bool) {
         processor::set_task_switched(on);

@@ -31,7 +31,10 @@ const PAT: u64 = 0x0000_0501_0007_0406;
 const CR0: u64 = 0x8005_0033; // PG, AM, WP, NE, ET, MP, PE
 const CR0_TS: u64 = 1 << 3;
 
+const CR4_TSD: u64 = 1 << 2;
 const CR4_DE: u64 = 1 << 3;
+/// What guests choose.
+const CR4_GUEST: u64 = CR4_TSD | CR4_DE;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_MCE: u64 = 1 << 6;
 const CR4_PGE: u64 = 1 << 7;
@@ -233,6 +236,18 @@ pub fn control_registers() -> (u64, u64) {
             options(nomem, nostack, preserves_flags));
     }
     (cr0, cr4)
+}
+
+/// Takes TSD and DE from a guest's CR4.
+#[inline]
+pub fn set_control_bits(cr4: u64) {
+    let (_, current) = control_registers();
+    let wanted = current & !CR4_GUEST | cr4 & CR4_GUEST;
+    if wanted != current {
+        // SAFETY: the two bits change what ring 3 may read of the time-stamp counter and the debug registers, which
+        // the hypervisor reads by the names that they always have.
+        unsafe { asm!("mov cr4, {}", in(reg) wanted, options(nostack, preserves_flags)) };
+    }
 }
 
 /// CR2: the address of the last page fault.

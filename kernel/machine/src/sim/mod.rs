@@ -54,6 +54,10 @@ pub struct Cpu {
     pub deadline: Option<u64>,
     /// Floating-point state, the legacy image.
     pub fpu: Vec<u8>,
+    /// XCR0.
+    pub extended_control: u64,
+    /// CR4 of the guest.
+    pub control_bits: u64,
 }
 
 /// The simulated machine.
@@ -509,7 +513,17 @@ impl Platform for Machine {
     }
 
     fn load_fpu(&self, state: &FpuState) {
-        self.this_cpu().fpu = state.area.bytes.to_vec();
+        let mut cpu = self.this_cpu();
+        cpu.fpu = state.area.bytes.to_vec();
+        cpu.extended_control = state.enabled();
+    }
+
+    fn set_extended_control(&self, xcr0: u64) {
+        self.this_cpu().extended_control = xcr0;
+    }
+
+    fn set_control_bits(&self, cr4: u64) {
+        self.this_cpu().control_bits = cr4;
     }
 
     fn set_task_switched(&self, on: bool) {
