@@ -228,3 +228,199 @@ fn write_hypercall_page(cx: &Current<'_>, value: u64) -> bool {
     cx.machine().write_frame(frame.mfn(), 0, &hypercall_page());
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hv_machine::MachineRef;
+    use hv_machine::sim::Machine;
+    use hypercall_abi::arch_x86::TrapInfo;
+
+    use crate::testing::{DOM0, DOMU, Host};
+
+    fn host(vendor: &[u8; 12]) -> Host {
+        let word = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().expect("4 bytes"));
+        let machine = Machine::new(1024);
+        machine.set_cpuid(0, 0, [7, word(0), word(8), word(4)]);
+        machine.set_cpuid(1, 0, [0x306c3, 0, u32::MAX, u32::MAX]);
+        machine.set_cpuid(7, 0, [0, 0, 0, 1 << 26 | 1 << 29]);
+        machine.set_cpuid(0x8000_0000, 0, [0x8000_0008, 0, 0, 0]);
+        machine.set_cpuid(0x8000_0001, 0, [0, 0, 0, u32::MAX]);
+        machine.set_cpuid(0x8000_0008, 0, [0, 1 << 12, 0, 0]);
+        for (msr, value) in [
+            (EFER, 0xd01 | 1 << 12),
+            (MISC_ENABLE, 1 << 18 | 1),
+            (MICROCODE_REVISION, 0xde),
+            (PLATFORM_ID, 0x1234),
+            (PRED_CMD, 0),
+            (TSC_AUX, 0),
+            (ARCH_CAPABILITIES, u64::MAX),
+            (0x123, 0x5555),
+        ] {
+            machine.set_msr(msr, value);
+        }
+        let host = Host::with_machine(MachineRef::new(machine));
+        for id in [DOM0, DOMU] {
+            host.as_guest(id, |cx| {
+                cx.state.traps[13] = TrapInfo {
+                    address: 0x1000,
+                    ..Default::default()
+                };
+            });
+        }
+        host
+    }
+
+    fn get(host: &Host, msr: u32) -> Option<u64> {
+        host.as_guest(DOMU, |cx| read(cx, msr))
+    }
+
+    fn put(host: &Host, msr: u32, value: u64) -> bool {
+        host.as_guest(DOMU, |cx| write(cx, msr, value))
+    }
+
+    #[test]
+    fn what_kernels_read_as_they_start_has_an_answer() {
+        let host = host(b"GenuineIntel");
+        assert_eq!(get(&host, EFER), Some(0xd01), "SVM is hidden");
+        assert_eq!(get(&host, APIC_BASE), Some(0xfee0_0900));
+        assert_eq!(get(&host, PAT), Some(PAT_VALUE));
+        assert_eq!(get(&host, MICROCODE_REVISION), Some(0xde));
+        assert_eq!(get(&host, PLATFORM_ID), Some(0x1234));
+        let misc = get(&host, MISC_ENABLE).expect("an answer");
+        assert_eq!(misc, 1 | MISC_ENABLE_SET);
+        assert_eq!(get(&host, FEATURE_CONTROL), Some(1));
+        assert_eq!(get(&host, HYPERCALL_PAGE_MSR), Some(0));
+        assert_eq!(get(&host, MCG_CAP), Some(MCG_CAP_INTEL));
+        assert_eq!(get(&host, 0x400), Some(u64::MAX));
+        assert_eq!(get(&host, 0x405), Some(0));
+        assert_eq!(get(&host, TSC), Some(host.hv.machine.tsc()));
+    }
+
+    #[test]
+    fn what_is_the_hypervisors_own_faults() {
+        let host = host(b"GenuineIntel");
+        // STAR, LSTAR, SYSENTER_EIP, SPEC_CTRL, MTRR capabilities, x2APIC, another hypervisor register, debug control.
+        for msr in [
+            0xc000_0081,
+            0xc000_0082,
+            0x176,
+            0x48,
+            0xfe,
+            0x802,
+            0x4000_0001,
+            0x1d9,
+            PRED_CMD,
+            0x408,
+            AMD_HWCR,
+            0x123,
+        ] {
+            assert_eq!(get(&host, msr), None, "{msr:#x}");
+        }
+        for msr in [
+            0xc000_0081,
+            0xc000_0082,
+            0x176,
+            0x48,
+            0x802,
+            PAT,
+            APIC_BASE,
+            0x123,
+        ] {
+            assert!(!put(&host, msr, 0), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_handler_reads_0_of_what_the_hardware_has() {
+        let host = host(b"GenuineIntel");
+        host.as_guest(DOMU, |cx| cx.state.traps[13].address = 0);
+        assert_eq!(get(&host, 0x123), Some(0));
+        assert_eq!(get(&host, 0x124), None);
+        assert_eq!(get(&host, 0x4000_0001), None);
+    }
+
+    #[test]
+    fn segment_bases_must_be_canonical() {
+        let host = host(b"GenuineIntel");
+        assert!(put(&host, FS_BASE, 0x1000));
+        assert!(put(&host, GS_BASE, 0x2000));
+        assert!(put(&host, SHADOW_GS_BASE, 0x3000));
+        for msr in [FS_BASE, GS_BASE, SHADOW_GS_BASE] {
+            assert!(!put(&host, msr, 1 << 47));
+        }
+        assert_eq!(get(&host, FS_BASE), Some(0x1000));
+        assert_eq!(get(&host, GS_BASE), Some(0x2000));
+        assert_eq!(get(&host, SHADOW_GS_BASE), Some(0x3000));
+    }
+
+    #[test]
+    fn writes_that_change_nothing_are_let_through() {
+        let host = host(b"GenuineIntel");
+        assert!(put(&host, EFER, 0xd01));
+        assert!(!put(&host, EFER, 0xd00));
+        assert!(put(&host, MISC_ENABLE, 0));
+        assert!(put(&host, MICROCODE_REVISION, 0));
+        assert!(!put(&host, MICROCODE_REVISION, 1));
+        assert!(put(&host, MISC_FEATURES_ENABLES, 0));
+        assert!(!put(&host, MISC_FEATURES_ENABLES, 1));
+        assert!(put(&host, 0x400, 5));
+        assert!(!put(&host, 0x401, 5));
+        assert_eq!(get(&host, MISC_ENABLE), Some(1 | MISC_ENABLE_SET));
+    }
+
+    #[test]
+    fn the_barrier_is_issued_and_has_no_other_bits() {
+        let host = host(b"GenuineIntel");
+        assert!(put(&host, PRED_CMD, 1));
+        assert_eq!(host.hv.machine.rdmsr(PRED_CMD), Ok(1));
+        assert!(!put(&host, PRED_CMD, 2));
+    }
+
+    #[test]
+    fn tsc_aux_has_32_bits() {
+        let host = host(b"GenuineIntel");
+        assert!(put(&host, TSC_AUX, 0xffff_ffff));
+        assert!(!put(&host, TSC_AUX, 1 << 32));
+        assert_eq!(get(&host, TSC_AUX), Some(0xffff_ffff));
+        assert_eq!(host.hv.machine.rdmsr(TSC_AUX), Ok(0xffff_ffff));
+    }
+
+    #[test]
+    fn weaknesses_of_the_cpu_are_the_control_domains_to_know() {
+        let host = host(b"GenuineIntel");
+        assert_eq!(get(&host, ARCH_CAPABILITIES), None);
+        host.as_guest(DOM0, |cx| {
+            assert_eq!(read(cx, ARCH_CAPABILITIES), Some(ARCH_CAPABILITIES_VISIBLE));
+            assert!(!write(cx, ARCH_CAPABILITIES, 0));
+        });
+    }
+
+    #[test]
+    fn amds_registers_answer_on_amds_processors() {
+        let host = host(b"AuthenticAMD");
+        assert_eq!(get(&host, AMD_HWCR), Some(HWCR_TSC_FREQ_SEL));
+        assert_eq!(get(&host, AMD_DE_CFG), Some(DE_CFG_LFENCE));
+        assert_eq!(get(&host, 0xc001_0063), Some(0));
+        assert!(put(&host, AMD_DE_CFG, 0));
+        assert_eq!(get(&host, PLATFORM_ID), None);
+        assert_eq!(get(&host, FEATURE_CONTROL), None);
+        assert!(!put(&host, MICROCODE_REVISION, 0));
+    }
+
+    #[test]
+    fn the_hypercall_page_is_written_into_a_frame_of_the_guests() {
+        let host = host(b"GenuineIntel");
+        let own = host.layout(DOMU).scratch[3];
+        assert!(put(&host, HYPERCALL_PAGE_MSR, own.0 << 12));
+        let mut page = [0; 4096];
+        host.hv.machine.read_frame(own, 0, &mut page);
+        assert_eq!(page, hypercall_page());
+        let foreign = host.layout(DOM0).scratch[3].0 << 12;
+        let table = host.layout(DOMU).tables[2].0 << 12;
+        for bad in [own.0 << 12 | 1, foreign, table, 0, u64::MAX & !0xfff] {
+            assert!(!put(&host, HYPERCALL_PAGE_MSR, bad), "{bad:#x}");
+        }
+    }
+}

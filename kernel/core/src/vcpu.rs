@@ -175,8 +175,6 @@ pub struct VcpuState {
     pub cr2: u64,
     /// CR4 as the guest sees it.
     pub cr4: u64,
-    /// XCR0 as the guest set it.
-    pub xcr0: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u32,
     /// I/O privilege level that the guest gave itself (0 to 3).
@@ -237,7 +235,6 @@ impl Default for VcpuState {
             io_breakpoints: 0,
             cr2: 0,
             cr4: 0,
-            xcr0: 3,
             tsc_aux: 0,
             iopl: 0,
             io_bitmap: 0,

@@ -348,6 +348,7 @@ fn write_control(cx: &mut Current<'_>, register: u8, value: u64) -> Outcome {
         },
         4 => {
             cx.state.cr4 = cpuid::guest_cr4(cx.hv, cx.domain, value);
+            cx.machine().set_control_bits(cx.state.cr4);
             Outcome::Done
         }
         _ => Outcome::Refused,
@@ -381,7 +382,8 @@ fn set_extended_control(cx: &mut Current<'_>) -> Outcome {
     if register != 0 || !cpuid::is_valid_xcr0(cx, value) {
         return Outcome::Refused;
     }
-    cx.state.xcr0 = value;
+    cx.state.fpu.enable(value);
+    cx.machine().set_extended_control(value);
     Outcome::Done
 }
 

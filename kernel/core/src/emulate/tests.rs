@@ -364,7 +364,8 @@ fn xcr0_takes_what_the_policy_has_once_osxsave_is_set() {
     assert_eq!(set(7), HANDLER + 6);
     host.as_guest(DOMU, |cx| cx.state.cr4 |= 1 << 18);
     assert_eq!(set(7), CODE + 3);
-    host.as_guest(DOMU, |cx| assert_eq!(cx.state.xcr0, 7));
+    host.as_guest(DOMU, |cx| assert_eq!(cx.state.fpu.enabled(), 7));
+    assert_eq!(host.hv.machine.cpu(0).extended_control, 7);
     for bad in [0, 2, 5, 0x27, 1 << 9 | 7, u64::MAX] {
         assert_eq!(set(bad), HANDLER + 13, "{bad:#x}");
     }
