@@ -1,10 +1,11 @@
 //! Locks, and the one order in which they are taken.
 //!
-//! 1. the domain list ([`crate::Hypervisor::domains`])
-//! 2. a domain's life ([`crate::domain::Life`])
-//! 3. a vCPU's state ([`crate::VcpuState`]); the CPU that runs a vCPU holds its state's lock throughout
-//! 4. a domain's event channels
-//! 5. the timers, the scheduler
+//! 1. a vCPU's state ([`crate::VcpuState`]); the CPU that runs a vCPU holds its state's lock throughout, so that
+//!    nobody may wait for the state of another vCPU that could be running
+//! 2. the domain list ([`crate::Hypervisor::domains`])
+//! 3. a domain's life ([`crate::domain::Life`])
+//! 4. a domain's event channels, of two domains the lower number's first
+//! 5. the interrupt lines, a domain's watchdogs; then the timers or the scheduler, never both
 //! 6. an owner's page list, the frame heap
 //! 7. the log and the console
 

@@ -592,6 +592,55 @@ fn the_compatible_form_carries_command_and_struct_in_one() {
     assert_eq!(result, Errno::ENOSYS.to_return());
 }
 
+#[test]
+fn two_processors_that_connect_and_disconnect_never_wait_for_each_other() {
+    let host = host();
+    let hv = &host.hv;
+    let pair = [host.domain(DOM0), host.domain(DOMU)];
+    std::thread::scope(|scope| {
+        for me in 0..2_usize {
+            let (own, other) = (&pair[me], &pair[1 - me]);
+            scope.spawn(move || {
+                hv_machine::sim::Machine::become_cpu(0);
+                let mut seed = me as u32 + 1;
+                for _ in 0..20_000 {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let port = Port(1 + (seed >> 8) % 12);
+                    // What fails because of the other processor fails.
+                    let _ = match seed >> 28 {
+                        0..5 => event::bind_interdomain(hv, own, other, port).map(drop),
+                        5..8 => event::alloc_unbound(own, own, other.id).map(drop),
+                        8..13 => event::close(hv, own, port),
+                        _ => event::send(hv, own, port),
+                    };
+                    if seed >> 28 == 7 {
+                        let _ = event::reset(hv, own, false, &mut || false);
+                    }
+                }
+            });
+        }
+    });
+    // What is connected is connected from both ends.
+    for me in 0..2 {
+        let table = pair[me].events.table.lock();
+        for port in (1..table.len()).map(Port) {
+            let Some(super::table::Binding::Interdomain { remote, port: end }) =
+                table.get(port).map(|channel| channel.binding.clone())
+            else {
+                continue;
+            };
+            assert_eq!(remote.id, pair[1 - me].id);
+            let theirs = remote.events.table.lock();
+            match theirs.get(end).map(|channel| &channel.binding) {
+                Some(super::table::Binding::Interdomain { remote, port: back }) => {
+                    assert_eq!((remote.id, *back), (pair[me].id, port));
+                }
+                _ => panic!("one end of a connection knows nothing of the other"),
+            }
+        }
+    }
+}
+
 /// What a port is, as the model sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Model {
