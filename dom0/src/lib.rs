@@ -13,6 +13,7 @@
 //! | [`console`], [`scrollback`] | a guest's console, and what it has printed |
 //! | [`images`] | the kernels and ramdisks that were sent |
 //! | [`reaper`] | what follows a domain's end |
+//! | [`acpi`] | the firmware's tables, for switching the machine off |
 //! | [`xen`] | the hypervisor, as seen from here |
 //!
 //! It uses Xen's public interface alone, and so runs on Xen as well as on Xenolith.
@@ -21,6 +22,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod builder;
 pub mod console;
 #[cfg(test)]

@@ -21,7 +21,7 @@ use pv_guest::power::{self, Reason};
 use pv_guest::{boot, clock, println};
 use split_drivers::SharedMemory;
 
-use super::signals;
+use super::{signals, soft_off};
 
 /// Event channels that a domain may have, as with xl: the first two levels' worth would be 4096.
 const MAX_PORT: u32 = 1023;
@@ -395,7 +395,10 @@ impl Xen for Hypervisor {
 
     fn stop_host(&mut self, action: HostAction) -> Result<(), Errno> {
         power::shutdown(match action {
-            HostAction::PowerOff => Reason::PowerOff,
+            HostAction::PowerOff => {
+                soft_off::switch_off();
+                Reason::PowerOff
+            }
             HostAction::Reboot => Reason::Reboot,
         })
     }

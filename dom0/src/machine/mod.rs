@@ -4,4 +4,5 @@ mod dma;
 pub mod hypervisor;
 mod pci;
 pub mod signals;
+mod soft_off;
 pub mod stream;
