@@ -10,7 +10,7 @@ use crate::current::Current;
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::vcpu::{Vcpu, VcpuState};
-use crate::{dom0, event, hypercall, sched, time, traps};
+use crate::{descriptor, dom0, event, hypercall, msr, sched, time, traps};
 
 /// Takes over the machine from the boot code: builds the control domain and runs guests for ever.
 pub fn start(machine: MachineRef) -> ! {
@@ -104,15 +104,11 @@ fn switch_in(cx: &mut Current<'_>) -> bool {
         return false;
     };
     machine.load_root(root);
-    machine.load_gdt(&cx.state.gdt);
-    machine.load_ldt(cx.state.ldt_entries);
-    for (index, mfn) in cx.state.ldt_frames.iter().enumerate() {
-        if let Some(mfn) = mfn {
-            machine.map_ldt_page(index, *mfn);
-        }
-    }
+    descriptor::load(machine, cx.state);
     machine.load_fpu(&cx.state.fpu);
-    machine.set_task_switched(cx.state.task_switched && cx.state.kernel_mode);
+    machine.set_task_switched(cx.state.task_switched);
+    machine.set_control_bits(cx.state.cr4);
+    msr::load(cx);
     machine.load_debug_registers(&cx.state.debug);
     let segments = cx.state.segments;
     if machine.load_segments(&segments).is_err() {
@@ -128,11 +124,12 @@ fn switch_out(hv: &Hypervisor, state: &mut VcpuState) {
     hv.machine.save_fpu(&mut state.fpu);
 }
 
-/// Makes the guest see what waits for it: an NMI, or its event callback.
+/// Makes the guest see what waits for it: an NMI, and its event callback where the NMI's handler does not mask it.
 fn deliver_pending(cx: &mut Current<'_>) {
     if traps::nmi_due(cx) {
         traps::enter_nmi(cx);
-    } else if event::upcall_due(cx.hv, cx.vcpu) {
+    }
+    if event::upcall_due(cx.hv, cx.vcpu) {
         traps::enter_upcall(cx);
     }
 }
