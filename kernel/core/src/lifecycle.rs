@@ -13,9 +13,9 @@ use crate::domain::Domain;
 use crate::event;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
-use crate::sched;
 use crate::sched_op;
 use crate::vcpu::{InfoPlace, Vcpu, VcpuState};
+use crate::{sched, time};
 
 /// vCPUs whose `vcpu_info` has a place in the shared-info page; the others must register one.
 const SHARED_INFO_VCPUS: u32 = 32;
@@ -57,6 +57,7 @@ pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
     hv.machine.set_m2p(shared_info, u64::MAX);
     let domain = Arc::new(Domain::new(new, owner, shared_info));
     domain.life.lock().toolstack_pauses = 1;
+    time::publish_wall_clock(hv, &domain);
     domains.insert(new.id, domain.clone());
     Ok(domain)
 }

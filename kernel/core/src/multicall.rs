@@ -10,7 +10,7 @@ use crate::lifecycle;
 /// `HYPERVISOR_multicall(calls, count)`: carries the calls out in order and writes each result into its entry.
 ///
 /// A call that is continued is written back with its new arguments, and the multicall goes on from it. Calls that
-/// replace registers, and multicalls in multicalls, are not carried out (`ENOSYS` in their entry).
+/// replace registers (`ENOSYS` in their entry) and multicalls in multicalls (`EINVAL`) are not carried out.
 ///
 /// # Errors
 /// `EFAULT` for an entry that cannot be read, or written back. Calls before it are done.
@@ -24,7 +24,8 @@ pub fn do_multicall(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         }
         let mut entry: MulticallEntry = cx.read_element(calls, index)?;
         let outcome = match u32::try_from(entry.op) {
-            Ok(HYPERVISOR_MULTICALL | HYPERVISOR_IRET) | Err(_) => Err(Stop::Error(Errno::ENOSYS)),
+            Ok(HYPERVISOR_MULTICALL) => Err(Stop::Error(Errno::EINVAL)),
+            Ok(HYPERVISOR_IRET) | Err(_) => Err(Stop::Error(Errno::ENOSYS)),
             Ok(number) => dispatch(cx, number, &entry.args),
         };
         entry.result = match outcome {
@@ -89,7 +90,10 @@ mod tests {
             .get::<[MulticallEntry; 5]>(DOMU, at)
             .map(|entry| entry.result as i64);
         let nosys = Errno::ENOSYS.to_return();
-        assert_eq!(results, [4096, nosys, nosys, nosys, 4096]);
+        assert_eq!(
+            results,
+            [4096, nosys, Errno::EINVAL.to_return(), nosys, 4096]
+        );
     }
 
     #[test]

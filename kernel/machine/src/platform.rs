@@ -131,7 +131,7 @@ pub trait Platform {
     /// What L4 slots 256 to 271 hold in every address space.
     fn hypervisor_slots(&self) -> [u64; HYPERVISOR_SLOTS];
     /// Makes `root` this CPU's L4 table; forgets all non-global translations of this CPU. Slots 256 to 271 of
-    /// it must hold [`Self::hypervisor_slots`].
+    /// it must hold [`Self::hypervisor_slots`]; slot 256, the machine-to-phys table for guests, may be empty.
     fn load_root(&self, root: Mfn);
     /// This CPU's L4 table.
     fn current_root(&self) -> Mfn;

@@ -15,6 +15,7 @@ use crate::descriptor;
 const HARMLESS: u64 = Pte::ACCESSED
     | Pte::DIRTY
     | Pte::AVAILABLE
+    | Pte::AVAILABLE_HIGH
     | Pte::USER
     | Pte::GUEST_KERNEL
     | Pte::GLOBAL
@@ -122,9 +123,12 @@ impl Memory {
         if self.frame(mfn).is_none() {
             return self.acquire_io(entry, table_owner, frame_owner);
         }
-        let reference = self.get(mfn, frame_owner).ok_or(Errno::EINVAL)?;
+        let reference = self.get(mfn, frame_owner).ok_or(Errno::EBUSY)?;
         if entry.writable() {
-            reference.with_type(FrameType::Writable)?.into_bits();
+            reference
+                .with_type(FrameType::Writable)
+                .map_err(|_| Errno::EBUSY)?
+                .into_bits();
         } else {
             reference.into_bits();
         }
@@ -163,7 +167,8 @@ impl Memory {
     /// With `preserve` the processor's accessed and dirty bits of the old entry are kept.
     ///
     /// # Errors
-    /// `EINVAL` and `EPERM` as the entry's check gives them, `EINVAL` in the hypervisor's slots; nothing is
+    /// `EINVAL`, `EPERM` and `EBUSY` (a frame that is not the owner's, or is in use as something else) as the
+    /// entry's check gives them, `EINVAL` in the hypervisor's slots; nothing is
     /// changed then.
     pub fn update_entry(
         &self,

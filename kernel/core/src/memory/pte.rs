@@ -31,6 +31,8 @@ impl Pte {
     pub const GLOBAL: u64 = 1 << 8;
     /// Bits 9 to 11, free for the guest.
     pub const AVAILABLE: u64 = 7 << 9;
+    /// Bits 52 to 62, free for the guest too, but for [`Self::GUEST_KERNEL`].
+    pub const AVAILABLE_HIGH: u64 = 0x7ff << 52;
     /// Set by the hypervisor in entries that the guest made without [`Self::USER`]: they are its kernel's.
     pub const GUEST_KERNEL: u64 = 1 << 52;
     /// Not executable.
@@ -45,7 +47,7 @@ impl Pte {
         | Self::ACCESSED
         | Self::DIRTY
         | Self::AVAILABLE
-        | Self::GUEST_KERNEL
+        | Self::AVAILABLE_HIGH
         | Self::NO_EXECUTE;
 
     /// An entry that names `mfn`, with these flag bits.
@@ -161,11 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn superpages_and_reserved_bits_are_refused() {
-        assert!(!Pte(Pte::PRESENT | Pte::PSE).flags_allowed(Level::L2));
-        assert!(Pte(Pte::PRESENT | Pte::PAT).flags_allowed(Level::L1));
-        for bit in 53..63 {
-            assert!(!Pte(Pte::PRESENT | 1 << bit).flags_allowed(Level::L1));
+    fn superpages_and_global_tables_are_refused() {
+        for level in [Level::L2, Level::L3, Level::L4] {
+            assert!(!Pte(Pte::PRESENT | Pte::PSE).flags_allowed(level));
+            assert!(!Pte(Pte::PRESENT | Pte::GLOBAL).flags_allowed(level));
+            assert!(!Pte(Pte::PRESENT | Pte::PCD).flags_allowed(level));
         }
+        assert!(Pte(Pte::PRESENT | Pte::PAT | Pte::GLOBAL).flags_allowed(Level::L1));
     }
 }

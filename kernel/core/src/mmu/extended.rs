@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use hv_machine::{Platform, is_guest_range};
+use hv_machine::{FIRST_HYPERVISOR_SLOT, Platform, is_guest_range};
 use hypercall_abi::arch_x86::cr3_to_mfn;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
@@ -99,7 +99,7 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
         }
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI => {
             require_own()?;
-            if any_vcpu(cx, op.arg2)? {
+            if any_vcpu(cx, op.arg2).map_err(|_| Errno::EINVAL)? {
                 flush_domain(cx.hv, domain);
             }
             Ok(())
@@ -151,6 +151,12 @@ fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
             .hv
             .memory
             .get_typed(mfn, cx.domain.id, FrameType::Table(Level::L4))?;
+        // It may have been a user root, which has no machine-to-phys table.
+        cx.machine().store_u64(
+            mfn,
+            FIRST_HYPERVISOR_SLOT,
+            cx.machine().hypervisor_slots()[0],
+        );
         let old = cx.state.kernel_root.replace(root.into_bits());
         cx.machine().load_root(mfn);
         // Only now that the processor has left the old root may it be taken apart.
@@ -172,6 +178,12 @@ fn new_user_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
                 .into_bits(),
         ),
     };
+    if let Some(root) = new
+        && cx.domain.assisted(VMASST_TYPE_M2P_STRICT)
+    {
+        // User mode is not to see the machine-to-phys table.
+        cx.machine().store_u64(root, FIRST_HYPERVISOR_SLOT, 0);
+    }
     let old = core::mem::replace(&mut cx.state.user_root, new);
     drop(old.map(|old| cx.hv.memory.adopt_typed(old, FrameType::Table(Level::L4))));
     Ok(())
@@ -263,7 +275,7 @@ mod tests {
         let before = host.hv.memory.state(good);
         assert_eq!(
             operate(&host, DOMU, MMUEXT_PIN_L1_TABLE, table.0, 0, SELF),
-            errno(Errno::EINVAL)
+            errno(Errno::EBUSY)
         );
         assert_eq!(host.hv.memory.state(good), before);
         assert_eq!(
@@ -395,7 +407,7 @@ mod tests {
         );
         assert_eq!(
             operate(&host, DOMU, MMUEXT_TLB_FLUSH_MULTI, 0, UNMAPPED, SELF),
-            errno(Errno::EFAULT)
+            errno(Errno::EINVAL)
         );
         assert_eq!(
             host.hypercall(DOMU, HYPERVISOR_MMUEXT_OP, &[UNMAPPED, 1, 0, SELF]),
