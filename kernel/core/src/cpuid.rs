@@ -578,7 +578,13 @@ impl Policy {
         for (word, &(of, sub, register)) in features.0.iter().zip(&WORDS) {
             let same = of == leaf && (sub == subleaf || !matches!(leaf, 7 | STATE_LEAF));
             if let Some(slot) = found.get_mut(register).filter(|_| same) {
-                *slot |= *word;
+                // Where AMD repeats bits of leaf 1, they are in the leaf already.
+                let repeated = if (of, register) == (EXTENDED + 1, 3) {
+                    *slot
+                } else {
+                    0
+                };
+                *slot = repeated | *word;
             }
         }
         if leaf == EXTENDED + 1 && Vendor::of(self.basic[0]) == Vendor::Amd {
