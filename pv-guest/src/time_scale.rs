@@ -47,8 +47,10 @@ fn consistent<T>(version: &AtomicU32, mut read: impl FnMut() -> T) -> T {
 /// belongs to.
 pub fn system_time(time: &TimeInfo, mut tsc: impl FnMut() -> u64) -> u64 {
     consistent(&time.version, || {
-        // A counter that runs a little behind on another CPU must not make time jump by 2^64.
-        let ticks = tsc().saturating_sub(time.tsc_timestamp.load(Relaxed));
+        // The timestamp may be from before the counter's zero, so the difference is modulo 2^64. A
+        // counter that runs a little behind on another CPU must not make time jump by that.
+        let ticks = tsc().wrapping_sub(time.tsc_timestamp.load(Relaxed)) as i64;
+        let ticks = ticks.max(0) as u64;
         let (mul, shift) = (
             time.tsc_to_system_mul.load(Relaxed),
             time.tsc_shift.load(Relaxed),
@@ -127,6 +129,15 @@ mod tests {
         time.system_time.store(50, Relaxed);
         time.tsc_to_system_mul.store(u32::MAX, Relaxed);
         assert_eq!(system_time(&time, || 999), 50);
+    }
+
+    #[test]
+    fn a_timestamp_from_before_the_counter_was_zero_counts_on() {
+        let time = TimeInfo::default();
+        time.tsc_timestamp.store(0_u64.wrapping_sub(600), Relaxed);
+        time.system_time.store(50, Relaxed);
+        time.tsc_to_system_mul.store(1 << 31, Relaxed);
+        assert_eq!(system_time(&time, || 400), 550);
     }
 
     #[test]

@@ -164,12 +164,22 @@ fn entries(tap: &mut Tap) {
     );
     let kept = translate(page.va).map(|entry| entry.0 >> 8 & 1);
     tap.is("is not so marked in the table", kept, Some(1));
+    // Only who has devices has a use for memory that is not cached as usual.
+    let cacheability = if boot::is_initial_domain() {
+        OK
+    } else {
+        INVALID
+    };
     tap.call(
         "uncached memory",
         page.protect(rw | Flags::CACHE_DISABLE),
-        OK,
+        cacheability,
     );
-    tap.call("write-combined memory", page.protect(rw | Flags::PAT), OK);
+    tap.call(
+        "write-combined memory",
+        page.protect(rw | Flags::PAT),
+        cacheability,
+    );
     tap.call(
         "an entry that is not present may hold anything",
         map(page.va, Pte(0xdead_beef_0000_0ffe)),
