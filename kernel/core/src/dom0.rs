@@ -24,6 +24,7 @@ use crate::hypervisor::Hypervisor;
 use crate::lifecycle::{self, NewDomain};
 use crate::memory::{FrameType, Level, MAX_ORDER, Pte};
 use crate::vcpu_context::guest_rflags;
+use crate::{event, time};
 
 /// The control domain's number.
 const DOM0: Domid = Domid(0);
@@ -153,6 +154,10 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
         regs.ss = FLAT_KERNEL_SS;
         regs.rflags = guest_rflags(0);
     }
+    for vcpu in domain.vcpus() {
+        event::mask_upcalls(hv, &vcpu);
+    }
+    time::publish_wall_clock(hv, &domain);
     vcpu.down.store(false, Ordering::Release);
     drop(file);
     for module in modules {

@@ -115,6 +115,12 @@ pub fn upcall_due(hv: &Hypervisor, vcpu: &Vcpu) -> bool {
     word & UPCALL_PENDING != 0 && word & UPCALL_MASK == 0
 }
 
+/// Keeps upcalls from a vCPU until it asks for them, as it is to be when a domain starts.
+pub fn mask_upcalls(hv: &Hypervisor, vcpu: &Vcpu) {
+    let InfoPlace { mfn, offset } = vcpu.info();
+    hv.machine.fetch_or_u64(mfn, offset / 8 + UPCALL, 1 << 8);
+}
+
 /// Lets a vCPU have upcalls.
 pub(crate) fn unmask_upcalls(hv: &Hypervisor, vcpu: &Vcpu) {
     let InfoPlace { mfn, offset } = vcpu.info();

@@ -17,7 +17,7 @@ mod tests;
 mod virq;
 
 pub(crate) use deliver::unmask_upcalls;
-pub use deliver::{mark_all_pending, upcall_due};
+pub use deliver::{mark_all_pending, mask_upcalls, upcall_due};
 pub use op::{do_event_channel_op, do_event_channel_op_compat};
 pub use table::is_global_virq;
 pub use virq::{VirqHandlers, send_global_virq, send_host_virq, send_vcpu_virq, set_virq_handler};
