@@ -23,7 +23,11 @@ const POLL_INTERVAL: u64 = 2_000_000;
 const SHORTEST_SLEEP: u64 = 1_000_000;
 
 async fn main() {
-    println!("dom0 {} starts", env!("CARGO_PKG_VERSION"));
+    println!(
+        "dom0 {} starts, {} ms after power-on",
+        env!("CARGO_PKG_VERSION"),
+        clock::now() / 1_000_000
+    );
     let info = boot::start_info();
     // Half of the memory is for the kernels and ramdisks that domains are built from.
     let image_room = info.nr_pages * 4096 / 2;
@@ -33,7 +37,10 @@ async fn main() {
         stream: find_stream(),
         domain_exception: bind_domain_exception(),
     };
-    println!("dom0 is ready");
+    println!(
+        "dom0 is ready, {} ms after power-on",
+        clock::now() / 1_000_000
+    );
     service.run().await;
 }
 
