@@ -319,13 +319,15 @@ fn build_tables(hv: &Hypervisor, layout: &Layout, p2m: &[Mfn]) -> Option<Mfn> {
 fn grant_access(hv: &Hypervisor, domain: &Domain) {
     let mut access = domain.access.lock();
     access.set_ports(0, 0xffff, true);
-    // Interrupt controllers, interval timer, speaker gate, reset control is the domain's.
+    // Interrupt controllers, interval timer, speaker gate; and the data of PCI configuration space, which goes
+    // with an address that every domain has its own of.
     for (first, last) in [
         (0x20, 0x21),
         (0xa0, 0xa1),
         (0x4d0, 0x4d1),
         (0x40, 0x43),
         (0x61, 0x61),
+        (0xcfc, 0xcff),
     ] {
         access.set_ports(first, last, false);
     }
