@@ -7,6 +7,10 @@
 //!
 //! The hypervisor's own leaves from 0x40000000 on are in `arch-x86/cpuid.h`.
 
+mod list;
+
+pub use list::{MAX_LEAVES, View, WORD_COUNT, is_listed};
+
 use alloc::boxed::Box;
 
 use hv_machine::Platform;
@@ -322,6 +326,9 @@ impl Features {
 
 /// What CPUID shows to PV guests, and what of the hardware the hypervisor knows by it.
 pub struct Policy {
+    /// What the hardware has.
+    raw: Features,
+    /// What of it can be used.
     host: Features,
     /// What a domain sees that nobody configured.
     shown: Features,
@@ -370,6 +377,7 @@ impl Policy {
             allowed.set(topology, true);
         }
         let mut policy = Self {
+            raw: Features(words),
             host: host_features,
             shown,
             allowed,

@@ -17,7 +17,7 @@ use crate::lock::{Mutex, RwLock};
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::options::Options;
-use crate::sched::Credit;
+use crate::sched::{Busy, Credit};
 use crate::time::{Clock, Timers};
 
 /// The hypervisor.
@@ -34,6 +34,8 @@ pub struct Hypervisor {
     pub next_domid: AtomicU16,
     /// Who runs next.
     pub scheduler: Mutex<Credit>,
+    /// How long each CPU has run vCPUs.
+    pub busy: Busy,
     /// What is to happen at which time.
     pub timers: Mutex<Timers>,
     /// System time.
@@ -62,6 +64,7 @@ impl Hypervisor {
             domains: RwLock::new(BTreeMap::new()),
             next_domid: AtomicU16::new(1),
             scheduler: Mutex::new(Credit::new(cpus)),
+            busy: Busy::new(cpus),
             timers: Mutex::new(Timers::new(cpus)),
             clock: Clock::new(&*machine),
             log: Log::new(&options, &machine.boot_log()),

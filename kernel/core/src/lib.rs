@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod bitmap;
 pub mod callbacks;
 pub mod console_io;
 pub mod cpuid;
@@ -43,6 +44,7 @@ pub mod run;
 pub mod runstate;
 pub mod sched;
 pub mod sched_op;
+pub mod sysctl;
 #[cfg(test)]
 pub mod testing;
 pub mod time;

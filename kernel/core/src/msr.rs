@@ -17,10 +17,12 @@ const APIC_BASE: u32 = 0x1b;
 const FEATURE_CONTROL: u32 = 0x3a;
 const PRED_CMD: u32 = 0x49;
 const MICROCODE_REVISION: u32 = 0x8b;
-const PLATFORM_INFO: u32 = 0xce;
+/// `MSR_PLATFORM_INFO`.
+pub const PLATFORM_INFO: u32 = 0xce;
 const MPERF: u32 = 0xe7;
 const APERF: u32 = 0xe8;
-const ARCH_CAPABILITIES: u32 = 0x10a;
+/// `MSR_ARCH_CAPABILITIES`.
+pub const ARCH_CAPABILITIES: u32 = 0x10a;
 const MISC_FEATURES_ENABLES: u32 = 0x140;
 const MCG_CAP: u32 = 0x179;
 const MCG_STATUS: u32 = 0x17a;

@@ -85,6 +85,12 @@ impl LogRing {
     pub fn clear(&mut self) {
         self.held = 0;
     }
+
+    /// Forgets what was logged before a position, which is one between [`Self::start`] and [`Self::end`]; any other
+    /// leaves all as it is.
+    pub fn forget_before(&mut self, position: u32) {
+        self.held = self.held.min(self.produced.wrapping_sub(position));
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +108,10 @@ mod tests {
         assert_eq!(ring.read(0, &mut out), (476, 4));
         assert_eq!(out, [225, 226, 227, 228]);
         assert_eq!(ring.read(1498, &mut out), (1498, 2));
+        ring.forget_before(476 - 1);
+        assert_eq!(ring.start(), 476);
+        ring.forget_before(1499);
+        assert_eq!((ring.start(), ring.end()), (1499, 1500));
         ring.clear();
         assert_eq!(ring.read(0, &mut out).1, 0);
     }

@@ -3,8 +3,8 @@
 use hv_machine::Platform;
 use hypercall_abi::domctl::*;
 use hypercall_abi::errno::Errno;
-use hypercall_abi::xen::XenctlBitmap;
 
+use crate::bitmap;
 use crate::current::Current;
 use crate::domain::Domain;
 use crate::sched::{self, Parameters, Scheduler};
@@ -26,48 +26,28 @@ pub(super) fn affinity(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Re
     let all = u64::MAX >> (MAX_CPUS - cx.machine().cpu_count().clamp(1, MAX_CPUS));
     if op.cmd == XEN_DOMCTL_GETVCPUAFFINITY {
         if arm.flags & XEN_VCPUAFFINITY_HARD != 0 {
-            write_bitmap(cx, &arm.cpumap_hard, sched::affinity(cx.hv, &vcpu) & all)?;
+            bitmap::write(cx, &arm.cpumap_hard, sched::affinity(cx.hv, &vcpu) & all)?;
         }
         if arm.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-            write_bitmap(cx, &arm.cpumap_soft, all)?;
+            bitmap::write(cx, &arm.cpumap_soft, all)?;
         }
         return Ok(false);
     }
     if arm.flags & XEN_VCPUAFFINITY_HARD != 0 {
-        let cpus = read_bitmap(cx, &arm.cpumap_hard)? & all;
+        let cpus = bitmap::read(cx, &arm.cpumap_hard)? & all;
         if cpus == 0 {
             return Err(Errno::EINVAL);
         }
         sched::set_affinity(cx.hv, &vcpu, cpus);
-        write_bitmap(cx, &arm.cpumap_hard, cpus)?;
+        bitmap::write(cx, &arm.cpumap_hard, cpus)?;
     }
     if arm.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-        if read_bitmap(cx, &arm.cpumap_soft)? & all == 0 {
+        if bitmap::read(cx, &arm.cpumap_soft)? & all == 0 {
             return Err(Errno::EINVAL);
         }
-        write_bitmap(cx, &arm.cpumap_soft, all)?;
+        bitmap::write(cx, &arm.cpumap_soft, all)?;
     }
     Ok(false)
-}
-
-fn read_bitmap(cx: &Current<'_>, map: &XenctlBitmap) -> Result<u64, Errno> {
-    let bits = map.nr_bits.min(MAX_CPUS);
-    let bytes = cx.read_array::<u8>(map.bitmap.address(), bits.div_ceil(8) as usize)?;
-    let value = bytes
-        .iter()
-        .rev()
-        .fold(0, |value: u64, &byte| value << 8 | u64::from(byte));
-    Ok(if bits == MAX_CPUS {
-        value
-    } else {
-        value & ((1 << bits) - 1)
-    })
-}
-
-fn write_bitmap(cx: &Current<'_>, map: &XenctlBitmap, value: u64) -> Result<(), Errno> {
-    let bytes = value.to_le_bytes();
-    let len = map.nr_bits.min(MAX_CPUS).div_ceil(8) as usize;
-    cx.write_bytes(map.bitmap.address(), &bytes[..len])
 }
 
 /// `XEN_DOMCTL_scheduler_op` of the credit scheduler.

@@ -50,6 +50,21 @@ impl Heap {
         self.free
     }
 
+    /// Number of free frames from frame `low` up to, not including, frame `high`.
+    pub fn free_frames_between(&self, low: u64, high: u64) -> u64 {
+        let mut frames = 0;
+        for (&head, order) in self.heads.iter().zip(0..) {
+            let mut next = head;
+            while let Some(link) = self.links.get(next as usize) {
+                let first = u64::from(next);
+                let end = first + (1 << order);
+                frames += end.min(high).saturating_sub(first.max(low));
+                next = link.next;
+            }
+        }
+        frames
+    }
+
     /// Takes a block of 2^`order` frames that lies wholly below frame `limit`; low memory is spared for those
     /// who need it as far as the order of the lists allows.
     pub fn allocate(&mut self, order: u32, limit: u64) -> Option<Mfn> {
@@ -177,6 +192,17 @@ mod tests {
             }
             prop_assert_eq!(heap.allocate(8, FRAMES), Some(Mfn(0)));
         }
+    }
+
+    #[test]
+    fn free_frames_are_counted_by_where_they_are() {
+        let mut heap = Heap::new(64);
+        heap.free(Mfn(0), 4);
+        heap.free(Mfn(32), 5);
+        assert_eq!(heap.free_frames_between(0, u64::MAX), 48);
+        assert_eq!(heap.free_frames_between(8, 40), 16);
+        assert_eq!(heap.free_frames_between(16, 32), 0);
+        assert_eq!(heap.free_frames_between(40, 8), 0);
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Memory {
         self.heap.lock().free_frames()
     }
 
+    /// Frames that nobody owns from frame `low` up to, not including, frame `high`.
+    pub fn free_frames_between(&self, low: u64, high: u64) -> u64 {
+        self.heap.lock().free_frames_between(low, high)
+    }
+
     /// Whether the hypervisor manages the frame: it is RAM and not private to the machine.
     pub fn is_ram(&self, mfn: Mfn) -> bool {
         self.frame(mfn).is_some()

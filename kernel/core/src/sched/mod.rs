@@ -4,9 +4,11 @@
 //! change by [`wake`] and [`sleep`], which look at the vCPU again under the scheduler's lock, so that
 //! it does not matter in which order two processors report.
 
+mod busy;
 mod credit;
 mod policy;
 
+pub use busy::Busy;
 pub use credit::Credit;
 pub use policy::{Decision, Parameters, Scheduler, UnitId};
 
@@ -138,7 +140,9 @@ pub fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
 
 /// To be called when this CPU begins to run a vCPU, once its address space is loaded.
 pub fn switched_in(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
-    vcpu.seat.cpu.store(hv.machine.cpu_id(), Ordering::Release);
+    let cpu = hv.machine.cpu_id();
+    vcpu.seat.cpu.store(cpu, Ordering::Release);
+    hv.busy.begin(cpu, time::now(hv));
     runstate::change(hv, vcpu, RUNSTATE_RUNNING);
     time::start_period(hv, vcpu);
     time::arm(hv);
@@ -156,6 +160,13 @@ pub fn switched_out(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     };
     runstate::change(hv, vcpu, state);
     runstate::refresh_areas(hv, vcpu);
+    hv.busy.end(hv.machine.cpu_id(), time::now(hv));
+}
+
+/// Nanoseconds for which a CPU has run no vCPU.
+pub fn idle_time(hv: &Hypervisor, cpu: u32) -> u64 {
+    let now = time::now(hv);
+    now.saturating_sub(hv.busy.total(cpu, now))
 }
 
 /// Lets others go first (`SCHEDOP_yield`).
