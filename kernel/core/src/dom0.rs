@@ -357,3 +357,155 @@ fn grant_access(hv: &Hypervisor, domain: &Domain) {
 
 /// Frames of the first megabyte.
 const FIRMWARE_FRAMES: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hv_machine::MachineRef;
+    use hv_machine::sim::Machine;
+    use hypercall_abi::elfnote::{
+        XEN_ELFNOTE_INIT_P2M, XEN_ELFNOTE_MOD_START_PFN, XEN_ELFNOTE_VIRT_BASE,
+    };
+    use pv_image::fixture::Kernel;
+    use zerocopy::FromBytes;
+
+    const BASE: u64 = 0xffff_ffff_8000_0000;
+
+    fn hypervisor(command_line: &str, modules: &[(&[u8], &str)]) -> Hypervisor {
+        let mut machine = Machine::new(8192);
+        machine.set_command_line(command_line);
+        for (image, line) in modules {
+            machine.add_module(image, line);
+        }
+        Hypervisor::new(MachineRef::new(machine))
+    }
+
+    /// What the built domain reads at an address of its own.
+    fn read<const N: usize>(hv: &Hypervisor, va: u64) -> [u8; N] {
+        let domain = hv.domain(DOM0).expect("it was built");
+        let root = domain
+            .vcpu(0)
+            .and_then(|vcpu| vcpu.state.lock().kernel_root)
+            .expect("a root");
+        hv.machine.load_root(root);
+        let mut out = [0; N];
+        hv.machine.copy_from_guest(va, &mut out).expect("mapped");
+        out
+    }
+
+    fn start_info_of(hv: &Hypervisor) -> (StartInfo, u64) {
+        let domain = hv.domain(DOM0).expect("it was built");
+        let va = domain
+            .vcpu(0)
+            .map(|vcpu| vcpu.state.lock().context.regs.rsi)
+            .expect("vCPU 0");
+        let bytes: [u8; size_of::<StartInfo>()] = read(hv, va);
+        (StartInfo::read_from_bytes(&bytes).expect("its size"), va)
+    }
+
+    #[test]
+    fn dom0_finds_itself_as_the_start_info_page_says() {
+        let code: Vec<u8> = (0..9000_u32).map(|i| i as u8).collect();
+        let kernel = Kernel::small(&code, 5000).write();
+        let ramdisk = [7_u8; 5000];
+        let free = hypervisor("dom0_mem=16M", &[]).memory.free_frames();
+        let hv = hypervisor("dom0_mem=16M", &[(&kernel, "one two"), (&ramdisk, "")]);
+        let domain = build(&hv).expect("a good kernel");
+        assert!(domain.vcpu(0).expect("vCPU 0").is_runnable());
+        assert_eq!(domain.owner.frames(), 4096);
+        // The modules' frames are free again: only the domain and its shared page are gone.
+        assert_eq!(hv.memory.free_frames(), free - 4096 - 1);
+
+        let (info, va) = start_info_of(&hv);
+        assert!(info.magic.starts_with(b"xen-3.0-x86_64\0"));
+        assert_eq!(info.nr_pages, 4096);
+        assert_eq!(info.flags, SIF_PRIVILEGED | SIF_INITDOMAIN);
+        assert_eq!(info.shared_info, domain.shared_info.0 << 12);
+        assert!(info.cmd_line.starts_with(b"one two\0"));
+        assert_eq!(info.mod_len, 5000);
+        assert_eq!(read::<4>(&hv, info.mod_start + 4996), [7; 4]);
+        assert_eq!(read::<3>(&hv, BASE + 0x40_0000), [0, 1, 2]);
+        // The hypercall page is in the second page of the kernel.
+        assert_eq!(
+            read::<3>(&hv, BASE + 0x40_1000),
+            crate::traps::hypercall_page()[..3]
+        );
+
+        // Each entry of the list names the frame that maps there, and the machine-to-phys table agrees.
+        for pfn in [0, 1024, (va - BASE) >> 12, 2047] {
+            let mfn = Mfn(u64::from_le_bytes(read(&hv, info.mfn_list + pfn * 8)));
+            assert_eq!(hv.machine.m2p(mfn), pfn);
+            let root = domain
+                .vcpu(0)
+                .and_then(|vcpu| vcpu.state.lock().kernel_root)
+                .expect("a root");
+            assert_eq!(
+                hv.memory.translate(root, BASE + (pfn << 12)).map(Pte::mfn),
+                Some(mfn)
+            );
+        }
+        let tables = info.pt_base..info.pt_base + info.nr_pt_frames * 4096;
+        for table in tables.step_by(4096) {
+            assert!(
+                hv.machine.copy_to_guest(table, &[0]).is_err(),
+                "page tables are read-only"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_outside_the_region_and_an_unmapped_ramdisk_are_as_the_notes_ask() {
+        const P2M: u64 = 0xffff_c900_0000_0000;
+        let kernel = Kernel::small(b"code", 0x3000)
+            .note(XEN_ELFNOTE_INIT_P2M, P2M)
+            .note(XEN_ELFNOTE_MOD_START_PFN, 1)
+            .write();
+        let hv = hypervisor("dom0_mem=16M", &[(&kernel, ""), (&[9; 4096], "")]);
+        build(&hv).expect("a good kernel");
+        let (info, _) = start_info_of(&hv);
+        assert_eq!(info.mfn_list, P2M);
+        assert_ne!(info.flags & SIF_MOD_START_PFN, 0);
+        let mfn = Mfn(u64::from_le_bytes(read(&hv, P2M + info.mod_start * 8)));
+        assert_eq!(hv.machine.load_u64(mfn, 0), 0x0909_0909_0909_0909);
+        assert!(info.nr_p2m_frames >= 4096 * 8 / 4096);
+    }
+
+    #[test]
+    fn what_is_no_dom0_kernel_is_refused_with_a_reason() {
+        let reason = |command_line: &str, modules: &[(&[u8], &str)]| {
+            build(&hypervisor(command_line, modules))
+                .err()
+                .expect("refused")
+                .to_string()
+        };
+        assert!(reason("", &[]).contains("no module"));
+        assert!(reason("", &[(b"#!/bin/sh", "")]).contains("ELF"));
+        let kernel = Kernel::small(b"code", 0x3000);
+        assert!(reason("dom0_mem=1G", &[(&kernel.write(), "")]).contains("1048576 KiB"));
+        assert!(
+            reason("dom0_mem=4M", &[(&kernel.write(), "")]).starts_with("dom0 cannot be laid out")
+        );
+        let bad = kernel
+            .note(XEN_ELFNOTE_VIRT_BASE, 0xffff_8000_0000_0000)
+            .write();
+        assert!(reason("dom0_mem=16M", &[(&bad, "")]).len() > 10);
+    }
+
+    #[test]
+    fn dom0_may_map_devices_but_not_the_hypervisors_memory_or_apics() {
+        let kernel = Kernel::small(b"code", 0x3000).write();
+        let hv = hypervisor("dom0_mem=16M", &[(&kernel, "")]);
+        let domain = build(&hv).expect("a good kernel");
+        let allowed = |mfn: u64| domain.owner.io_memory_allowed(Mfn(mfn), Mfn(mfn));
+        assert!(allowed(0xb8) && allowed(0xf_e000) && allowed(0x1_0000_0000));
+        for mfn in [256, 260, 8191, 0xfee00, 0xfec00, IO_FRAME_LIMIT] {
+            assert!(!allowed(mfn), "{mfn:#x}");
+        }
+        let access = domain.access.lock();
+        assert!(access.ports_allowed(0x70, 0x71) && access.ports_allowed(0xcf8, 0xcfb));
+        for port in [0x20, 0xa1, 0x40, 0x61, 0x3f8, 0xcfc] {
+            assert!(!access.ports_allowed(port, port), "{port:#x}");
+        }
+    }
+}

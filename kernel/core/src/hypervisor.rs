@@ -20,6 +20,9 @@ use crate::options::Options;
 use crate::sched::{Busy, Credit};
 use crate::time::{Clock, Timers};
 
+/// Order of the blocks that the hypervisor's own heap grows by: 2 MiB.
+const HEAP_GROWTH_ORDER: u32 = 9;
+
 /// The hypervisor.
 pub struct Hypervisor {
     /// The machine it runs on.
@@ -76,6 +79,20 @@ impl Hypervisor {
             options,
             machine,
         }
+    }
+
+    /// Makes sure that the hypervisor's own heap has `bytes` to spare, from free frames. No operation between two
+    /// calls may need more, because an allocation that fails where no errno can be given stops the machine.
+    ///
+    /// # Errors
+    /// `ENOMEM` where no block of frames is left.
+    pub fn reserve_heap(&self, bytes: usize) -> Result<(), Errno> {
+        while self.machine.heap_free() < bytes {
+            if !self.memory.donate_to_machine(HEAP_GROWTH_ORDER) {
+                return Err(Errno::ENOMEM);
+            }
+        }
+        Ok(())
     }
 
     /// The domain with this number.

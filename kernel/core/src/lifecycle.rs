@@ -22,6 +22,9 @@ const SHARED_INFO_VCPUS: u32 = 32;
 /// Bytes of a `vcpu_info`.
 const VCPU_INFO_SIZE: usize = size_of::<hypercall_abi::xen::VcpuInfo>();
 
+/// Heap that must be free before a domain or a vCPU is made: 1 MiB, many times what either takes.
+const NEW_DOMAIN_HEAP: usize = 1 << 20;
+
 /// What a new domain is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct NewDomain {
@@ -42,6 +45,7 @@ pub struct NewDomain {
 /// # Errors
 /// `EEXIST` where the number is taken, `ENOMEM`.
 pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
+    hv.reserve_heap(NEW_DOMAIN_HEAP)?;
     let mut domains = hv.domains.write();
     if domains.contains_key(&new.id) || hv.memory.owner(new.id).is_some() {
         return Err(Errno::EEXIST);
@@ -72,6 +76,7 @@ pub fn create_vcpus(hv: &Hypervisor, domain: &Arc<Domain>, count: u32) -> Result
         return Err(Errno::EINVAL);
     }
     for id in have..count {
+        hv.reserve_heap(NEW_DOMAIN_HEAP)?;
         let vcpu = Vcpu::new(id, Arc::downgrade(domain), first_info_place(domain, id));
         let held = {
             let life = domain.life.lock();

@@ -12,6 +12,9 @@ use crate::hypervisor::Hypervisor;
 use crate::vcpu::{Vcpu, VcpuState};
 use crate::{descriptor, dom0, event, hypercall, msr, sched, time, traps};
 
+/// Heap that hypercalls may count on until the CPU next asks the scheduler: 1 MiB.
+const HEAP_SPARE: usize = 1 << 20;
+
 /// Takes over the machine from the boot code: builds the control domain and runs guests for ever.
 pub fn start(machine: MachineRef) -> ! {
     let hv: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(machine)));
@@ -52,6 +55,8 @@ pub fn run(hv: &Hypervisor) -> ! {
 /// One turn: picks a vCPU and runs it for as long as it may, or waits for an interrupt.
 fn step(hv: &Hypervisor) {
     hv.take_schedule_request();
+    // Without frames there is no more to be had: what needs heap then fails with an errno as far as it can.
+    let _ = hv.reserve_heap(HEAP_SPARE);
     match sched::pick(hv) {
         Some(vcpu) => match vcpu.domain.upgrade() {
             Some(domain) => run_vcpu(hv, &domain, &vcpu),
