@@ -35,8 +35,11 @@ pub const FAILSAFE: u64 = 0x101;
 /// [`Frame::vector`] of a `syscall` from user mode.
 pub const SYSCALL: u64 = 0x102;
 
+/// Vectors of exceptions.
+const EXCEPTIONS: usize = 32;
+
 /// Vectors with an entry point: the exceptions, and one for software interrupts.
-const VECTORS: usize = 33;
+const VECTORS: usize = EXCEPTIONS + 1;
 
 /// A bit for each exception that has an error code: 8, 10 to 14, 17 and 21.
 const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21;
@@ -342,6 +345,13 @@ unsafe extern "C" fn dispatch(frame: &mut Frame) {
     }
 }
 
+/// The entry point for an exception, to be registered as a callback of the same form.
+pub fn entry_point(vector: u8) -> Option<u64> {
+    // SAFETY: the table is defined above, never written, and has this many entries.
+    let entries = unsafe { &pv_trap_entries };
+    entries[..EXCEPTIONS].get(usize::from(vector)).copied()
+}
+
 /// Registers the entry points.
 pub(crate) fn init() {
     /// Upcalls are masked on entry.
@@ -350,7 +360,7 @@ pub(crate) fn init() {
     // SAFETY: the table is defined above, never written, and has this many entries.
     let entries = unsafe { &pv_trap_entries };
     for (index, (info, &address)) in table.iter_mut().zip(entries).enumerate() {
-        let vector = if index < 32 {
+        let vector = if index < EXCEPTIONS {
             index as u8
         } else {
             SOFTWARE_INTERRUPT

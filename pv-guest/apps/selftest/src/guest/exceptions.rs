@@ -1,12 +1,14 @@
 //! Exceptions of the guest's kernel: which vector, which error code, which address, and what the
 //! frame says.
 
+use hypercall_abi::vcpu::VCPUOP_SEND_NMI;
+use hypercall_abi::xen::HYPERVISOR_VCPU_OP;
 use pv_guest::hypercall::trap;
 use pv_guest::memory::{Frames, LINEAR_BASE, MAP_BASE, translate};
-use pv_guest::{cpu, memory};
+use pv_guest::{cpu, memory, traps};
 
 use super::probe::{Trap, probe};
-use super::tap::Tap;
+use super::tap::{OK, Tap};
 
 /// An address that nothing is mapped at.
 const UNMAPPED: u64 = MAP_BASE + (1 << 39);
@@ -40,6 +42,7 @@ pub fn run(tap: &mut Tap) {
     frame(tap);
     debug(tap);
     floating_point(tap);
+    non_maskable(tap);
 }
 
 fn faults(tap: &mut Tap) {
@@ -261,21 +264,42 @@ fn debug(tap: &mut Tap) {
     tap.call(
         "a breakpoint address can be set",
         trap::set_debugreg(0, address),
-        super::tap::OK,
+        OK,
     );
     // Enabled, on an 8-byte write.
     tap.call(
         "and armed",
         trap::set_debugreg(7, 0x0009_0001 | 1 << 10),
-        super::tap::OK,
+        OK,
     );
     // SAFETY: it writes a local variable, to which no reference is used meanwhile.
     let trap = unsafe { probe!("mov qword ptr [{address}], 1", "nop"; address = in(reg) address) };
     tap.is("a watched write traps", kind(trap), Some((1, 0)));
     tap.is("it shows in DR6", trap::get_debugreg(6) & 0x400f, 1);
-    tap.call("and disarmed", trap::set_debugreg(7, 0x400), super::tap::OK);
+    tap.call("and disarmed", trap::set_debugreg(7, 0x400), OK);
     trap::set_debugreg(0, 0).expect("the breakpoint can be cleared");
     trap::set_debugreg(6, 0xffff_0ff0).expect("the debug status can be reset");
+}
+
+/// An NMI, which comes whether upcalls are masked or not.
+fn non_maskable(tap: &mut Tap) {
+    let entry = traps::entry_point(2).expect("there is an entry for each exception");
+    // SAFETY: the entry has the form of one for NMIs.
+    tap.call("an NMI handler", unsafe { trap::register_nmi(entry) }, OK);
+    cpu::disable_upcalls();
+    // Not through the hypercall page: going on elsewhere from in there would leave its return
+    // address on the stack.
+    // SAFETY: the hypercall sends this vCPU an NMI, and changes only these registers.
+    let trap = unsafe {
+        probe!("syscall", "nop";
+            inlateout("rax") u64::from(HYPERVISOR_VCPU_OP) => _,
+            inlateout("rdi") u64::from(VCPUOP_SEND_NMI) => _, inlateout("rsi") 0_u64 => _,
+            inlateout("rdx") 0_u64 => _,
+            lateout("rcx") _, lateout("r11") _)
+    };
+    cpu::enable_upcalls();
+    tap.is("an NMI arrives", trap.map(|trap| trap.vector), Some(2));
+    tap.call("no NMI handler", trap::unregister_nmi(), OK);
 }
 
 fn floating_point(tap: &mut Tap) {

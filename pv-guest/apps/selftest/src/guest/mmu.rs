@@ -17,14 +17,14 @@ const NOT_PERMITTED: core::result::Result<(), Errno> = Err(Errno::EPERM);
 const INVALID: core::result::Result<(), Errno> = Err(Errno::EINVAL);
 
 /// A frame of this guest's to do anything with. It stays mapped where the linear map has it.
-struct Page {
-    frames: Frames,
-    va: u64,
-    mfn: Mfn,
+pub struct Page {
+    pub frames: Frames,
+    pub va: u64,
+    pub mfn: Mfn,
 }
 
 impl Page {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let frames = Frames::zeroed(0).expect("there is memory");
         let va = LINEAR_BASE + frames.pfn().0 * 4096;
         let mfn = memory::mfn_of(frames.pfn()).expect("it has a machine frame");
@@ -32,7 +32,7 @@ impl Page {
     }
 
     /// Changes its one mapping.
-    fn protect(&self, flags: Flags) -> Result<()> {
+    pub fn protect(&self, flags: Flags) -> Result<()> {
         map(self.va, Pte::new(self.mfn, flags))
     }
 
@@ -74,7 +74,7 @@ fn plain(entry: u64) -> u64 {
     entry & !(0x7ff << 52 | 0x64)
 }
 
-fn extended(cmd: u32, arg1: u64, arg2: u64) -> Result<()> {
+pub fn extended(cmd: u32, arg1: u64, arg2: u64) -> Result<()> {
     let op = MmuextOp {
         cmd,
         arg1,

@@ -1,6 +1,7 @@
 //! The tests, by subject.
 
 mod calls;
+mod descriptors;
 mod domains;
 mod events;
 mod exceptions;
@@ -26,6 +27,7 @@ async fn main() {
     instructions::run(&mut tap);
     calls::run(&mut tap);
     mmu::run(&mut tap);
+    descriptors::run(&mut tap);
     events::run(&mut tap).await;
     time::run(&mut tap).await;
     domains::run(&mut tap).await;

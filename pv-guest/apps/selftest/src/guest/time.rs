@@ -1,9 +1,12 @@
 //! Time, and timers.
 
+use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 
+use hypercall_abi::vcpu::RUNSTATE_RUNNING;
 use pv_guest::hypercall::{sched, vcpu};
-use pv_guest::{clock, yield_now};
+use pv_guest::memory::DmaMemory;
+use pv_guest::{clock, cpu, yield_now};
 
 use super::tap::{OK, Tap};
 
@@ -60,6 +63,8 @@ pub async fn run(tap: &mut Tap) {
     tap.holds("is harmless", true);
     tap.call("no timer", sched::set_timer(0), OK);
 
+    areas(tap).await;
+
     let start = vcpu::runstate_info(0).unwrap_or_default();
     clock::sleep(Duration::from_millis(20)).await;
     let end = vcpu::runstate_info(0).unwrap_or_default();
@@ -74,4 +79,49 @@ pub async fn run(tap: &mut Tap) {
         "computing counts as running",
         later.time[0] - end.time[0] >= 4_000_000,
     );
+}
+
+/// Memory in which the hypervisor keeps a vCPU's times.
+async fn areas(tap: &mut Tap) {
+    let Ok(page) = DmaMemory::new(4096, 64) else {
+        tap.holds("there is memory", false);
+        return;
+    };
+    // SAFETY: the page is the hypervisor's to write until it is told otherwise below.
+    unsafe {
+        let area = vcpu::register_runstate_memory_area(0, page.address());
+        tap.call("runstate information in memory", area, OK);
+        let area = vcpu::register_time_memory_area(0, page.address() + 256);
+        tap.call("time information in memory", area, OK);
+    }
+    clock::sleep(Duration::from_millis(5)).await;
+    tap.is(
+        "it says that the vCPU runs",
+        page.get::<u32>(0),
+        RUNSTATE_RUNNING,
+    );
+    let info = vcpu::runstate_info(0).unwrap_or_default();
+    tap.is("since it woke", page.get::<u64>(8), info.state_entry_time);
+    tap.is(
+        "and how long it was blocked",
+        page.get::<u64>(32),
+        info.time[2],
+    );
+    let time = &cpu::vcpu().time;
+    let (scale, stamp) = (page.get::<u32>(256 + 24), page.get::<u64>(256 + 8));
+    tap.is(
+        "the clock in memory is the vCPU's",
+        (scale, stamp),
+        (
+            time.tsc_to_system_mul.load(Relaxed),
+            time.tsc_timestamp.load(Relaxed),
+        ),
+    );
+    // SAFETY: this takes the memory away from the hypervisor.
+    unsafe {
+        let area = vcpu::register_runstate_memory_area(0, 0);
+        tap.call("no runstate information in memory", area, OK);
+        let area = vcpu::register_time_memory_area(0, 0);
+        tap.call("no time information in memory", area, OK);
+    }
 }
