@@ -43,5 +43,5 @@ fn hello_prints_its_banner_as_dom0_under_xen() {
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn a_dom0_that_is_no_pv_kernel_is_refused_with_a_reason_in_the_log() {
     let machine = Bare::boot(&Hardware::default(), &boot(&hypervisor(), dist("bin/xl")));
-    machine.expect("Could not construct domain 0");
+    machine.expect("Could not construct dom");
 }
