@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sched::SHUTDOWN_CRASH;
-use hypercall_abi::types::Domid;
+use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 
 use crate::domain::Domain;
@@ -272,7 +272,11 @@ pub fn destroy(
         }
         hv.memory.release_shared(domain.shared_info);
     }
-    // Releasing an allocation may leave the frame in the list, because others refer to it: it is passed over.
+    if !unpin_all(hv, domain, out_of_time) {
+        return false;
+    }
+    // What page tables referred to is free of them by now, so that a frame goes as it is reached. One that another
+    // domain refers to stays in the list and is passed over.
     let mut cursor = hv.memory.first_frame(&domain.owner);
     while let Some(mfn) = cursor {
         cursor = hv.memory.next_frame(mfn);
@@ -291,6 +295,28 @@ pub fn destroy(
         }
     }
     reap(hv);
+    true
+}
+
+/// Unpins the page tables of a dying domain, which lets go of all that they map; whether that is finished.
+///
+/// It comes before any frame is released: frames that are still mapped would stay in the list, and every later step
+/// would pass over them again.
+fn unpin_all(hv: &Hypervisor, domain: &Domain, out_of_time: &mut dyn FnMut() -> bool) -> bool {
+    if domain.life.lock().unpinned {
+        return true;
+    }
+    let held = |mfn: Option<Mfn>| hv.memory.get(mfn?, domain.id);
+    let mut cursor = held(hv.memory.first_frame(&domain.owner));
+    while let Some(frame) = cursor {
+        // Holding the next one keeps it in the list, whatever the tables under this one let go of.
+        let next = held(hv.memory.next_frame(frame.mfn()));
+        if hv.memory.unpin(frame.mfn()) && out_of_time() {
+            return false;
+        }
+        cursor = next;
+    }
+    domain.life.lock().unpinned = true;
     true
 }
 
