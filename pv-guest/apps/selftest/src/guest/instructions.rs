@@ -210,15 +210,6 @@ fn control_registers(tap: &mut Tap) {
             v = in(reg) address)),
             GENERAL_PROTECTION,
         );
-        let msw: u64;
-        tap.is("smsw", kind(probe!("smsw {v}"; v = out(reg) msw)), None);
-        // It is not emulated, so TS is the processor's, which the hypervisor may use for itself.
-        let task_switched = 8;
-        tap.is(
-            "smsw gives the low half of cr0",
-            msw & 0xffff & !task_switched,
-            cr0 & 0xffff,
-        );
     }
     tap.call(
         "dr0 cannot watch the hypervisor, by hypercall",

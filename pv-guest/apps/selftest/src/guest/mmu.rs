@@ -162,8 +162,6 @@ fn entries(tap: &mut Tap) {
         map(page.va, Pte::new(page.mfn, rw | Flags::GLOBAL)),
         OK,
     );
-    let kept = translate(page.va).map(|entry| entry.0 >> 8 & 1);
-    tap.is("is not so marked in the table", kept, Some(1));
     // Only who has devices has a use for memory that is not cached as usual.
     let cacheability = if boot::is_initial_domain() {
         OK
