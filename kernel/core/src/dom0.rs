@@ -145,6 +145,7 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
             .get_typed(root, DOM0, FrameType::Table(Level::L4))?;
         state.kernel_root = Some(root.into_bits());
         state.kernel_mode = true;
+        state.cr4 = crate::cpuid::guest_cr4(hv, &domain, 0);
         state.initialised = true;
         let regs = &mut state.context.regs;
         regs.rip = image.entry;

@@ -9,8 +9,12 @@
 //! out is what was decoded, and is permitted to the guest whatever the processor saw.
 
 pub mod decode;
+mod page_table;
 mod ports;
+mod store;
 mod string;
+
+pub use page_table::store_to_page_table;
 
 use hv_machine::{IoWidth, Platform};
 use hypercall_abi::arch_x86::{CpuUserRegs, XEN_EMULATE_PREFIX};
@@ -74,12 +78,7 @@ pub fn forced_emulation(cx: &mut Current<'_>) -> bool {
         return true;
     }
     cpuid_for_guest(cx, Asked::Explicitly);
-    let regs = &mut cx.state.context.regs;
-    regs.rip = rip.wrapping_add(LENGTH as u64);
-    regs.rflags &= !flags::RF;
-    if regs.rflags & flags::TF != 0 {
-        traps::inject_step(cx);
-    }
+    finish(cx, CodeSize::Bits64, LENGTH as u64, 0);
     true
 }
 
@@ -123,10 +122,17 @@ pub fn privileged_instruction(cx: &mut Current<'_>) -> bool {
             return true;
         }
     };
+    finish(cx, code.size, advance, hit);
+    true
+}
+
+/// Goes on `advance` bytes further; debug exceptions of the instruction are due now: breakpoints that it hit, and a
+/// single step.
+fn finish(cx: &mut Current<'_>, size: CodeSize, advance: u64, mut hit: u64) {
     let regs = &mut cx.state.context.regs;
-    regs.rip = match code.size {
-        CodeSize::Bits64 => rip.wrapping_add(advance),
-        _ => u64::from((rip as u32).wrapping_add(advance as u32)),
+    regs.rip = match size {
+        CodeSize::Bits64 => regs.rip.wrapping_add(advance),
+        _ => u64::from((regs.rip as u32).wrapping_add(advance as u32)),
     };
     regs.rflags &= !flags::RF;
     if regs.rflags & flags::TF != 0 {
@@ -136,7 +142,6 @@ pub fn privileged_instruction(cx: &mut Current<'_>) -> bool {
         cx.state.debug[6] |= hit | dr6::RESTING;
         traps::inject(cx, vector::DEBUG, None);
     }
-    true
 }
 
 /// A code segment.

@@ -5,13 +5,17 @@ use core::sync::atomic::Ordering;
 use hv_machine::sim::Machine;
 use hv_machine::{MachineRef, Platform};
 use hypercall_abi::arch_x86::{CpuUserRegs, FLAT_KERNEL_CS, FLAT_USER_CS32, TrapInfo};
-use hypercall_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
+use hypercall_abi::types::Domid;
+use hypercall_abi::xen::{
+    HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG, VMASST_TYPE_ARCHITECTURAL_IOPL,
+    VMASST_TYPE_WRITABLE_PAGETABLES,
+};
 use proptest::prelude::*;
 
 use super::{forced_emulation, privileged_instruction};
-use crate::testing::{DOM0, DOMU, Host, SCRATCH, UNMAPPED};
+use crate::memory::Pte;
+use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
 use crate::traps::{dr6, flags, handle_exception};
-use hypercall_abi::types::Domid;
 
 const HANDLER: u64 = 0xffff_8880_0000_0000;
 /// Where the tests' code is.
@@ -566,4 +570,120 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// Gives the domain its own L1 table to read, at this address, and the assistance to write it.
+fn map_own_l1(host: &Host) -> u64 {
+    let va = SCRATCH + 63 * 4096;
+    let table = host.layout(DOMU).tables[3];
+    let args = [va, Pte::new(table, RO).0, UVMF_INVLPG];
+    assert_eq!(host.hypercall(DOMU, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
+    host.domain(DOMU)
+        .vm_assist
+        .store(1 << VMASST_TYPE_WRITABLE_PAGETABLES, Ordering::Relaxed);
+    va
+}
+
+/// Executes `code`, which faults with a write to `va`.
+fn store(host: &Host, va: u64, code: &[u8], set: impl FnOnce(&mut CpuUserRegs)) -> CpuUserRegs {
+    host.as_guest(DOMU, |cx| {
+        cx.write_bytes(CODE, code).expect("scratch memory");
+        let regs = &mut cx.state.context.regs;
+        regs.rip = CODE;
+        regs.rsp = SCRATCH + 0x4000;
+        set(regs);
+        handle_exception(cx, 14, 7, va);
+        cx.state.context.regs
+    })
+}
+
+#[test]
+fn a_store_to_a_page_table_is_checked_and_carried_out() {
+    let host = host();
+    let va = map_own_l1(&host);
+    let table = host.layout(DOMU).tables[3];
+    let entry = |index| host.hv.machine.load_u64(table, index);
+    let spare = host.layout(DOMU).scratch[20];
+    // mov [rdi], rax
+    let mov = &[0x48, 0x89, 0x07];
+    let after = store(&host, va + 8 * 100, mov, |regs| {
+        regs.rax = Pte::new(spare, RW).0;
+    });
+    assert_eq!(after.rip, CODE + 3);
+    assert_eq!(Pte(entry(100)).mfn(), spare);
+    let types = host.hv.memory.state(spare).expect("a frame").types;
+    assert_eq!(types, 2, "its own mapping and the new one");
+
+    // xchg [rdi], rax gives the old entry back.
+    let after = store(&host, va + 8 * 100, &[0x48, 0x87, 0x07], |regs| {
+        regs.rax = 0
+    });
+    assert_eq!(Pte(after.rax).mfn(), spare);
+    assert_eq!(entry(100), 0);
+    assert_eq!(host.hv.memory.state(spare).expect("a frame").types, 1);
+
+    // lock btr qword [rdi], 1; the bit was set.
+    let before = entry(20);
+    let after = store(
+        &host,
+        va + 8 * 20,
+        &[0xf0, 0x48, 0x0f, 0xba, 0x37, 0x01],
+        |regs| regs.rflags &= !1,
+    );
+    assert_eq!((after.rip, after.rflags & 1), (CODE + 6, 1));
+    assert_eq!(entry(20), before & !2);
+    // lock and byte [rdi], ~0x20.
+    store(&host, va + 8 * 20, &[0xf0, 0x80, 0x27, 0xdf], |_| {});
+    assert_eq!(entry(20), before & !0x22);
+    // mov dword [rdi+4], imm32 of the upper half.
+    store(
+        &host,
+        va + 8 * 20 + 4,
+        &[0xc7, 0x47, 4, 0, 0, 0, 0x80],
+        |_| {},
+    );
+    assert_eq!(entry(20), before & !0x22 | 1 << 63);
+}
+
+#[test]
+fn an_exchange_of_an_entry_compares_first() {
+    let host = host();
+    let va = map_own_l1(&host);
+    let table = host.layout(DOMU).tables[3];
+    let old = host.hv.machine.load_u64(table, 21);
+    let cmpxchg = &[0xf0, 0x48, 0x0f, 0xb1, 0x0f];
+    let after = store(&host, va + 8 * 21, cmpxchg, |regs| {
+        (regs.rax, regs.rcx) = (old ^ 1 << 60, 0);
+    });
+    assert_eq!((after.rax, after.rflags & 1 << 6), (old, 0));
+    assert_eq!(host.hv.machine.load_u64(table, 21), old);
+    let after = store(&host, va + 8 * 21, cmpxchg, |regs| {
+        (regs.rax, regs.rcx) = (old, 0);
+    });
+    assert_eq!((after.rax, after.rflags & 1 << 6), (old, 1 << 6));
+    assert_eq!(host.hv.machine.load_u64(table, 21), 0);
+}
+
+#[test]
+fn a_store_that_no_guest_may_make_is_a_page_fault() {
+    let host = host();
+    let va = map_own_l1(&host);
+    let table = host.layout(DOMU).tables[3];
+    let mov = &[0x48, 0x89, 0x07];
+    let foreign = Pte::new(host.layout(DOM0).scratch[0], RW).0;
+    let own_table = Pte::new(table, RW).0;
+    for entry in [foreign, own_table] {
+        let after = store(&host, va + 8 * 100, mov, |regs| regs.rax = entry);
+        assert_eq!(after.rip, HANDLER + 14);
+        assert_eq!(host.hv.machine.load_u64(table, 100), 0);
+    }
+    // Across two entries, of a register that is not there, and no store at all.
+    let codes: [&[u8]; 4] = [mov, &[0x88, 0x27], &[0x48, 0x0f, 0xab, 0x07], &[0x90]];
+    for (offset, code) in [4, 0, 0, 0].into_iter().zip(codes) {
+        let after = store(&host, va + 8 * 100 + offset, code, |regs| regs.rax = 0);
+        assert_eq!(after.rip, HANDLER + 14, "{code:x?}");
+    }
+    host.domain(DOMU).vm_assist.store(0, Ordering::Relaxed);
+    let after = store(&host, va + 8 * 100, mov, |regs| regs.rax = 0);
+    assert_eq!(after.rip, HANDLER + 14, "without the assistance");
 }

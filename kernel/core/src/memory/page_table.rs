@@ -211,6 +211,29 @@ impl Memory {
         }
     }
 
+    /// Writes entry `index` of an L1 table that the caller holds as such, if it is `expected` to the bit; whether it
+    /// was.
+    ///
+    /// # Errors
+    /// As [`Self::update_entry`].
+    pub fn compare_exchange_entry(
+        &self,
+        table: Mfn,
+        index: usize,
+        expected: Pte,
+        entry: Pte,
+        frame_owner: Domid,
+    ) -> Result<bool, Errno> {
+        let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
+        let next = self.acquire(entry, Level::L1, table_owner, frame_owner)?;
+        let exchanged = self
+            .machine
+            .compare_exchange_u64(table, index, expected.0, next.0)
+            .is_ok();
+        self.release(if exchanged { expected } else { next }, Level::L1);
+        Ok(exchanged)
+    }
+
     /// Replaces `old` (with whatever accessed and dirty bits the processor has set meanwhile) by `new`; returns
     /// what was replaced, or `None` where the entry is not `old` any more.
     fn store_entry(

@@ -76,10 +76,16 @@ pub mod error_code {
     pub const LDT: u32 = 1 << 2;
     /// A selector's code: an event external to the program.
     pub const EXTERNAL: u32 = 1 << 0;
+    /// A page fault's code: the page is there, and its rights forbid the access.
+    pub const PRESENT: u32 = 1 << 0;
     /// A page fault's code: a write.
     pub const WRITE: u32 = 1 << 1;
     /// A page fault's code: from user mode.
     pub const USER: u32 = 1 << 2;
+    /// A page fault's code: a reserved bit in the tables.
+    pub const RESERVED: u32 = 1 << 3;
+    /// A page fault's code: an instruction fetch.
+    pub const FETCH: u32 = 1 << 4;
 }
 
 /// Bits of DR6.
@@ -97,7 +103,9 @@ const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21;
 pub fn handle_exception(cx: &mut Current<'_>, vector: u8, error_code: u32, fault_address: u64) {
     match vector {
         vector::PAGE_FAULT => {
-            if !crate::mmu::fixup_fault(cx, fault_address, error_code) {
+            if !crate::mmu::fixup_fault(cx, fault_address, error_code)
+                && !emulate::store_to_page_table(cx, fault_address, error_code)
+            {
                 inject_page_fault(cx, fault_address, error_code);
             }
         }
@@ -312,14 +320,6 @@ fn device_not_available(cx: &mut Current<'_>) {
     if its_own {
         inject(cx, vector::DEVICE_NOT_AVAILABLE, None);
     }
-}
-
-/// Single-step trap behind an instruction that was emulated or skipped.
-pub(crate) fn inject_step(cx: &mut Current<'_>) {
-    if let Some(status) = cx.state.debug.get_mut(6) {
-        *status |= dr6::STEP | dr6::RESTING;
-    }
-    inject(cx, vector::DEBUG, None);
 }
 
 #[cfg(test)]
