@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use hv_machine::{Machine, Platform};
 use hypercall_abi::errno::Errno;
+use hypercall_abi::types::Domid;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{Domain, Hypervisor, Vcpu, VcpuState};
@@ -28,6 +29,17 @@ impl<'a> Current<'a> {
     /// The machine.
     pub fn machine(&self) -> &'a Machine {
         &self.hv.machine
+    }
+
+    /// The caller's own domain, by `DOMID_SELF` or its number, or any other.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none.
+    pub fn any_domain(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
+        if id == Domid::SELF || id == self.domain.id {
+            return Ok(self.domain.clone());
+        }
+        self.hv.domain(id)
     }
 
     /// Reads a `T` at a guest address.

@@ -3,15 +3,13 @@
 
 use core::mem::offset_of;
 
-use alloc::sync::Arc;
-
 use hv_machine::{Platform, Polarity, TriggerMode, is_guest_range};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::physdev::*;
-use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::types::Mfn;
 
 use crate::hypercall::{Args, HypercallResult};
-use crate::{Current, Domain, event, interrupt};
+use crate::{Current, event, interrupt};
 
 /// Bytes of a bitmap of all I/O ports, and one that the processor wants behind it.
 const IO_BITMAP_BYTES: u64 = 65536 / 8 + 1;
@@ -75,7 +73,7 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64) -> Result<(), Errno> {
         }
         PHYSDEVOP_UNMAP_PIRQ => {
             let op: PhysdevUnmapPirq = cx.read(at)?;
-            let domain = any_domain(cx, op.domid)?;
+            let domain = cx.any_domain(op.domid)?;
             check_privileged(cx)?;
             interrupt::unmap_line(hv, &domain, op.pirq)?;
         }
@@ -211,13 +209,6 @@ fn check_privileged(cx: &Current<'_>) -> Result<(), Errno> {
     }
 }
 
-fn any_domain(cx: &Current<'_>, id: Domid) -> Result<Arc<Domain>, Errno> {
-    if id == Domid::SELF || id == cx.domain.id {
-        return Ok(cx.domain.clone());
-    }
-    cx.hv.domain(id)
-}
-
 type PciFunction = (u16, u8, u8);
 
 fn add_device(cx: &Current<'_>, function: PciFunction) -> Result<(), Errno> {
@@ -241,7 +232,7 @@ fn map_pirq(cx: &Current<'_>, op: &mut PhysdevMapPirq) -> Result<(), Errno> {
     if op.type_ == MAP_PIRQ_TYPE_MULTI_MSI && op.table_base != 0 {
         return Err(Errno::EINVAL);
     }
-    let domain = any_domain(cx, op.domid)?;
+    let domain = cx.any_domain(op.domid)?;
     check_privileged(cx)?;
     match op.type_ {
         MAP_PIRQ_TYPE_GSI => {

@@ -5,7 +5,6 @@ use core::mem::offset_of;
 
 use hypercall_abi::errno::Errno;
 use hypercall_abi::event_channel::*;
-use hypercall_abi::types::Domid;
 use hypercall_abi::types::Union;
 
 use super::table::Binding;
@@ -39,13 +38,13 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallRes
     match command {
         EVTCHNOP_ALLOC_UNBOUND => {
             let mut op: EvtchnAllocUnbound = cx.read(at)?;
-            let domain = any_domain(cx, op.dom)?;
+            let domain = cx.any_domain(op.dom)?;
             op.port = super::alloc_unbound(cx.domain, &domain, op.remote_dom)?;
             cx.write(at, &op)?;
         }
         EVTCHNOP_BIND_INTERDOMAIN => {
             let mut op: EvtchnBindInterdomain = cx.read(at)?;
-            let remote = any_domain(cx, op.remote_dom)?;
+            let remote = cx.any_domain(op.remote_dom)?;
             op.local_port = super::bind_interdomain(hv, cx.domain, &remote, op.remote_port)?;
             cx.write(at, &op)?;
         }
@@ -87,7 +86,7 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallRes
         }
         EVTCHNOP_RESET | EVTCHNOP_RESET_CONT => {
             let op: EvtchnReset = cx.read(at)?;
-            let domain = any_domain(cx, op.dom)?;
+            let domain = cx.any_domain(op.dom)?;
             reset(cx, &domain, command == EVTCHNOP_RESET_CONT, args)?;
         }
         // Events with priorities are for the FIFO table, which this hypervisor does not have.
@@ -102,14 +101,6 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallRes
     Ok(0)
 }
 
-/// The caller's own domain, by `DOMID_SELF` or its number, or any other.
-fn any_domain(cx: &Current<'_>, id: Domid) -> Result<Arc<Domain>, Errno> {
-    if id == Domid::SELF || id == cx.domain.id {
-        return Ok(cx.domain.clone());
-    }
-    cx.hv.domain(id)
-}
-
 /// A privileged domain may do to any domain what that may do to itself.
 fn may_target(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
     if domain.id == cx.domain.id || cx.domain.privileged {
@@ -120,7 +111,7 @@ fn may_target(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
 }
 
 fn status(cx: &Current<'_>, op: &mut EvtchnStatus) -> Result<(), Errno> {
-    let domain = any_domain(cx, op.dom)?;
+    let domain = cx.any_domain(op.dom)?;
     let table = domain.events.table.lock();
     let channel = table.get(op.port).ok_or(Errno::EINVAL)?;
     may_target(cx, &domain)?;

@@ -4,7 +4,7 @@ use super::*;
 
 use hv_machine::MachineRef;
 use hypercall_abi::event_channel::*;
-use hypercall_abi::types::{GuestHandle, Pfn, Port};
+use hypercall_abi::types::{Domid, GuestHandle, Pfn, Port};
 use hypercall_abi::xen::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
