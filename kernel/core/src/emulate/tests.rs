@@ -79,6 +79,20 @@ fn allow_ports(host: &Host, id: Domid, first: u32, last: u32) {
 }
 
 #[test]
+fn the_machine_status_word_is_read_in_the_width_of_the_register() {
+    let host = host();
+    for (code, expected) in [
+        (&[0x66, 0x0f, 0x01, 0xe0][..], !0xffff | 0x0033),
+        (&[0x0f, 0x01, 0xe0], 0x8005_0033),
+        (&[0x48, 0x0f, 0x01, 0xe0], 0x8005_0033),
+    ] {
+        let (_, after) = run(&host, DOMU, code, |regs| regs.rax = u64::MAX);
+        assert_eq!(after.rax, expected);
+        assert_eq!(after.rip, CODE + code.len() as u64);
+    }
+}
+
+#[test]
 fn a_port_is_read_by_who_has_it_and_may() {
     let host = host();
     host.hv.machine.set_port(0x3f8, 0x1234_5678);
