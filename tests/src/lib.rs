@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use xtask::workspace::Workspace;
 
 /// How long a boot, or anything that a guest does, may take on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// The workspace under test.
 pub static WORKSPACE: LazyLock<Workspace> =
