@@ -40,9 +40,27 @@ pub fn start(machine: MachineRef) -> ! {
             LogLevel::Error,
             format_args!("Could not construct dom0: {error}"),
         );
-        hv.machine.halt();
+        give_up(hv);
     }
     run(hv)
+}
+
+/// There is nothing to run: stops the machine if the command line says `noreboot`, else restarts it when there was
+/// time to read why.
+fn give_up(hv: &Hypervisor) -> ! {
+    const SECONDS: u64 = 5;
+    if hv.options.no_reboot {
+        hv.machine.halt();
+    }
+    hv.log(
+        LogLevel::Error,
+        format_args!("Restarting in {SECONDS} seconds"),
+    );
+    let end = hv.machine.tsc() + SECONDS * 1000 * hv.machine.tsc_info().khz;
+    while hv.machine.tsc() < end {
+        core::hint::spin_loop();
+    }
+    hv.machine.reboot()
 }
 
 /// Runs vCPUs on this CPU for ever.
