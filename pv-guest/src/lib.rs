@@ -15,7 +15,7 @@
 //! }
 //! ```
 //!
-//! The guest runs on one vCPU, in tasks that take turns ([`spawn`]); when no task is ready, the
+//! The guest runs on one vCPU, in tasks that take turns (`spawn`); when no task is ready, the
 //! vCPU blocks. When `main` is done, the domain powers off. A panic or an unexpected trap prints
 //! registers and crashes the domain.
 //!
@@ -23,38 +23,38 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | [`boot`] | start info, command line, module (ramdisk) |
-//! | [`console`], [`print!`], [`println!`], [`line`] | printing (never waits), reading, lines |
-//! | [`clock`] | system time, wall clock, `sleep`, `timeout` |
-//! | [`executor`] | tasks: [`spawn`], [`JoinHandle`], [`yield_now`] |
-//! | [`events`] | event channels: bind, wait, notify, mask |
-//! | [`memory`] | frames, DMA memory, foreign and device mappings, page tables |
-//! | [`ports`] | I/O ports |
-//! | [`power`] | power off, reboot, crash |
-//! | [`traps`] | a hook on every exception |
-//! | [`cpu`] | shared info, upcall mask, CPUID |
-//! | [`hypercall`] | the typed hypercalls of `hypercall_abi::caller` |
+//! | `boot` | start info, command line, module (ramdisk) |
+//! | `console`, `print!`, `println!`, `line` | printing (never waits), reading, lines |
+//! | `clock` | system time, wall clock, `sleep`, `timeout` |
+//! | `executor` | tasks: `spawn`, `JoinHandle`, `yield_now` |
+//! | `events` | event channels: bind, wait, notify, mask |
+//! | `memory` | frames, DMA memory, foreign and device mappings, page tables |
+//! | `ports` | I/O ports |
+//! | `power` | power off, reboot, crash |
+//! | `traps` | a hook on every exception |
+//! | `cpu` | shared info, upcall mask, CPUID |
+//! | `hypercall` | the typed hypercalls of `hypercall_abi::caller` |
 //!
 //! # Shared memory
 //!
-//! Memory that another domain or a device writes is a [`memory::Window`]: words and copies by
-//! offset, never a reference. It is owned by what maps it: [`memory::Mapping`] (frames of another
-//! domain, device registers) or [`memory::DmaMemory`] (this guest's own frames, with machine
+//! Memory that another domain or a device writes is a `memory::Window`: words and copies by
+//! offset, never a reference. It is owned by what maps it: `memory::Mapping` (frames of another
+//! domain, device registers) or `memory::DmaMemory` (this guest's own frames, with machine
 //! addresses). It implements `split_drivers::SharedMemory`.
 //!
 //! # For the initial domain
 //!
-//! - [`memory::ForeignDomain`]: map a domain's frames, pin its page tables, set its
+//! - `memory::ForeignDomain`: map a domain's frames, pin its page tables, set its
 //!   machine-to-physical numbers.
-//! - [`memory::Mapping::device`] and [`ports::IoPorts`]: devices.
-//! - [`memory::DmaMemory`]: rings and buffers for them.
-//! - [`events::EventChannel::bind_pirq`], [`events::EventChannel::alloc_unbound_for`]: interrupts;
+//! - `memory::Mapping::device` and `ports::IoPorts`: devices.
+//! - `memory::DmaMemory`: rings and buffers for them.
+//! - `events::EventChannel::bind_pirq`, `events::EventChannel::alloc_unbound_for`: interrupts;
 //!   ports for new domains.
-//! - [`hypercall`]: everything else.
+//! - `hypercall`: everything else.
 //!
 //! # Rules
 //!
-//! Code that runs in an upcall ([`events::EventChannel::set_handler`], wakers) or in a trap hook
+//! Code that runs in an upcall (`events::EventChannel::set_handler`, wakers) or in a trap hook
 //! must not map memory or wait; it may use the heap, send events and wake tasks. There is no
 //! floating point, and no thread but the executor's.
 //!

@@ -311,7 +311,12 @@ pub type Hook = fn(&mut Frame) -> bool;
 static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Installs a hook, which runs with upcalls masked, or takes the last one away.
-pub fn set_hook(hook: Option<Hook>) {
+///
+/// # Safety
+///
+/// A frame for which the hook returns `true` must be one that may be resumed: whatever the code there
+/// relies on still holds.
+pub unsafe fn set_hook(hook: Option<Hook>) {
     HOOK.store(
         hook.map_or(core::ptr::null_mut(), |hook| hook as *mut ()),
         Relaxed,

@@ -81,7 +81,8 @@ unsafe impl Hal for Host {
     unsafe fn mmio_phys_to_virt(address: PhysAddr, size: usize) -> NonNull<u8> {
         let offset = address as usize % PAGE_SIZE;
         let pages = (offset + size).div_ceil(PAGE_SIZE);
-        let registers = Mapping::device(Mfn(address / PAGE_SIZE as u64), pages)
+        // SAFETY: the driver tells the device no address but those of `dma_alloc` and `share`.
+        let registers = unsafe { Mapping::device(Mfn(address / PAGE_SIZE as u64), pages) }
             .expect("the registers of a device can be mapped");
         let base = registers.address() as usize;
         MEMORY.lock().registers.push(registers);

@@ -53,9 +53,9 @@ pub(super) fn free_bytes() -> usize {
 /// A block of 2^order frames with consecutive pseudo-physical numbers, aligned to its size. The
 /// machine frames behind it are another matter: see [`super::DmaMemory`].
 ///
-/// The memory belongs to the holder alone. To share it, have it become a [`super::DmaMemory`], or
-/// map what another domain grants; there is no way to a machine frame number from here that safe
-/// code could misuse while it also has a reference.
+/// The memory belongs to the holder alone. What is to be shared with a device or another domain is
+/// a [`super::DmaMemory`] from the start. The number of a machine frame gives no access by itself:
+/// whatever would map it a second time, or tell it to a device, is unsafe or refuses such frames.
 pub struct Frames {
     base: NonNull<u8>,
     order: u32,

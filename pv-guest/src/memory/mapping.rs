@@ -57,13 +57,18 @@ impl Mapping {
         Self::map(frames.iter().copied(), frames.len(), flags, domain)
     }
 
-    /// Maps device registers: `pages` consecutive machine frames outside memory, uncached. The
-    /// guest needs I/O permission for them.
+    /// Maps device registers: `pages` consecutive machine frames outside memory, uncached. The guest
+    /// needs I/O permission for them.
     ///
     /// # Errors
     ///
     /// As [`Self::foreign`]; memory of any domain is refused.
-    pub fn device(first: Mfn, pages: usize) -> Result<Self> {
+    ///
+    /// # Safety
+    ///
+    /// What the device is told by way of its registers must not make it touch memory that Rust code
+    /// relies on.
+    pub unsafe fn device(first: Mfn, pages: usize) -> Result<Self> {
         let frames = (first.0..).take(pages).map(Mfn);
         Self::map(frames, pages, Flags::DEVICE, Domid::IO)
     }

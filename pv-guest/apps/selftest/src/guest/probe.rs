@@ -62,7 +62,8 @@ impl Trap {
 /// Makes traps be noted.
 pub fn init() {
     VECTOR.store(NONE, SeqCst);
-    traps::set_hook(Some(hook));
+    // SAFETY: the hook resumes only where a probe says that it may.
+    unsafe { traps::set_hook(Some(hook)) };
 }
 
 /// Notes a trap; where a probe expects one, it goes on at the place the probe named.
