@@ -387,6 +387,7 @@ impl<X: Xen> Toolstack<X> {
         let Some(domain) = self.domains.get_mut(&domid) else {
             return Ok(());
         };
+        let start = self.xen.now();
         // As long as we have its console page mapped, the hypervisor cannot free it.
         domain.console.detach(&mut self.xen);
         match self.xen.destroy_domain(domid) {
@@ -394,6 +395,11 @@ impl<X: Xen> Toolstack<X> {
             Err(errno) => return Err(errno).context("destroydomain"),
         }
         domain.phase = Phase::Dying;
+        let micros = self.xen.now().saturating_sub(start) / 1000;
+        let name = &domain.config.name;
+        self.xen.log(&format!(
+            "domain {domid} ({name}): destroyed in {micros} us"
+        ));
         Ok(())
     }
 
