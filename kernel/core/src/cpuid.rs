@@ -145,6 +145,7 @@ mod feature {
     pub const TSC: Feature = (0, 4);
     pub const PAE: Feature = (0, 6);
     pub const APIC: Feature = (0, 9);
+    pub const SEP: Feature = (0, 11);
     pub const MTRR: Feature = (0, 12);
     pub const PSE36: Feature = (0, 17);
     pub const MMX: Feature = (0, 23);
@@ -365,7 +366,11 @@ impl Policy {
         for (word, &(leaf, subleaf, register)) in words.iter_mut().zip(&WORDS) {
             *word = raw(leaf, subleaf).get(register).copied().unwrap_or(0);
         }
-        let host_features = Features(words).sanitise();
+        let mut host_features = Features(words).sanitise();
+        if Vendor::of(leaf0) == Vendor::Amd {
+            // It is there in legacy mode alone.
+            host_features.set(SEP, false);
+        }
         let shown = pv_features(host_features, &SHOWN);
         let mut most = SHOWN;
         for (word, more) in most.iter_mut().zip(ON_REQUEST) {
@@ -909,6 +914,7 @@ mod tests {
         let host = host_with(&everything(b"AuthenticAMD"));
         let common = ask(&host, DOMU, 1, 0)[3] & COMMON_1D;
         assert_eq!(ask(&host, DOMU, EXTENDED + 1, 0)[3] & COMMON_1D, common);
+        assert_eq!(ask(&host, DOMU, 1, 0)[3] & 1 << 11, 0, "no sysenter");
         assert_eq!(ask(&host, DOMU, 4, 0), [0; 4]);
         let first = ask(&host, DOMU, EXTENDED, 0);
         assert_eq!(first[0], EXTENDED + 0x21);

@@ -5,7 +5,7 @@
 
 use hv_machine::IoWidth;
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Instruction as Decoded, OpKind, Register,
+    Code, Decoder, DecoderError, DecoderOptions, Instruction as Decoded, Mnemonic, OpKind, Register,
 };
 
 /// Most bytes that an instruction has.
@@ -134,6 +134,49 @@ pub enum Operation {
     SetExtendedControl,
     /// `cli` or `sti`.
     SetInterruptFlag,
+    /// `sgdt`, `sidt`, `sldt`, `str` or `smsw`, which the hypervisor has made privileged (UMIP).
+    StoreSystem(System, Destination),
+}
+
+/// A register of the system that user mode once could read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// GDT register.
+    Gdt,
+    /// IDT register.
+    Idt,
+    /// LDT selector.
+    Ldt,
+    /// Task register.
+    Task,
+    /// Machine status word: the low half of CR0.
+    MachineStatus,
+}
+
+/// Where a result goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A general register, of which this many bytes are written.
+    Register(Gpr, u8),
+    /// Memory.
+    Memory(Address),
+}
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Its segment.
+    pub segment: Segment,
+    /// Base register.
+    pub base: Option<Gpr>,
+    /// Index register and its scale.
+    pub index: Option<(Gpr, u8)>,
+    /// Displacement.
+    pub displacement: u64,
+    /// Whether the address of the instruction itself is to be added.
+    pub relative: bool,
+    /// Width of the sum.
+    pub size: AddressSize,
 }
 
 /// Why there is no instruction.
@@ -235,8 +278,80 @@ fn operation(decoded: &Decoded) -> Option<Operation> {
         Code::Cpuid => Operation::Cpuid,
         Code::Xsetbv => Operation::SetExtendedControl,
         Code::Cli | Code::Sti => Operation::SetInterruptFlag,
-        _ => return None,
+        _ => {
+            let system = match decoded.mnemonic() {
+                Mnemonic::Sgdt => System::Gdt,
+                Mnemonic::Sidt => System::Idt,
+                Mnemonic::Sldt => System::Ldt,
+                Mnemonic::Str => System::Task,
+                Mnemonic::Smsw => System::MachineStatus,
+                _ => return None,
+            };
+            Operation::StoreSystem(system, destination(decoded)?)
+        }
     })
+}
+
+fn destination(decoded: &Decoded) -> Option<Destination> {
+    match decoded.op0_kind() {
+        OpKind::Register => {
+            let register = decoded.op0_register();
+            let kinds = [(Register::AX, 2), (Register::EAX, 4), (Register::RAX, 8)];
+            kinds.into_iter().find_map(|(first, bytes)| {
+                Some(Destination::Register(offset(register, first)?, bytes))
+            })
+        }
+        OpKind::Memory => address(decoded).map(Destination::Memory),
+        _ => None,
+    }
+}
+
+fn address(decoded: &Decoded) -> Option<Address> {
+    let (base, index) = (decoded.memory_base(), decoded.memory_index());
+    let relative = matches!(base, Register::RIP | Register::EIP);
+    let within = |register: Register, first| offset(register, first);
+    let mut size = None;
+    let mut number = |register: Register| {
+        if register == Register::None {
+            return Some(None);
+        }
+        let kinds = [
+            (Register::AX, AddressSize::Word),
+            (Register::EAX, AddressSize::Long),
+            (Register::RAX, AddressSize::Quad),
+        ];
+        let (number, found) = kinds
+            .into_iter()
+            .find_map(|(first, size)| Some((within(register, first)?, size)))?;
+        size = Some(found);
+        Some(Some(number))
+    };
+    let base = if relative { None } else { number(base)? };
+    let index = number(index)?;
+    let size = size.unwrap_or(match (decoded.memory_displ_size(), relative) {
+        (2, _) => AddressSize::Word,
+        (8, _) => AddressSize::Quad,
+        _ => AddressSize::Long,
+    });
+    Some(Address {
+        segment: memory_segment(decoded),
+        base,
+        index: index.map(|index| (index, decoded.memory_index_scale() as u8)),
+        displacement: decoded.memory_displacement64(),
+        relative,
+        size,
+    })
+}
+
+fn memory_segment(decoded: &Decoded) -> Segment {
+    match decoded.memory_segment() {
+        Register::CS => Segment::Cs,
+        Register::ES => Segment::Es,
+        Register::FS => Segment::Fs,
+        Register::GS => Segment::Gs,
+        Register::SS => Segment::Ss,
+        _ => Segment::Ds,
+    }
 }
 
 fn string(decoded: &Decoded, width: IoWidth, memory: u32) -> Option<StringIo> {
@@ -249,14 +364,7 @@ fn string(decoded: &Decoded, width: IoWidth, memory: u32) -> Option<StringIo> {
     };
     let segment = match kind {
         OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI => Segment::Es,
-        _ => match decoded.memory_segment() {
-            Register::CS => Segment::Cs,
-            Register::ES => Segment::Es,
-            Register::FS => Segment::Fs,
-            Register::GS => Segment::Gs,
-            Register::SS => Segment::Ss,
-            _ => Segment::Ds,
-        },
+        _ => memory_segment(decoded),
     };
     Some(StringIo {
         width,
@@ -316,6 +424,33 @@ mod tests {
             let length = bytes.len() as u8;
             assert_eq!(decode64(bytes), Ok(Instruction { length, operation }));
         }
+    }
+
+    #[test]
+    fn memory_operands_are_taken_apart() {
+        let decoded = |bytes: &[u8]| match decode64(bytes).map(|i| i.operation) {
+            Ok(Operation::StoreSystem(system, Destination::Memory(address))) => (system, address),
+            other => panic!("{other:?}"),
+        };
+        // sgdt [rsp+0x10]
+        let (system, address) = decoded(&[0x0f, 0x01, 0x44, 0x24, 0x10]);
+        assert_eq!(system, System::Gdt);
+        assert_eq!((address.base, address.index), (Some(4), None));
+        assert_eq!(address.displacement, 0x10);
+        assert_eq!(address.segment, Segment::Ss);
+        // sidt gs:[rax+rbx*4-8]
+        let (system, address) = decoded(&[0x65, 0x0f, 0x01, 0x4c, 0x98, 0xf8]);
+        assert_eq!(system, System::Idt);
+        assert_eq!((address.base, address.index), (Some(0), Some((3, 4))));
+        assert_eq!(address.displacement, u64::MAX - 7);
+        assert_eq!(address.segment, Segment::Gs);
+        // str [rip+0x100]: 7 bytes.
+        let (system, address) = decoded(&[0x0f, 0x00, 0x0d, 0, 1, 0, 0]);
+        assert_eq!((system, address.relative), (System::Task, true));
+        assert_eq!((address.base, address.displacement), (None, 0x107));
+        let smsw = decode64(&[0x0f, 0x01, 0xe1]).map(|i| i.operation);
+        let expected = Operation::StoreSystem(System::MachineStatus, Destination::Register(1, 4));
+        assert_eq!(smsw, Ok(expected));
     }
 
     #[test]

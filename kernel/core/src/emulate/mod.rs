@@ -13,6 +13,7 @@ mod page_table;
 mod ports;
 mod store;
 mod string;
+mod system;
 
 pub use page_table::store_to_page_table;
 
@@ -256,6 +257,7 @@ fn execute(
         Operation::ReadTsc | Operation::ReadTscAux => {
             read_tsc(cx, instruction.operation == Operation::ReadTscAux)
         }
+        Operation::StoreSystem(what, to) => system::store(cx, what, &to, size),
         privileged if cx.state.kernel_mode => execute_privileged(cx, privileged, size),
         _ => Outcome::Refused,
     }

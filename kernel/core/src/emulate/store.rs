@@ -209,7 +209,7 @@ impl Store {
         if value & self.width.sign() != 0 {
             flags |= SF;
         }
-        if (value as u8).count_ones() % 2 == 0 {
+        if (value as u8).count_ones().is_multiple_of(2) {
             flags |= PF;
         }
         flags

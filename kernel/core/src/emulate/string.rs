@@ -13,7 +13,7 @@ use crate::{Current, debugreg, descriptor};
 const BATCH: u64 = 256;
 
 /// A data segment as an access needs it.
-struct Data {
+pub(super) struct Data {
     base: u64,
     /// Greatest offset; none in 64-bit mode.
     limit: Option<u64>,
@@ -23,7 +23,7 @@ struct Data {
 
 impl Data {
     /// The linear address of `bytes` bytes at `offset`.
-    fn linear(&self, offset: u64, bytes: u64) -> Result<u64, Outcome> {
+    pub(super) fn linear(&self, offset: u64, bytes: u64) -> Result<u64, Outcome> {
         let at = self.base.wrapping_add(offset);
         let bad = Outcome::Exception(self.vector, Some(0));
         match self.limit {
@@ -149,8 +149,8 @@ fn element(
     Ok(())
 }
 
-/// The page fault of an element, at its first byte that cannot be reached.
-fn fault(cx: &Current<'_>, at: u64, bytes: usize, error_code: u32) -> Outcome {
+/// The page fault of an operand, at its first byte that cannot be reached.
+pub(super) fn fault(cx: &Current<'_>, at: u64, bytes: usize, error_code: u32) -> Outcome {
     let next_page = (at | 0xfff).wrapping_add(1);
     let crosses = next_page.wrapping_sub(at) < bytes as u64;
     let mut byte = [0];
@@ -159,7 +159,7 @@ fn fault(cx: &Current<'_>, at: u64, bytes: usize, error_code: u32) -> Outcome {
     Outcome::PageFault(address, error_code)
 }
 
-fn data_segment(
+pub(super) fn data_segment(
     cx: &mut Current<'_>,
     segment: Segment,
     size: CodeSize,
@@ -218,7 +218,7 @@ fn index_register<'a>(cx: &'a mut Current<'_>, input: bool) -> &'a mut u64 {
     if input { &mut regs.rdi } else { &mut regs.rsi }
 }
 
-fn truncate(value: u64, size: AddressSize) -> u64 {
+pub(super) fn truncate(value: u64, size: AddressSize) -> u64 {
     match size {
         AddressSize::Word => value & 0xffff,
         AddressSize::Long => value & 0xffff_ffff,

@@ -701,3 +701,37 @@ fn a_store_that_no_guest_may_make_is_a_page_fault() {
     let after = store(&host, va + 8 * 100, mov, |regs| regs.rax = 0);
     assert_eq!(after.rip, HANDLER + 14, "without the assistance");
 }
+
+#[test]
+fn user_mode_reads_system_registers_that_say_nothing() {
+    let host = host();
+    host.as_guest(DOMU, |cx| {
+        cx.state.user_root = cx.state.kernel_root;
+        cx.state.kernel_sp = SCRATCH + 0x4000;
+        assert!(crate::vcpu::toggle_mode(cx));
+    });
+    // sgdt [rdi]
+    let (_, after) = run(&host, DOMU, &[0x0f, 0x01, 0x07], |regs| regs.rdi = DATA);
+    assert_eq!(after.rip, CODE + 3);
+    assert_eq!(
+        host.get::<[u16; 5]>(DOMU, DATA),
+        [0, 0, 0xfffe, 0xffff, 0xffff]
+    );
+    // smsw eax
+    let (cr0, _) = host.hv.machine.control_registers();
+    let (_, after) = run(&host, DOMU, &[0x0f, 0x01, 0xe0], |regs| regs.rax = u64::MAX);
+    assert_eq!((after.rip, after.rax), (CODE + 3, cr0 & 0xffff_ffff & !8));
+    // sldt ax
+    let (_, after) = run(&host, DOMU, &[0x66, 0x0f, 0x00, 0xc0], |regs| {
+        regs.rax = 0x1_2345;
+    });
+    assert_eq!(after.rax, 0x1_0000);
+    // str [rdi], where nothing is.
+    let (_, after) = run(&host, DOMU, &[0x0f, 0x00, 0x0f], |regs| regs.rdi = UNMAPPED);
+    assert_eq!(after.rip, HANDLER + 14);
+    host.as_guest(DOMU, |cx| {
+        assert_eq!(cx.state.cr2, UNMAPPED);
+        let code: u64 = cx.read(after.rsp + 16).expect("the frame");
+        assert_eq!(code, 6, "a write by user mode");
+    });
+}
