@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sched::SHUTDOWN_CRASH;
-use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::types::Domid;
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 
 use crate::domain::Domain;
@@ -272,51 +272,23 @@ pub fn destroy(
         }
         hv.memory.release_shared(domain.shared_info);
     }
-    if !unpin_all(hv, domain, out_of_time) {
-        return false;
-    }
-    // What page tables referred to is free of them by now, so that a frame goes as it is reached. One that another
-    // domain refers to stays in the list and is passed over.
-    let mut cursor = hv.memory.first_frame(&domain.owner);
-    while let Some(mfn) = cursor {
-        cursor = hv.memory.next_frame(mfn);
-        let Some(reference) = hv.memory.get(mfn, domain.id) else {
-            continue;
-        };
-        hv.memory.unpin(mfn);
-        // A page table frees further frames of the list as it goes: the walk starts again behind it.
-        let freed_others = matches!(hv.memory.state(mfn), Some(state) if matches!(state.kind, FrameType::Table(_)));
-        let released = hv.memory.release_allocation(reference).is_ok();
-        if released && freed_others {
-            cursor = hv.memory.first_frame(&domain.owner);
+    // Without its page tables nothing of the domain refers to its frames any more.
+    if !domain.life.lock().unpinned {
+        if !hv.memory.unpin_all(&domain.owner, out_of_time) {
+            return false;
         }
-        if released && out_of_time() {
+        domain.life.lock().unpinned = true;
+    }
+    while let Some(mfn) = hv.memory.first_frame(&domain.owner) {
+        if let Some(frame) = hv.memory.get(mfn, domain.id) {
+            // It is in the list, so that its allocation stands.
+            let _ = hv.memory.release_allocation(frame);
+        }
+        if out_of_time() {
             return false;
         }
     }
     reap(hv);
-    true
-}
-
-/// Unpins the page tables of a dying domain, which lets go of all that they map; whether that is finished.
-///
-/// It comes before any frame is released: frames that are still mapped would stay in the list, and every later step
-/// would pass over them again.
-fn unpin_all(hv: &Hypervisor, domain: &Domain, out_of_time: &mut dyn FnMut() -> bool) -> bool {
-    if domain.life.lock().unpinned {
-        return true;
-    }
-    let held = |mfn: Option<Mfn>| hv.memory.get(mfn?, domain.id);
-    let mut cursor = held(hv.memory.first_frame(&domain.owner));
-    while let Some(frame) = cursor {
-        // Holding the next one keeps it in the list, whatever the tables under this one let go of.
-        let next = held(hv.memory.next_frame(frame.mfn()));
-        if hv.memory.unpin(frame.mfn()) && out_of_time() {
-            return false;
-        }
-        cursor = next;
-    }
-    domain.life.lock().unpinned = true;
     true
 }
 
@@ -418,6 +390,27 @@ mod tests {
         drop(held);
         reap(&host.hv);
         assert!(host.hv.domain(DOMU).is_err());
+    }
+
+    #[test]
+    fn a_page_table_given_up_while_pinned_goes_with_its_owner() {
+        let mut host = Host::new();
+        let before = host.hv.memory.free_frames();
+        host.add_domain(Domid(7), false);
+        let domain = host.domain(Domid(7));
+        let mfn = host
+            .hv
+            .memory
+            .allocate(&domain.owner, 0, u64::MAX)
+            .expect("a frame");
+        host.hv
+            .memory
+            .pin(mfn, Domid(7), Level::L1)
+            .expect("an empty table");
+        let frame = host.hv.memory.get(mfn, Domid(7)).expect("its own");
+        assert_eq!(host.hv.memory.release_allocation(frame), Ok(()));
+        assert!(destroy(&host.hv, &domain, &mut || false));
+        assert_eq!(host.hv.memory.free_frames(), before);
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub fn domain_info(hv: &Hypervisor, domain: &Domain) -> DomctlGetdomaininfo {
         if !vcpu.blocked.load(Ordering::Acquire) {
             flags &= !XEN_DOMINF_BLOCKED;
         }
-        if vcpu.running.load(Ordering::Acquire) {
+        // On a machine of one CPU the asker alone is ever seen on it: who would run next counts as running.
+        if vcpu.is_runnable() {
             flags |= XEN_DOMINF_RUNNING;
         }
     }

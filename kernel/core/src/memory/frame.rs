@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
-use super::owner::{NONE, Owner};
+use super::owner::{List, NONE, Owner};
 use super::{Level, Memory};
 
 /// The record of one machine frame.
@@ -271,22 +271,41 @@ impl Memory {
 
     /// Makes frames that come from the heap the owner's: one reference each, the allocation.
     pub(super) fn assign(&self, first: Mfn, frames: u64, owner: &Owner) {
-        let mut list = owner.list.lock();
+        let mut lists = owner.lists.lock();
         for number in first.0..first.0 + frames {
             let Some(frame) = self.frame(Mfn(number)) else {
                 continue;
             };
             frame.owner.store(u32::from(owner.id.0), Ordering::Release);
-            frame.next.store(list.head, Ordering::Relaxed);
-            frame.prev.store(NONE, Ordering::Relaxed);
-            if let Some(head) = self.frame(Mfn(u64::from(list.head))) {
-                head.prev.store(number as u32, Ordering::Relaxed);
-            }
-            list.head = number as u32;
-            list.len += 1;
+            self.link(Mfn(number), frame, &mut lists.allocated);
             frame.type_word.store(0, Ordering::Release);
             frame.count.store(ALLOCATED | 1, Ordering::Release);
         }
+    }
+
+    /// Puts a frame at the head of a list.
+    fn link(&self, mfn: Mfn, frame: &Frame, list: &mut List) {
+        frame.next.store(list.head, Ordering::Relaxed);
+        frame.prev.store(NONE, Ordering::Relaxed);
+        if let Some(head) = self.frame(Mfn(u64::from(list.head))) {
+            head.prev.store(mfn.0 as u32, Ordering::Relaxed);
+        }
+        list.head = mfn.0 as u32;
+        list.len += 1;
+    }
+
+    /// Takes a frame out of a list.
+    fn unlink(&self, frame: &Frame, list: &mut List) {
+        let next = frame.next.load(Ordering::Relaxed);
+        let prev = frame.prev.load(Ordering::Relaxed);
+        match self.frame(Mfn(u64::from(prev))) {
+            Some(before) => before.next.store(next, Ordering::Relaxed),
+            None => list.head = next,
+        }
+        if let Some(after) = self.frame(Mfn(u64::from(next))) {
+            after.prev.store(prev, Ordering::Relaxed);
+        }
+        list.len -= 1;
     }
 
     /// Takes the allocation's reference away, as the owner asks (`XENMEM_decrease_reservation`, its death); the
@@ -295,25 +314,62 @@ impl Memory {
     /// # Errors
     /// `EINVAL` where that has happened already.
     pub fn release_allocation(&self, reference: FrameRef<'_>) -> Result<(), Errno> {
-        let frame = self.frame(reference.mfn).ok_or(Errno::EINVAL)?;
+        let mfn = reference.mfn;
+        let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
+        let owner = self
+            .owner_of(mfn)
+            .and_then(|id| self.owner(id))
+            .ok_or(Errno::EINVAL)?;
         let before = frame.count.fetch_and(!ALLOCATED, Ordering::AcqRel);
         if before & ALLOCATED == 0 {
             return Err(Errno::EINVAL);
         }
-        drop(self.adopt(reference.mfn));
+        {
+            let mut lists = owner.lists.lock();
+            self.unlink(frame, &mut lists.allocated);
+            self.link(mfn, frame, &mut lists.lingering);
+        }
+        drop(self.adopt(mfn));
         Ok(())
     }
 
-    /// The first frame of an owner's list; for taking a dead domain apart.
+    /// The first frame of an owner's reservation; for taking a dying domain apart.
     pub fn first_frame(&self, owner: &Owner) -> Option<Mfn> {
-        let head = owner.list.lock().head;
+        let head = owner.lists.lock().allocated.head;
         (head != NONE).then_some(Mfn(u64::from(head)))
     }
 
-    /// The frame behind `mfn` in its owner's list.
-    pub fn next_frame(&self, mfn: Mfn) -> Option<Mfn> {
-        let next = self.frame(mfn)?.next.load(Ordering::Acquire);
-        (next != NONE).then_some(Mfn(u64::from(next)))
+    /// Takes all pins of an owner's page tables away, until `out_of_time` says so; whether that is finished. The
+    /// owner runs no more, and gets no more frames.
+    pub fn unpin_all(&self, owner: &Owner, out_of_time: &mut dyn FnMut() -> bool) -> bool {
+        // A pin does not hold a frame in the reservation, so that this list stands still.
+        let mut cursor = owner.lists.lock().allocated.head;
+        while let Some(frame) = self.frame(Mfn(u64::from(cursor))) {
+            if self.unpin(Mfn(u64::from(cursor))) && out_of_time() {
+                return false;
+            }
+            cursor = frame.next.load(Ordering::Relaxed);
+        }
+        // A frame that was given up while pinned is freed by this, and others with it: the search begins anew.
+        loop {
+            let pinned = self.find_pinned(&owner.lists.lock().lingering);
+            let Some(mfn) = pinned else { return true };
+            self.unpin(mfn);
+            if out_of_time() {
+                return false;
+            }
+        }
+    }
+
+    fn find_pinned(&self, list: &List) -> Option<Mfn> {
+        let mut cursor = list.head;
+        while let Some(frame) = self.frame(Mfn(u64::from(cursor))) {
+            if frame.word().pinned() {
+                return Some(Mfn(u64::from(cursor)));
+            }
+            cursor = frame.next.load(Ordering::Relaxed);
+        }
+        None
     }
 
     fn put(&self, mfn: Mfn) {
@@ -334,19 +390,8 @@ impl Memory {
             frame.word().count() == 0,
             "frame {mfn} is freed while in use as a type"
         );
-        let owner = self.owner_of(mfn).and_then(|id| self.owner(id));
-        if let Some(owner) = owner {
-            let mut list = owner.list.lock();
-            let next = frame.next.load(Ordering::Relaxed);
-            let prev = frame.prev.load(Ordering::Relaxed);
-            match self.frame(Mfn(u64::from(prev))) {
-                Some(before) => before.next.store(next, Ordering::Relaxed),
-                None => list.head = next,
-            }
-            if let Some(after) = self.frame(Mfn(u64::from(next))) {
-                after.prev.store(prev, Ordering::Relaxed);
-            }
-            list.len -= 1;
+        if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
+            self.unlink(frame, &mut owner.lists.lock().lingering);
         }
         frame.owner.store(NO_OWNER, Ordering::Release);
         self.free_to_heap(mfn);

@@ -19,16 +19,28 @@ pub struct Owner {
     max_frames: AtomicU64,
     /// Frames in its list that do not count against the limit: they serve the hypervisor.
     pub(super) uncounted: AtomicU64,
-    /// The list of its frames: linked through the frame table.
-    pub(super) list: Mutex<List>,
+    /// Its frames, linked through the frame table.
+    pub(super) lists: Mutex<Lists>,
     /// Frame ranges, ends included, of I/O memory that it may map.
     io_memory: RwLock<Vec<(u64, u64)>>,
+}
+
+/// An owner's frames.
+pub(super) struct Lists {
+    /// Its reservation.
+    pub(super) allocated: List,
+    /// Frames that it gave up, or lost by its end, and that are still referred to.
+    pub(super) lingering: List,
 }
 
 /// Head and length of a list of frames.
 pub(super) struct List {
     pub(super) head: u32,
     pub(super) len: u64,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: NONE, len: 0 };
 }
 
 impl Owner {
@@ -38,22 +50,27 @@ impl Owner {
             id,
             max_frames: AtomicU64::new(max_frames),
             uncounted: AtomicU64::new(0),
-            list: Mutex::new(List { head: NONE, len: 0 }),
+            lists: Mutex::new(Lists {
+                allocated: List::EMPTY,
+                lingering: List::EMPTY,
+            }),
             io_memory: RwLock::new(Vec::new()),
         }
     }
 
     /// Frames that it owns (`tot_pages`).
     pub fn frames(&self) -> u64 {
-        self.list
-            .lock()
-            .len
-            .saturating_sub(self.uncounted.load(Ordering::Relaxed))
+        let owned = {
+            let lists = self.lists.lock();
+            lists.allocated.len + lists.lingering.len
+        };
+        owned.saturating_sub(self.uncounted.load(Ordering::Relaxed))
     }
 
-    /// Whether nothing is left in its list.
+    /// Whether it owns nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.list.lock().len == 0
+        let lists = self.lists.lock();
+        lists.allocated.len == 0 && lists.lingering.len == 0
     }
 
     /// Most frames that it may own (`max_pages`).
