@@ -28,7 +28,7 @@ pub struct Current<'a> {
 impl<'a> Current<'a> {
     /// The machine.
     pub fn machine(&self) -> &'a Machine {
-        &self.hv.machine
+        core::ops::Deref::deref(&self.hv.machine)
     }
 
     /// The caller's own domain, by `DOMID_SELF` or its number, or any other.

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use hv_machine::{MachineRef, Platform};
@@ -69,7 +70,7 @@ impl Hypervisor {
             scheduler: Mutex::new(Credit::new(cpus)),
             busy: Busy::new(cpus),
             timers: Mutex::new(Timers::new(cpus)),
-            clock: Clock::new(&*machine),
+            clock: Clock::new(Deref::deref(&machine)),
             log: Log::new(&options, &machine.boot_log()),
             pirqs: Mutex::new(Pirqs::new()),
             virq_handlers: Mutex::new(VirqHandlers::new()),
