@@ -15,8 +15,9 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Pfn};
 use hypercall_abi::xen::{
     MAX_GUEST_CMDLINE, SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, StartInfo,
+    VMASST_TYPE_PAE_EXTENDED_CR3,
 };
-use pv_image::{ImageError, Layout, LayoutError, PvImage, Request, Role};
+use pv_image::{ImageError, Layout, LayoutError, PaeMode, PvImage, Request, Role};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::domain::Domain;
@@ -160,6 +161,11 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
     }
     time::publish_wall_clock(hv, &domain);
     vcpu.down.store(false, Ordering::Release);
+    if image.pae == PaeMode::ExtendedCr3 {
+        domain
+            .vm_assist
+            .fetch_or(1 << VMASST_TYPE_PAE_EXTENDED_CR3, Ordering::Relaxed);
+    }
     drop(file);
     for module in modules {
         hv.memory

@@ -4,6 +4,7 @@ use hypercall_abi::arch_x86::HYPERVISOR_VIRT_START;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::features::*;
 use hypercall_abi::version::*;
+use hypercall_abi::xen::VMASST_TYPE_PAE_EXTENDED_CR3;
 use zerocopy::FromZeros;
 
 use crate::current::Current;
@@ -67,7 +68,10 @@ pub fn do_xen_version(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             if info.submap_idx >= XENFEAT_NR_SUBMAPS {
                 return Err(Errno::EINVAL.into());
             }
-            info.submap = features(cx.domain.privileged);
+            info.submap = features(
+                cx.domain.privileged,
+                cx.domain.assisted(VMASST_TYPE_PAE_EXTENDED_CR3),
+            );
             cx.write(buffer, &info)?;
             Ok(0)
         }
@@ -93,13 +97,18 @@ pub fn do_xen_version(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
 }
 
 /// `XENFEAT_*` bits of the first submap.
-fn features(privileged: bool) -> u32 {
+fn features(privileged: bool, extended_cr3: bool) -> u32 {
     let common = 1 << XENFEAT_MMU_PT_UPDATE_PRESERVE_AD
         | 1 << XENFEAT_HIGHMEM_ASSIST
         | 1 << XENFEAT_GNTTAB_MAP_AVAIL_BITS
         | 1 << XENFEAT_MEMORY_OP_VNODE_SUPPORTED
         | 1 << XENFEAT_DIRECT_MAPPED;
-    common | if privileged { 1 << XENFEAT_DOM0 } else { 0 }
+    let extended = if extended_cr3 {
+        1 << XENFEAT_PAE_PGDIR_ABOVE_4GB
+    } else {
+        0
+    };
+    common | extended | if privileged { 1 << XENFEAT_DOM0 } else { 0 }
 }
 
 /// A zero-terminated text in a field of `N` bytes, cut off where it is too long.

@@ -123,6 +123,13 @@ impl Memory {
         if self.frame(mfn).is_none() {
             return self.acquire_io(entry, table_owner, frame_owner);
         }
+        if entry.0 & Pte::CACHE != 0
+            && !self
+                .owner(table_owner)
+                .is_some_and(|owner| owner.has_io_memory())
+        {
+            return Err(Errno::EINVAL);
+        }
         let reference = self.get(mfn, frame_owner).ok_or(Errno::EBUSY)?;
         if entry.writable() {
             reference
@@ -184,14 +191,10 @@ impl Memory {
         }
         let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
         let old = Pte(self.machine.load_u64(table, index));
-        if old.present() && entry.present() && entry.flags_allowed(level) {
+        let plain = level != Level::L1 || entry.0 & Pte::CACHE == 0;
+        if old.present() && entry.present() && plain && entry.flags_allowed(level) {
             // The same frame with the same rights: the counts stand.
             let next = entry.adjusted(level);
-            let next = if level == Level::L1 && self.frame(next.mfn()).is_some() {
-                Pte(next.0 & !Pte::CACHE)
-            } else {
-                next
-            };
             if (old.0 ^ next.0) & !HARMLESS == 0 {
                 let stored = self.store_entry(table, index, old, next, preserve);
                 if let Some(old) = stored {
