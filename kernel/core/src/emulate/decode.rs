@@ -84,17 +84,6 @@ pub enum Segment {
     Ss,
 }
 
-/// How much of a register `smsw` writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatusWidth {
-    /// The low 16 bits; the others stay.
-    Word,
-    /// 32 bits; the upper half becomes zero.
-    Long,
-    /// 64 bits.
-    Quad,
-}
-
 /// What an instruction does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -110,8 +99,6 @@ pub enum Operation {
     ReadControl(u8, Gpr),
     /// `mov` to a control register.
     WriteControl(u8, Gpr),
-    /// `smsw` to a register, which faults where the processor guards such instructions (UMIP): of what width.
-    ReadMachineStatus(StatusWidth, Gpr),
     /// `mov` from a debug register.
     ReadDebug(u8, Gpr),
     /// `mov` to a debug register.
@@ -247,20 +234,6 @@ fn operation(decoded: &Decoded) -> Option<Operation> {
             offset(decoded.op0_register(), Register::CR0)?,
             gpr(decoded.op1_register())?,
         ),
-        code @ (Code::Smsw_rm16 | Code::Smsw_r32m16 | Code::Smsw_r64m16)
-            if decoded.op0_kind() == OpKind::Register =>
-        {
-            let register = decoded.op0_register();
-            match code {
-                Code::Smsw_rm16 => {
-                    Operation::ReadMachineStatus(StatusWidth::Word, offset(register, Register::AX)?)
-                }
-                Code::Smsw_r32m16 => {
-                    Operation::ReadMachineStatus(StatusWidth::Long, gpr(register)?)
-                }
-                _ => Operation::ReadMachineStatus(StatusWidth::Quad, gpr(register)?),
-            }
-        }
         Code::Mov_r32_dr | Code::Mov_r64_dr => Operation::ReadDebug(
             offset(decoded.op1_register(), Register::DR0)?,
             gpr(decoded.op0_register())?,

@@ -26,7 +26,7 @@ use crate::descriptor::bits;
 use crate::traps::{self, dr6, flags, vector};
 use crate::{Current, debugreg, descriptor, iret, msr};
 
-use decode::{CodeSize, Instruction, MAX_LENGTH, NotDecoded, Operation, Port, StatusWidth};
+use decode::{CodeSize, Instruction, MAX_LENGTH, NotDecoded, Operation, Port};
 
 /// CR0.TS.
 const CR0_TS: u64 = 1 << 3;
@@ -240,18 +240,6 @@ fn execute(
         }
         Operation::Cpuid => {
             cpuid_for_guest(cx, Asked::ByInstruction);
-            Outcome::Done
-        }
-        Operation::ReadMachineStatus(width, to) => {
-            // The processor's own, as it would be without UMIP; TS may be the hypervisor's.
-            let (cr0, _) = cx.machine().control_registers();
-            let regs = &mut cx.state.context.regs;
-            let value = match width {
-                StatusWidth::Word => gpr(regs, to) & !0xffff | cr0 & 0xffff,
-                StatusWidth::Long => cr0 & u64::from(u32::MAX),
-                StatusWidth::Quad => cr0,
-            };
-            set_gpr(regs, to, value);
             Outcome::Done
         }
         Operation::ReadTsc | Operation::ReadTscAux => {
