@@ -1,6 +1,6 @@
 //! Event channels (`xen/event_channel.h`), with the two-level table in the shared-info page.
 //!
-//! A domain's ports are in its [`Table`], behind one lock. Two tables are locked at once only to connect
+//! A domain's ports are in one table, behind one lock. Two tables are locked at once only to connect
 //! or disconnect two ports, the lower domain number first. To send an event takes one lock at a time:
 //! the sender's, to find the other end, then the receiver's, under which the other end is seen to still
 //! be the sender's.
@@ -85,7 +85,7 @@ fn lock_pair<'a>(
 /// Makes a port of `domain` to which `remote` may connect; `caller` makes it.
 ///
 /// # Errors
-/// As [`Table::free_port`]; `EPERM` for another domain's port, unless the caller is privileged.
+/// Those of a port that cannot be had (`EINVAL` for a domain that is going, `ENOSPC`, `ENOMEM`); `EPERM` for another domain's port, unless the caller is privileged.
 pub fn alloc_unbound(caller: &Domain, domain: &Domain, remote: Domid) -> Result<Port, Errno> {
     let mut table = domain.events.table.lock();
     let port = table.free_port()?;
@@ -105,7 +105,7 @@ pub fn alloc_unbound(caller: &Domain, domain: &Domain, remote: Domid) -> Result<
 /// from the start, because the other end may have sent events already.
 ///
 /// # Errors
-/// As [`Table::free_port`]; `EINVAL` where the remote port does not wait for this domain.
+/// Those of a port that cannot be had, as in [`alloc_unbound`]; `EINVAL` where the remote port does not wait for this domain.
 pub fn bind_interdomain(
     hv: &Hypervisor,
     domain: &Arc<Domain>,
@@ -143,7 +143,7 @@ pub fn bind_interdomain(
 ///
 /// # Errors
 /// `EINVAL` for no such interrupt, or a global one on another vCPU than 0; `ENOENT` for no such vCPU;
-/// `EEXIST` where it has a port; as [`Table::free_port`].
+/// `EEXIST` where it has a port; as [`alloc_unbound`].
 pub fn bind_virq(domain: &Domain, virq: u32, vcpu: u32) -> Result<Port, Errno> {
     if virq >= NR_VIRQS || is_global_virq(virq) && vcpu != 0 {
         return Err(Errno::EINVAL);
@@ -161,7 +161,7 @@ pub fn bind_virq(domain: &Domain, virq: u32, vcpu: u32) -> Result<Port, Errno> {
 /// Binds a new port on which vCPUs notify one of them.
 ///
 /// # Errors
-/// `ENOENT` for no such vCPU; as [`Table::free_port`].
+/// `ENOENT` for no such vCPU; as [`alloc_unbound`].
 pub fn bind_ipi(domain: &Domain, vcpu: u32) -> Result<Port, Errno> {
     domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     let mut table = domain.events.table.lock();
@@ -174,7 +174,7 @@ pub fn bind_ipi(domain: &Domain, vcpu: u32) -> Result<Port, Errno> {
 ///
 /// # Errors
 /// `EINVAL` for no such interrupt; `EPERM` where the domain may not have it; `EEXIST` where it has a
-/// port; `EBUSY` where another domain has it and not both share; as [`Table::free_port`].
+/// port; `EBUSY` where another domain has it and not both share; as [`alloc_unbound`].
 pub fn bind_pirq(
     hv: &Hypervisor,
     domain: &Arc<Domain>,
