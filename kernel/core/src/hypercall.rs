@@ -27,7 +27,8 @@ const BUDGET_PER_SECOND: u64 = 2000;
 pub enum Stop {
     /// It failed.
     Error(Errno),
-    /// It is not finished: the guest is to make the call again, with these arguments, once it runs again.
+    /// It is not finished: the guest is to make the call again, with these arguments, once it runs again. One that
+    /// is 0 is as it was.
     Again(Args),
     /// The registers are already what the guest is to see (`iret`).
     RegistersSet,
@@ -77,8 +78,23 @@ fn arguments(regs: &CpuUserRegs) -> Args {
     [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]
 }
 
+/// Gives a call that goes on its new arguments. Registers behind those that the call has are the guest's own, and
+/// its stubs take them to be kept: there the arguments are 0, and nothing is changed.
 fn set_arguments(regs: &mut CpuUserRegs, args: &Args) {
-    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = *args;
+    let CpuUserRegs {
+        rdi,
+        rsi,
+        rdx,
+        r10,
+        r8,
+        r9,
+        ..
+    } = regs;
+    for (register, argument) in [rdi, rsi, rdx, r10, r8, r9].into_iter().zip(*args) {
+        if argument != 0 {
+            *register = argument;
+        }
+    }
 }
 
 /// The handler of each number. A domain that is being taken apart gets nothing done.
@@ -119,5 +135,18 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         HYPERVISOR_SYSCTL => sysctl::do_sysctl(cx, args),
         HYPERVISOR_CONSOLE_IO => console_io::do_console_io(cx, args),
         _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_goes_on_keeps_the_registers_that_are_not_its_arguments() {
+        let mut regs = CpuUserRegs::default();
+        set_arguments(&mut regs, &[1, 2, 3, 4, 5, 6]);
+        set_arguments(&mut regs, &[10, 20, 0, 0, 0, 0]);
+        assert_eq!(arguments(&regs), [10, 20, 3, 4, 5, 6]);
     }
 }
