@@ -5,10 +5,12 @@ use alloc::vec::Vec;
 use hv_machine::Platform;
 use hypercall_abi::arch_x86::{CpuidLeaf, XEN_CPUID_FIRST_LEAF, XEN_CPUID_NO_SUBLEAF};
 
-use super::{
-    BASIC_LEAVES, CACHE_SUBLEAVES, EXTENDED, EXTENDED_LEAVES, FEATURE_SUBLEAVES, Features, Leaf,
-    Policy, STATE_LEAF, STATE_SUBLEAVES, WORDS, is_feature_leaf,
+use super::feature::WORDS;
+use super::policy::{
+    BASIC_LEAVES, CACHE_SUBLEAVES, EXTENDED, EXTENDED_LEAVES, FEATURE_SUBLEAVES, STATE_LEAF,
+    STATE_SUBLEAVES,
 };
+use super::{Features, Leaf, Policy, is_feature_leaf};
 use crate::Domain;
 
 /// Words of a feature set.
