@@ -85,7 +85,8 @@ fn lock_pair<'a>(
 /// Makes a port of `domain` to which `remote` may connect; `caller` makes it.
 ///
 /// # Errors
-/// Those of a port that cannot be had (`EINVAL` for a domain that is going, `ENOSPC`, `ENOMEM`); `EPERM` for another domain's port, unless the caller is privileged.
+/// Those of a port that cannot be had: `EINVAL` for a domain that is going, `ENOSPC`, `ENOMEM`. `EPERM`
+/// for another domain's port, unless the caller is privileged.
 pub fn alloc_unbound(caller: &Domain, domain: &Domain, remote: Domid) -> Result<Port, Errno> {
     let mut table = domain.events.table.lock();
     let port = table.free_port()?;
@@ -105,7 +106,8 @@ pub fn alloc_unbound(caller: &Domain, domain: &Domain, remote: Domid) -> Result<
 /// from the start, because the other end may have sent events already.
 ///
 /// # Errors
-/// Those of a port that cannot be had, as in [`alloc_unbound`]; `EINVAL` where the remote port does not wait for this domain.
+/// Those of a port that cannot be had, as in [`alloc_unbound`]; `EINVAL` where the remote port does not
+/// wait for this domain.
 pub fn bind_interdomain(
     hv: &Hypervisor,
     domain: &Arc<Domain>,
