@@ -191,7 +191,7 @@ pub fn shutdown(hv: &Hypervisor, domain: &Domain, reason: u32) {
         life.shutdown = Some(reason);
     }
     pause(hv, domain);
-    tell_control_domain(hv);
+    event::send_host_virq(hv, VIRQ_DOM_EXC);
 }
 
 /// Lets a domain that has shut down go on (`XEN_DOMCTL_resumedomain`, after a suspend that did not come to be).
@@ -240,12 +240,6 @@ fn machine_shutdown(hv: &Hypervisor, reason: u32) -> ! {
                 .console_write(b"(XEN) Hardware Dom0 shutdown: the machine is not to reboot\n");
             hv.machine.halt()
         }
-    }
-}
-
-fn tell_control_domain(hv: &Hypervisor) {
-    if let Some(control) = hv.control_domain() {
-        event::send_global_virq(hv, &control, VIRQ_DOM_EXC);
     }
 }
 
@@ -338,7 +332,7 @@ pub fn reap(hv: &Hypervisor) {
         !end
     });
     if gone {
-        tell_control_domain(hv);
+        event::send_host_virq(hv, VIRQ_DOM_EXC);
     }
 }
 

@@ -188,3 +188,117 @@ fn handle_interrupt(hv: &Hypervisor, irq: Irq) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hv_machine::GuestContext;
+    use hypercall_abi::sched::{SCHEDOP_BLOCK, SCHEDOP_SHUTDOWN, SHUTDOWN_REBOOT, SchedShutdown};
+    use hypercall_abi::version::XENVER_PAGESIZE;
+    use hypercall_abi::xen::{HYPERVISOR_SCHED_OP, HYPERVISOR_XEN_VERSION, VIRQ_TIMER};
+
+    use crate::lifecycle;
+    use crate::testing::{DOM0, DOMU, Host, SCRATCH};
+
+    /// A host on which only [`DOMU`] may run.
+    fn host() -> Host {
+        let host = Host::new();
+        lifecycle::toolstack_pause(&host.hv, &host.domain(DOM0));
+        host
+    }
+
+    /// The guest's registers as it makes a hypercall.
+    fn call(number: u32, args: [u64; 2]) -> Option<GuestContext> {
+        let mut context = GuestContext::default();
+        context.regs.rax = u64::from(number);
+        context.regs.rip = 0x1002;
+        context.regs.rsp = SCRATCH + 0x8000;
+        [context.regs.rdi, context.regs.rsi] = args;
+        Some(context)
+    }
+
+    /// The hypercall that ends the domain, and with it the turn.
+    fn shutdown(host: &Host) -> Option<GuestContext> {
+        let argument = host.put(
+            DOMU,
+            &SchedShutdown {
+                reason: SHUTDOWN_REBOOT,
+            },
+        );
+        call(HYPERVISOR_SCHED_OP, [u64::from(SCHEDOP_SHUTDOWN), argument])
+    }
+
+    #[test]
+    fn a_guest_goes_on_behind_its_hypercall_until_it_shuts_down() {
+        let host = host();
+        let machine = &host.hv.machine;
+        machine.script(
+            Exit::Syscall,
+            call(HYPERVISOR_XEN_VERSION, [u64::from(XENVER_PAGESIZE), 0]),
+        );
+        machine.script(Exit::Syscall, shutdown(&host));
+        step(&host.hv);
+        let entered = machine.take_entered();
+        assert_eq!(entered.len(), 2);
+        assert_eq!((entered[1].regs.rax, entered[1].regs.rip), (4096, 0x1002));
+        assert_eq!(
+            host.domain(DOMU).life.lock().shutdown,
+            Some(SHUTDOWN_REBOOT)
+        );
+        assert!(!host.vcpu(DOMU).running.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_pending_event_is_delivered_before_the_guest_is_entered() {
+        let host = host();
+        let machine = &host.hv.machine;
+        host.as_guest(DOMU, |cx| {
+            cx.state.callbacks.event = 0x5000;
+            cx.state.context.regs.rsp = SCRATCH + 0x8000;
+            cx.state.context.regs.rip = 0x1000;
+        });
+        event::bind_virq(&host.domain(DOMU), VIRQ_TIMER, 0).expect("a port");
+        event::send_vcpu_virq(&host.hv, &host.vcpu(DOMU), VIRQ_TIMER);
+        machine.script(Exit::Syscall, shutdown(&host));
+        step(&host.hv);
+        let entered = machine.take_entered();
+        assert_eq!(entered[0].regs.rip, 0x5000);
+        assert!(entered[0].regs.rsp < SCRATCH + 0x8000);
+    }
+
+    #[test]
+    fn an_exception_without_a_handler_ends_the_guest_alone() {
+        let host = host();
+        host.hv.machine.script(
+            Exit::Exception {
+                vector: 6,
+                error_code: 0,
+                fault_address: 0,
+            },
+            None,
+        );
+        step(&host.hv);
+        assert_eq!(
+            host.domain(DOMU).life.lock().shutdown,
+            Some(hypercall_abi::sched::SHUTDOWN_CRASH)
+        );
+        assert_eq!(host.domain(DOM0).life.lock().shutdown, None);
+    }
+
+    #[test]
+    fn a_cpu_without_work_sleeps_until_an_interrupt() {
+        let host = host();
+        host.hv.machine.script(
+            Exit::Syscall,
+            call(HYPERVISOR_SCHED_OP, [u64::from(SCHEDOP_BLOCK), 0]),
+        );
+        step(&host.hv);
+        assert!(host.vcpu(DOMU).blocked.load(Ordering::SeqCst));
+        host.hv.machine.type_input(b"x");
+        host.hv.machine.script(Exit::Interrupt(Irq::Console), None);
+        step(&host.hv);
+        let mut typed = [0; 4];
+        assert_eq!(host.hv.log.read_input(&mut typed), 1);
+    }
+}
