@@ -210,7 +210,7 @@ const DEPENDENCIES: &[(Feature, &[Feature])] = &[
     (RTM, &[TSXLDTRK]),
 ];
 
-/// The words of a feature set, as [`WORDS`] orders them.
+/// The words of a feature set, in the order of `cpufeatureset.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features(pub(super) [u32; 14]);
 
