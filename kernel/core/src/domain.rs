@@ -46,6 +46,12 @@ pub struct Domain {
     pub memory_map: Mutex<Vec<(u64, u64, u32)>>,
     /// Offset of its wall clock from the host's, in seconds (`XEN_DOMCTL_settimeoffset`).
     pub time_offset: AtomicU64,
+    /// How it was told to tell time (`XEN_DOMCTL_settscinfo`).
+    pub tsc: Mutex<TscChoice>,
+    /// Its port by which its suspension is told (`XEN_DOMCTL_subscribe`); 0 for none.
+    pub suspend_port: AtomicU32,
+    /// Whether a debugger has it (`XEN_DOMCTL_setdebugging`).
+    pub debugged: AtomicBool,
     /// Its watchdogs (`SCHEDOP_watchdog`).
     pub watchdogs: Watchdogs,
     /// What it wrote to the PCI configuration address port.
@@ -68,8 +74,19 @@ pub struct Life {
     pub dying: bool,
     /// None of its frames is pinned any longer, which is final for a dying domain.
     pub unpinned: bool,
+    /// The toolstack has let it run at least once.
+    pub started: bool,
     /// Times that the toolstack paused it (`XEN_DOMCTL_pausedomain`).
     pub toolstack_pauses: u32,
+}
+
+/// What a toolstack chose for a domain's time-stamp counter, which is always the processor's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TscChoice {
+    /// 0 for the default, 2 for never emulated.
+    pub mode: u32,
+    /// Counts how often it was chosen: at creation and after each migration.
+    pub incarnation: u32,
 }
 
 /// Ranges, ends included, of machine resources that a domain may use.
@@ -162,6 +179,12 @@ impl Domain {
             cpuid: Mutex::new(BTreeMap::new()),
             memory_map: Mutex::new(Vec::new()),
             time_offset: AtomicU64::new(0),
+            tsc: Mutex::new(TscChoice {
+                mode: 0,
+                incarnation: u32::from(!new.privileged),
+            }),
+            suspend_port: AtomicU32::new(0),
+            debugged: AtomicBool::new(false),
             watchdogs: Watchdogs::default(),
             pci_address: AtomicU32::new(0),
             cmos_index: AtomicU8::new(0),

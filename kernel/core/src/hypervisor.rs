@@ -32,6 +32,8 @@ pub struct Hypervisor {
     pub memory: Memory,
     /// What the command line asked for.
     pub options: Options,
+    /// Held by the toolstack's operation on domains that is under way.
+    pub toolstack: Mutex<()>,
     /// All domains that are not dead.
     pub domains: RwLock<BTreeMap<Domid, Arc<Domain>>>,
     /// Where the search for a free domain number begins.
@@ -65,6 +67,7 @@ impl Hypervisor {
         let cpus = machine.cpu_count();
         Self {
             memory: Memory::new(MachineRef::clone(&machine)),
+            toolstack: Mutex::new(()),
             domains: RwLock::new(BTreeMap::new()),
             next_domid: AtomicU16::new(1),
             scheduler: Mutex::new(Credit::new(cpus)),

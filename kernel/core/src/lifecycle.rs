@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 
 use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
-use hypercall_abi::sched::SHUTDOWN_CRASH;
-use hypercall_abi::types::Domid;
+use hypercall_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
+use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 
 use crate::domain::Domain;
@@ -168,6 +168,7 @@ pub fn toolstack_unpause(hv: &Hypervisor, domain: &Domain) -> Result<(), Errno> 
     let last = {
         let mut life = domain.life.lock();
         life.toolstack_pauses = life.toolstack_pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+        life.started |= life.toolstack_pauses == 0;
         life.toolstack_pauses == 0
     };
     if last {
@@ -176,7 +177,8 @@ pub fn toolstack_unpause(hv: &Hypervisor, domain: &Domain) -> Result<(), Errno> 
     Ok(())
 }
 
-/// Stops a domain for `reason` (`SHUTDOWN_*`) and tells the control domain; the first reason stays.
+/// Stops a domain for `reason` (`SHUTDOWN_*`) and tells the control domain, of a suspension by the domain's port for
+/// that if there is one; the first reason stays.
 /// The control domain's own shutdown is the machine's.
 pub fn shutdown(hv: &Hypervisor, domain: &Domain, reason: u32) {
     let reason = *domain.life.lock().reason.get_or_insert(reason);
@@ -191,7 +193,13 @@ pub fn shutdown(hv: &Hypervisor, domain: &Domain, reason: u32) {
         life.shutdown = Some(reason);
     }
     pause(hv, domain);
-    event::send_host_virq(hv, VIRQ_DOM_EXC);
+    let port = domain.suspend_port.load(Ordering::Relaxed);
+    if reason == SHUTDOWN_SUSPEND && port != 0 {
+        // A port that the domain does not have tells nobody: it is the toolstack's to name the right one.
+        let _ = event::send(hv, domain, Port(port));
+    } else {
+        event::send_host_virq(hv, VIRQ_DOM_EXC);
+    }
 }
 
 /// Lets a domain that has shut down go on (`XEN_DOMCTL_resumedomain`, after a suspend that did not come to be).
@@ -278,7 +286,8 @@ pub fn destroy(
             // It is in the list, so that its allocation stands.
             let _ = hv.memory.release_allocation(frame);
         }
-        if out_of_time() {
+        // Where nothing is left to be done, a call that came between could find no domain to go on with.
+        if out_of_time() && hv.memory.first_frame(&domain.owner).is_some() {
             return false;
         }
     }

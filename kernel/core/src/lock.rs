@@ -1,5 +1,7 @@
 //! Locks, and the one order in which they are taken.
 //!
+//! The toolstack's operation ([`crate::Hypervisor::toolstack`]) comes with any of them held: it is only ever tried.
+//!
 //! 1. a vCPU's state ([`crate::VcpuState`]); the CPU that runs a vCPU holds its state's lock throughout, so that
 //!    nobody may wait for the state of another vCPU that could be running
 //! 2. the domain list ([`crate::Hypervisor::domains`])

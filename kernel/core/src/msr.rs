@@ -6,10 +6,10 @@
 use hv_machine::{Platform, SegmentBase};
 use hypercall_abi::types::Mfn;
 
-use crate::Current;
 use crate::cpuid::{self, HYPERCALL_PAGE_MSR};
 use crate::memory::FrameType;
 use crate::traps::{hypercall_page, is_canonical, vector};
+use crate::{Current, Hypervisor};
 
 const TSC: u32 = 0x10;
 const PLATFORM_ID: u32 = 0x17;
@@ -23,7 +23,8 @@ const MPERF: u32 = 0xe7;
 const APERF: u32 = 0xe8;
 /// `MSR_ARCH_CAPABILITIES`.
 pub const ARCH_CAPABILITIES: u32 = 0x10a;
-const MISC_FEATURES_ENABLES: u32 = 0x140;
+/// `MSR_INTEL_MISC_FEATURES_ENABLES`.
+pub const MISC_FEATURES_ENABLES: u32 = 0x140;
 const MCG_CAP: u32 = 0x179;
 const MCG_STATUS: u32 = 0x17a;
 const MCG_CTL: u32 = 0x17b;
@@ -41,7 +42,8 @@ const EFER: u32 = 0xc000_0080;
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 const SHADOW_GS_BASE: u32 = 0xc000_0102;
-const TSC_AUX: u32 = 0xc000_0103;
+/// `MSR_TSC_AUX`.
+pub const TSC_AUX: u32 = 0xc000_0103;
 const AMD_HWCR: u32 = 0xc001_0015;
 const AMD_NB_CFG: u32 = 0xc001_001f;
 const AMD_MMIO_CONF_BASE: u32 = 0xc001_0058;
@@ -90,6 +92,15 @@ const MCG_CAP_OTHER: u64 = 2;
 /// Banks of [`MCG_CAP`].
 const BANKS: u32 = 2;
 
+/// What a guest finds in `MCG_CAP`.
+pub fn machine_check_capabilities(hv: &Hypervisor) -> u64 {
+    if cpuid::is_intel(hv) {
+        MCG_CAP_INTEL
+    } else {
+        MCG_CAP_OTHER
+    }
+}
+
 /// What the current guest's kernel reads; `None` for #GP.
 pub fn read(cx: &mut Current<'_>, msr: u32) -> Option<u64> {
     let found = read_known(cx, msr);
@@ -131,8 +142,7 @@ fn read_known(cx: &Current<'_>, msr: u32) -> Option<u64> {
         MISC_ENABLE => machine.rdmsr(msr).ok().map(guest_misc_enable),
         PERF_STATUS | PERF_CTL | THERM_STATUS if intel => Some(0),
         PERF_CAPABILITIES => Some(0),
-        MCG_CAP if intel => Some(MCG_CAP_INTEL),
-        MCG_CAP => Some(MCG_CAP_OTHER),
+        MCG_CAP => Some(machine_check_capabilities(cx.hv)),
         MCG_STATUS | MCG_CTL => Some(0),
         _ if MC_BANKS.contains(&msr) && msr - MC_BANKS.start() < 4 * BANKS => {
             // The control register of a bank has all its errors enabled; nothing is ever logged.

@@ -164,6 +164,32 @@ impl FpuState {
         &self.area.bytes[..512]
     }
 
+    /// The extended (XSAVE, not compacted) image: its first `len` bytes, as far as there are that many.
+    pub fn extended(&self, len: usize) -> &[u8] {
+        &self.area.bytes[..len.min(FPU_AREA_SIZE)]
+    }
+
+    /// Loads an extended image as `XEN_DOMCTL_setvcpuextstate` gives it; `components` are those that it may have.
+    /// Reserved bits of MXCSR are cleared. Returns `false`, with nothing loaded, where the processor would refuse
+    /// the image: it is shorter than its header or longer than the state, is compacted, or has other components.
+    #[must_use]
+    pub fn set_extended(&mut self, image: &[u8], components: u64) -> bool {
+        let Some(header) = image.get(512..576) else {
+            return false;
+        };
+        let (present, rest) = header.split_at(8);
+        let mut bits = [0; 8];
+        bits.copy_from_slice(present);
+        let foreign = u64::from_le_bytes(bits) & !components != 0;
+        if image.len() > FPU_AREA_SIZE || foreign || rest.iter().any(|&byte| byte != 0) {
+            return false;
+        }
+        self.area.bytes.fill(0);
+        self.area.bytes[..image.len()].copy_from_slice(image);
+        self.area.bytes[26..28].fill(0);
+        true
+    }
+
     /// Loads a legacy (FXSAVE) image as `VCPUOP_initialise` and `setvcpucontext` give it; the components
     /// beyond x87 and SSE go to their initial state. Reserved bits of MXCSR are cleared, because the processor
     /// would refuse to load them.
@@ -205,5 +231,26 @@ mod tests {
         assert_eq!(&fpu.legacy()[24..28], &[0xff, 0xff, 0, 0]);
         assert!(fpu.legacy()[464..].iter().all(|&b| b == 0));
         assert_eq!(fpu.area.bytes[512], 3);
+    }
+
+    #[test]
+    fn an_extended_image_is_taken_whole_or_not_at_all() {
+        let mut fpu = FpuState::new();
+        let before = fpu.extended(600).to_vec();
+        let mut image = [0_u8; 832];
+        image[24..28].fill(0xff);
+        image[512] = 7;
+        image[831] = 9;
+        assert!(!fpu.set_extended(&image[..575], 7));
+        assert!(!fpu.set_extended(&image, 3), "AVX is not among them");
+        assert!(!fpu.set_extended(&[0; FPU_AREA_SIZE + 1], 7));
+        let mut compacted = image;
+        compacted[527] = 0x80;
+        assert!(!fpu.set_extended(&compacted, 7));
+        assert_eq!(fpu.extended(600), before);
+        assert!(fpu.set_extended(&image, 7));
+        assert_eq!(fpu.extended(832)[24..28], [0xff, 0xff, 0, 0]);
+        assert_eq!(fpu.extended(832)[831], 9);
+        assert_eq!(fpu.extended(usize::MAX).len(), FPU_AREA_SIZE);
     }
 }

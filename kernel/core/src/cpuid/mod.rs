@@ -47,17 +47,23 @@ pub enum Asked {
 /// The leaf that the current vCPU asks for.
 pub fn for_current(cx: &Current<'_>, leaf: u32, subleaf: u32, asked: Asked) -> Leaf {
     if (XEN_CPUID_FIRST_LEAF..XEN_CPUID_FIRST_LEAF + 0x200).contains(&leaf) {
-        return hypervisor_leaf(cx.hv, leaf - XEN_CPUID_FIRST_LEAF, subleaf);
+        return hypervisor_leaf(cx.hv, cx.domain, leaf - XEN_CPUID_FIRST_LEAF, subleaf);
     }
     let policy = &cx.hv.cpuid;
     let features = policy.of(cx.domain);
     let mut found = policy.leaf(&features, leaf, subleaf);
-    let configured = cx.domain.cpuid.lock().get(&(leaf, subleaf)).copied();
+    let key = if has_subleaves(leaf) { subleaf } else { 0 };
+    let configured = cx.domain.cpuid.lock().get(&(leaf, key)).copied();
     if let Some(configured) = configured.filter(|_| !is_feature_leaf(leaf)) {
         found = configured;
     }
     adjust(cx, &features, leaf, subleaf, asked, &mut found);
     found
+}
+
+/// Whether a leaf depends on ECX.
+fn has_subleaves(leaf: u32) -> bool {
+    matches!(leaf, 4 | 7 | 0xb | STATE_LEAF)
 }
 
 fn is_feature_leaf(leaf: u32) -> bool {
@@ -122,7 +128,7 @@ fn adjust(
 }
 
 /// The hypervisor's own leaf `index` (`arch-x86/cpuid.h`).
-fn hypervisor_leaf(hv: &Hypervisor, index: u32, subleaf: u32) -> Leaf {
+fn hypervisor_leaf(hv: &Hypervisor, domain: &Domain, index: u32, subleaf: u32) -> Leaf {
     let machine = &hv.machine;
     match (index, subleaf) {
         (0, _) => [
@@ -141,7 +147,9 @@ fn hypervisor_leaf(hv: &Hypervisor, index: u32, subleaf: u32) -> Leaf {
         // Time: the TSC is not emulated, the same on all CPUs, and may be read with its CPU's number.
         (3, 0) => {
             let features = 1 << 1 | u32::from(hv.cpuid.host.has(RDTSCP)) << 2;
-            [features, 0, machine.tsc_info().khz as u32, 0]
+            let tsc = *domain.tsc.lock();
+            let khz = machine.tsc_info().khz as u32;
+            [features, tsc.mode, khz, tsc.incarnation]
         }
         (3, 1) => {
             let scale = hv.clock.scale();
@@ -184,7 +192,12 @@ pub fn guest_cr4(hv: &Hypervisor, domain: &Domain, wanted: u64) -> u64 {
 
 /// Whether the current guest has IA32_TSC_AUX.
 pub fn has_tsc_aux(cx: &Current<'_>) -> bool {
-    let features = cx.hv.cpuid.of(cx.domain);
+    offers_tsc_aux(cx.hv, cx.domain)
+}
+
+/// Whether a domain may tell its CPUs apart by `TSC_AUX`.
+pub fn offers_tsc_aux(hv: &Hypervisor, domain: &Domain) -> bool {
+    let features = hv.cpuid.of(domain);
     features.has(RDTSCP) || features.has(RDPID)
 }
 

@@ -238,7 +238,7 @@ impl Policy {
     }
 
     /// Bytes of a save area, not compacted, that has these components.
-    pub(super) fn state_size(&self, components: u64) -> u32 {
+    pub fn state_size(&self, components: u64) -> u32 {
         let ends = self.state.iter().enumerate().skip(2);
         ends.filter(|(component, _)| components >> component & 1 != 0)
             .map(|(_, leaf)| leaf[0].saturating_add(leaf[1]))
@@ -260,13 +260,16 @@ impl Policy {
     }
 
     /// The components that a guest may enable in XCR0.
-    pub(super) fn components(&self) -> u64 {
+    pub fn components(&self) -> u64 {
         u64::from(self.state[0][3]) << 32 | u64::from(self.state[0][0])
     }
 
     /// The features of a domain.
     pub(super) fn of(&self, domain: &Domain) -> Features {
         let mut features = self.shown;
+        for inherent in [FDP_EXCP_ONLY, NO_FPU_SEL] {
+            features.set(inherent, self.host.has(inherent));
+        }
         if domain.privileged {
             // It is never moved to another machine.
             for hardware in [ITSC, ARCH_CAPS] {

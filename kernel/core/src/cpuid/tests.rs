@@ -205,7 +205,7 @@ fn the_hypervisors_leaves_name_it_and_its_time() {
     let at = |index, subleaf| ask(&host, DOMU, XEN_CPUID_FIRST_LEAF + index, subleaf);
     assert_eq!(at(1, 0), [4 << 16 | 17, 0, 0, 0]);
     assert_eq!(at(2, 0), [1, 0x4000_0000, 1, 0]);
-    assert_eq!(at(3, 0), [1 << 1 | 1 << 2, 0, 1_000_000, 0]);
+    assert_eq!(at(3, 0), [1 << 1 | 1 << 2, 0, 1_000_000, 1]);
     assert_eq!(at(3, 1), [0, 0, 1 << 31, 1]);
     assert_eq!(at(3, 2), [1_000_000, 0, 0, 0]);
     assert_eq!(at(3, 3), [0; 4]);

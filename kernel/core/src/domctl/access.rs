@@ -7,6 +7,9 @@ use hypercall_abi::types::Mfn;
 use crate::current::Current;
 use crate::domain::Domain;
 
+/// Bits of the highest frame number that a page-table entry can hold.
+const ADDRESSABLE_FRAMES: u32 = 40;
+
 /// `XEN_DOMCTL_irq_permission`.
 ///
 /// # Errors
@@ -50,15 +53,13 @@ pub(super) fn io_memory(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Resul
 /// `XEN_DOMCTL_ioport_permission`.
 ///
 /// # Errors
-/// `EINVAL` for a range beyond the last port, `EPERM` for one that the caller has not.
+/// `EINVAL` for a range that is empty or goes beyond the last port, `EPERM` for one that the caller has not.
 pub(super) fn ports(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlIoportPermission = op.u.get();
-    let Some(more) = arm.nr_ports.checked_sub(1) else {
-        return Ok(false);
-    };
     let last = arm
-        .first_port
-        .checked_add(more)
+        .nr_ports
+        .checked_sub(1)
+        .and_then(|more| arm.first_port.checked_add(more))
         .filter(|&last| last <= 0xffff)
         .ok_or(Errno::EINVAL)?;
     if !cx.domain.access.lock().ports_allowed(arm.first_port, last) {
@@ -68,5 +69,30 @@ pub(super) fn ports(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bo
         .access
         .lock()
         .set_ports(arm.first_port, last, arm.allow_access != 0);
+    Ok(false)
+}
+
+/// `XEN_DOMCTL_memory_mapping`: a PV domain maps I/O memory itself, so that this is but a question whether it may.
+///
+/// # Errors
+/// `EINVAL` for a range that is empty, wraps or is beyond what the processor addresses; `EPERM` for one that the
+/// caller or the domain has not.
+pub(super) fn memory_mapping(
+    cx: &Current<'_>,
+    domain: &Domain,
+    op: &Domctl,
+) -> Result<bool, Errno> {
+    let arm: DomctlMemoryMapping = op.u.get();
+    let first = arm.first_mfn;
+    let more = arm.nr_mfns.checked_sub(1).ok_or(Errno::EINVAL)?;
+    let last = first.0.checked_add(more).ok_or(Errno::EINVAL)?;
+    arm.first_gfn.0.checked_add(more).ok_or(Errno::EINVAL)?;
+    if last >> ADDRESSABLE_FRAMES != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let allowed = |domain: &Domain| domain.owner.io_memory_allowed(first, Mfn(last));
+    if !allowed(cx.domain) || !allowed(domain) {
+        return Err(Errno::EPERM);
+    }
     Ok(false)
 }

@@ -72,6 +72,9 @@ pub fn domain_info(hv: &Hypervisor, domain: &Domain) -> DomctlGetdomaininfo {
     if life.toolstack_pauses > 0 {
         flags |= XEN_DOMINF_PAUSED;
     }
+    if domain.debugged.load(Ordering::Acquire) {
+        flags |= XEN_DOMINF_DEBUGGED;
+    }
     if let Some(reason) = life.shutdown {
         flags |=
             XEN_DOMINF_SHUTDOWN | (reason & XEN_DOMINF_SHUTDOWNMASK) << XEN_DOMINF_SHUTDOWNSHIFT;

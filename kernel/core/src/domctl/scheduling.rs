@@ -9,51 +9,93 @@ use crate::current::Current;
 use crate::domain::Domain;
 use crate::sched::{self, Parameters, Scheduler};
 
-/// Most CPUs that the hypervisor runs on.
-const MAX_CPUS: u32 = 64;
-
-/// `XEN_DOMCTL_{set,get}vcpuaffinity`. Only hard affinity is kept; soft affinity is a hint that asks for all CPUs.
+/// `XEN_DOMCTL_{set,get}vcpuaffinity`. What is set is told in the caller's bitmaps as far as it has an effect.
 ///
 /// # Errors
-/// `ESRCH`, `EFAULT`; `EINVAL` where no flag is set, or no CPU would be left.
-pub(super) fn affinity(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result<bool, Errno> {
+/// `EINVAL` for a vCPU that cannot be, without a flag or a bitmap, or where no CPU would be left; `ESRCH` for a vCPU
+/// that is not there yet; `EFAULT`; `EBUSY` while the vCPU has limited itself and `FORCE` is not given.
+pub(super) fn affinity(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlVcpuaffinity = op.u.get();
-    let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
-    let known = XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT | XEN_VCPUAFFINITY_FORCE;
-    if arm.flags & !known != 0 || arm.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 {
+    if arm.vcpu >= domain.max_vcpus {
         return Err(Errno::EINVAL);
     }
-    let all = u64::MAX >> (MAX_CPUS - cx.machine().cpu_count().clamp(1, MAX_CPUS));
-    if op.cmd == XEN_DOMCTL_GETVCPUAFFINITY {
-        if arm.flags & XEN_VCPUAFFINITY_HARD != 0 {
-            bitmap::write(cx, &arm.cpumap_hard, sched::affinity(cx.hv, &vcpu) & all)?;
-        }
-        if arm.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-            bitmap::write(cx, &arm.cpumap_soft, all)?;
-        }
-        return Ok(false);
+    let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
+    let named = |flag| arm.flags & flag != 0;
+    let (hard, soft) = (named(XEN_VCPUAFFINITY_HARD), named(XEN_VCPUAFFINITY_SOFT));
+    let unusable =
+        hard && arm.cpumap_hard.bitmap.is_null() || soft && arm.cpumap_soft.bitmap.is_null();
+    if arm.flags == 0 || unusable {
+        return Err(Errno::EINVAL);
     }
-    if arm.flags & XEN_VCPUAFFINITY_HARD != 0 {
-        let cpus = bitmap::read(cx, &arm.cpumap_hard)? & all;
-        if cpus == 0 {
-            return Err(Errno::EINVAL);
+    let all = cpus(cx);
+    if op.cmd == XEN_DOMCTL_SETVCPUAFFINITY {
+        if named(XEN_VCPUAFFINITY_FORCE) {
+            sched::end_pin_override(cx.hv, &vcpu);
         }
-        sched::set_affinity(cx.hv, &vcpu, cpus);
-        bitmap::write(cx, &arm.cpumap_hard, cpus)?;
-    }
-    if arm.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-        if bitmap::read(cx, &arm.cpumap_soft)? & all == 0 {
-            return Err(Errno::EINVAL);
+        let wanted = |flag, map| {
+            if flag {
+                bitmap::read(cx, map).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let wanted_hard = wanted(hard, &arm.cpumap_hard)?;
+        let wanted_soft = wanted(soft, &arm.cpumap_soft)?;
+        if let Some(wanted) = wanted_hard {
+            if wanted & all == 0 {
+                return Err(Errno::EINVAL);
+            }
+            sched::set_hard_affinity(cx.hv, &vcpu, wanted & all)?;
         }
-        bitmap::write(cx, &arm.cpumap_soft, all)?;
+        if let Some(wanted) = wanted_soft {
+            vcpu.seat.set_soft_affinity(wanted);
+        }
     }
+    let allowed = sched::hard_affinity(cx.hv, &vcpu) & all;
+    if hard {
+        bitmap::write(cx, &arm.cpumap_hard, allowed)?;
+    }
+    if soft {
+        let effective = match op.cmd {
+            XEN_DOMCTL_SETVCPUAFFINITY => allowed,
+            _ => all,
+        };
+        bitmap::write(cx, &arm.cpumap_soft, vcpu.seat.soft_affinity() & effective)?;
+    }
+    Ok(false)
+}
+
+/// One bit for each CPU.
+fn cpus(cx: &Current<'_>) -> u64 {
+    u64::MAX >> (u64::BITS - cx.machine().cpu_count().clamp(1, u64::BITS))
+}
+
+/// `XEN_DOMCTL_setnodeaffinity`: there is one node, which has everything, so that nothing needs to be kept.
+///
+/// # Errors
+/// `EFAULT`, `EINVAL` for nodes that are all not there.
+pub(super) fn set_nodes(cx: &Current<'_>, op: &Domctl) -> Result<bool, Errno> {
+    let arm: DomctlNodeaffinity = op.u.get();
+    match bitmap::read(cx, &arm.nodemap)? & 1 {
+        0 => Err(Errno::EINVAL),
+        _ => Ok(false),
+    }
+}
+
+/// `XEN_DOMCTL_getnodeaffinity`.
+///
+/// # Errors
+/// `EFAULT`.
+pub(super) fn get_nodes(cx: &Current<'_>, op: &Domctl) -> Result<bool, Errno> {
+    let arm: DomctlNodeaffinity = op.u.get();
+    bitmap::write(cx, &arm.nodemap, 1)?;
     Ok(false)
 }
 
 /// `XEN_DOMCTL_scheduler_op` of the credit scheduler.
 ///
 /// # Errors
-/// `EINVAL` for another scheduler, an unknown command or a share that cannot be; `EOPNOTSUPP` for shares by vCPU.
+/// `EINVAL` for another scheduler, an unknown command, or shares by vCPU, which this scheduler has not.
 pub(super) fn scheduler_op(
     cx: &Current<'_>,
     domain: &Domain,
@@ -90,7 +132,6 @@ pub(super) fn scheduler_op(
             scheduler.set_parameters(domain.id, Parameters { weight, cap });
             Ok(false)
         }
-        XEN_DOMCTL_SCHEDOP_GETVCPUINFO | XEN_DOMCTL_SCHEDOP_PUTVCPUINFO => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::EINVAL),
     }
 }

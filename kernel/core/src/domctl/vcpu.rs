@@ -14,19 +14,33 @@ use crate::domain::Domain;
 use crate::vcpu::{Vcpu, VcpuState};
 use crate::{lifecycle, runstate, sched, vcpu_context};
 
-fn find(domain: &Domain, id: u32) -> Result<Arc<Vcpu>, Errno> {
-    if id >= domain.max_vcpus {
-        return Err(Errno::EINVAL);
-    }
-    domain.vcpu(id).ok_or(Errno::ESRCH)
+/// Works on the state of a vCPU that does not run meanwhile.
+///
+/// # Errors
+/// `EBUSY` while it has not stopped yet.
+pub(super) fn while_paused<R>(
+    cx: &Current<'_>,
+    vcpu: &Arc<Vcpu>,
+    work: impl FnOnce(&Arc<Vcpu>, &mut VcpuState) -> Result<R, Errno>,
+) -> Result<R, Errno> {
+    lifecycle::pause_vcpu(cx.hv, vcpu);
+    let result = match vcpu.state.try_lock() {
+        Some(mut state) => work(vcpu, &mut state),
+        None => Err(Errno::EBUSY),
+    };
+    lifecycle::unpause_vcpu(cx.hv, vcpu);
+    result
 }
 
 /// `XEN_DOMCTL_getvcpuinfo`.
 ///
 /// # Errors
-/// `ESRCH` where there is no such vCPU.
+/// `EINVAL` for a vCPU that cannot be, `ESRCH` for one that is not there yet.
 pub(super) fn info(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result<bool, Errno> {
     let mut arm: DomctlGetvcpuinfo = op.u.get();
+    if arm.vcpu >= domain.max_vcpus {
+        return Err(Errno::EINVAL);
+    }
     let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
     arm.online = u8::from(!vcpu.down.load(Ordering::Acquire));
     arm.blocked = u8::from(vcpu.blocked.load(Ordering::Acquire));
@@ -40,20 +54,19 @@ pub(super) fn info(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result
 /// `XEN_DOMCTL_setvcpucontext`; without a context the vCPU is brought down and forgets the one it has.
 ///
 /// # Errors
-/// `EINVAL` for an own vCPU, one that cannot be, or a bad context; `ESRCH`, `EFAULT`; `EBUSY` while it runs.
+/// `EINVAL` for the caller's own domain, one that is being taken apart, a vCPU that is not there, or a bad context;
+/// `EOPNOTSUPP` for other tables than a vCPU has already; `EFAULT`; `EBUSY` while it runs.
 pub(super) fn set_context(
     cx: &Current<'_>,
     domain: &Arc<Domain>,
     op: &Domctl,
 ) -> Result<bool, Errno> {
     let arm: DomctlVcpucontext = op.u.get();
-    if Arc::ptr_eq(domain, cx.domain) {
+    // Tables that are taken when the others have been given back would never be let go of.
+    if Arc::ptr_eq(domain, cx.domain) || lifecycle::is_dying(domain) {
         return Err(Errno::EINVAL);
     }
-    let vcpu = find(domain, arm.vcpu)?;
-    if lifecycle::is_dying(domain) {
-        return Err(Errno::EINVAL);
-    }
+    let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::EINVAL)?;
     let context = if arm.ctxt.is_null() {
         None
     } else {
@@ -64,49 +77,36 @@ pub(super) fn set_context(
             .map_err(|_| Errno::EFAULT)?;
         Some(context)
     };
-    lifecycle::pause(cx.hv, domain);
-    let result = vcpu
-        .state
-        .try_lock()
-        .ok_or(Errno::EBUSY)
-        .and_then(|mut state| match &context {
-            Some(context) => vcpu_context::apply(cx.hv, domain, &vcpu, &mut state, context),
-            None => {
-                vcpu.down.store(true, Ordering::Release);
-                lifecycle::release_tables(cx.hv, &mut state);
-                *state = VcpuState::default();
-                Ok(())
-            }
-        });
-    lifecycle::unpause(cx.hv, domain);
+    while_paused(cx, &vcpu, |vcpu, state| match &context {
+        Some(context) => vcpu_context::apply(cx.hv, domain, vcpu, state, context),
+        None => {
+            vcpu.down.store(true, Ordering::Release);
+            lifecycle::release_tables(cx.hv, state);
+            *state = VcpuState::default();
+            Ok(())
+        }
+    })?;
     sched::wake(cx.hv, &vcpu);
-    result.map(|()| false)
+    Ok(false)
 }
 
 /// `XEN_DOMCTL_getvcpucontext`.
 ///
 /// # Errors
-/// `EINVAL` for an own vCPU or one that cannot be, `ESRCH`, `ENODATA` before it has a context, `EBUSY` while it
+/// `EINVAL` for the caller itself or a vCPU that is not there, `ENODATA` before it has a context, `EBUSY` while it
 /// runs, `EFAULT`.
-pub(super) fn get_context(
-    cx: &Current<'_>,
-    domain: &Arc<Domain>,
-    op: &Domctl,
-) -> Result<bool, Errno> {
+pub(super) fn get_context(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlVcpucontext = op.u.get();
-    if Arc::ptr_eq(domain, cx.domain) {
+    let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::EINVAL)?;
+    if Arc::ptr_eq(&vcpu, cx.vcpu) {
         return Err(Errno::EINVAL);
     }
-    let vcpu = find(domain, arm.vcpu)?;
-    lifecycle::pause(cx.hv, domain);
-    let context = vcpu.state.try_lock().ok_or(Errno::EBUSY).and_then(|state| {
+    let context = while_paused(cx, &vcpu, |vcpu, state| {
         if !state.initialised {
             return Err(Errno::ENODATA);
         }
-        vcpu_context::read(cx.hv, domain, &vcpu, &state)
-    });
-    lifecycle::unpause(cx.hv, domain);
-    let context = context?;
+        vcpu_context::read(cx.hv, domain, vcpu, state)
+    })?;
     cx.write_bytes(arm.ctxt.address(), context.as_bytes())?;
     Ok(false)
 }
@@ -114,16 +114,17 @@ pub(super) fn get_context(
 /// `XEN_DOMCTL_sendtrigger`: an NMI is all that a PV vCPU can be sent.
 ///
 /// # Errors
-/// `EINVAL` for a vCPU that cannot be, `ESRCH`, `ENOSYS` for another trigger.
+/// `ESRCH` for a vCPU that is not there, `EINVAL` for the buttons of a machine, `ENOSYS` for other triggers.
 pub(super) fn send_trigger(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlSendtrigger = op.u.get();
-    let vcpu = find(domain, arm.vcpu)?;
+    let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
     match arm.trigger {
         XEN_DOMCTL_SENDTRIGGER_NMI => {
             vcpu.nmi_requested.store(true, Ordering::Release);
             sched::kick(cx.hv, &vcpu);
             Ok(false)
         }
+        XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => Err(Errno::EINVAL),
         _ => Err(Errno::ENOSYS),
     }
 }

@@ -30,6 +30,8 @@ pub struct Seat {
     cpu: AtomicU32,
     /// CPUs that it may use again once a temporary limit ends; 0 while there is none.
     saved_affinity: AtomicU64,
+    /// CPUs that it had better use.
+    soft_affinity: AtomicU64,
 }
 
 impl Seat {
@@ -41,12 +43,23 @@ impl Seat {
             unit: AtomicU32::new(Self::NONE),
             cpu: AtomicU32::new(0),
             saved_affinity: AtomicU64::new(0),
+            soft_affinity: AtomicU64::new(u64::MAX),
         }
     }
 
     fn unit(&self) -> Option<UnitId> {
         let unit = self.unit.load(Ordering::Acquire);
         (unit != Self::NONE).then_some(UnitId(unit))
+    }
+
+    /// CPUs that the vCPU had better use, as its toolstack thinks. Work stealing takes no notice of it.
+    pub fn soft_affinity(&self) -> u64 {
+        self.soft_affinity.load(Ordering::Acquire)
+    }
+
+    /// Sets [`Self::soft_affinity`].
+    pub fn set_soft_affinity(&self, cpus: u64) {
+        self.soft_affinity.store(cpus, Ordering::Release);
     }
 
     /// The CPU that runs the vCPU or ran it last.
@@ -207,6 +220,37 @@ pub fn affinity(hv: &Hypervisor, vcpu: &Vcpu) -> u64 {
     vcpu.seat.unit().map_or(0, |unit| scheduler.affinity(unit))
 }
 
+/// The CPUs that a vCPU may use, apart from a temporary limit.
+pub fn hard_affinity(hv: &Hypervisor, vcpu: &Vcpu) -> u64 {
+    match vcpu.seat.saved_affinity.load(Ordering::Acquire) {
+        0 => affinity(hv, vcpu),
+        cpus => cpus,
+    }
+}
+
+/// Limits a vCPU to CPUs (bit n for CPU n) for good.
+///
+/// # Errors
+/// `EBUSY` while a temporary limit lasts.
+pub fn set_hard_affinity(hv: &Hypervisor, vcpu: &Vcpu, cpus: u64) -> Result<(), Errno> {
+    if vcpu.seat.saved_affinity.load(Ordering::Acquire) != 0 {
+        return Err(Errno::EBUSY);
+    }
+    set_affinity(hv, vcpu, cpus);
+    Ok(())
+}
+
+/// Ends a vCPU's temporary limit; `false` where there is none.
+pub fn end_pin_override(hv: &Hypervisor, vcpu: &Vcpu) -> bool {
+    match vcpu.seat.saved_affinity.swap(0, Ordering::AcqRel) {
+        0 => false,
+        cpus => {
+            set_affinity(hv, vcpu, cpus);
+            true
+        }
+    }
+}
+
 /// Limits the current vCPU to CPU `cpu` until the next call with a negative number, which gives it back
 /// what it had (`SCHEDOP_pin_override`).
 ///
@@ -215,11 +259,11 @@ pub fn affinity(hv: &Hypervisor, vcpu: &Vcpu) -> u64 {
 pub fn pin_override(cx: &mut Current<'_>, cpu: i32) -> Result<(), Errno> {
     let saved = &cx.vcpu.seat.saved_affinity;
     let Ok(cpu) = u32::try_from(cpu) else {
-        match saved.swap(0, Ordering::AcqRel) {
-            0 => return Err(Errno::EINVAL),
-            cpus => set_affinity(cx.hv, cx.vcpu, cpus),
-        }
-        return Ok(());
+        return if end_pin_override(cx.hv, cx.vcpu) {
+            Ok(())
+        } else {
+            Err(Errno::EINVAL)
+        };
     };
     if cpu >= cx.machine().cpu_count().min(64) {
         return Err(Errno::EINVAL);

@@ -1,15 +1,18 @@
 //! CPUID as the toolstack reads it, to decide what a guest is to see.
 
-use hypercall_abi::arch_x86::MsrEntry;
+use alloc::vec::Vec;
+
+use hypercall_abi::arch_x86::{CpuidLeaf, MsrEntry};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sysctl::*;
+use zerocopy::IntoBytes;
 
 use crate::cpuid::{MAX_LEAVES, View, WORD_COUNT};
 use crate::current::Current;
 use crate::msr::{ARCH_CAPABILITIES, PLATFORM_INFO};
 
 /// The MSRs of a policy, all of which read as 0.
-const MSRS: [u32; 2] = [PLATFORM_INFO, ARCH_CAPABILITIES];
+pub(crate) const POLICY_MSRS: [u32; 2] = [PLATFORM_INFO, ARCH_CAPABILITIES];
 
 /// `XEN_SYSCTL_get_cpu_featureset`; without a buffer it says only how many words there are.
 ///
@@ -64,21 +67,35 @@ pub(super) fn policy(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
         }
         _ => return Err(Errno::EINVAL),
     };
-    if arm.leaves.is_null() {
-        arm.nr_leaves = MAX_LEAVES;
-    } else {
-        let leaves = cx.hv.cpuid.leaves(cx.machine(), view);
-        if leaves.len() > arm.nr_leaves as usize {
-            return Err(Errno::ENOBUFS);
-        }
-        for (index, leaf) in leaves.iter().enumerate() {
-            cx.write_element(arm.leaves.address(), index as u64, leaf)?;
-        }
-        arm.nr_leaves = leaves.len() as u32;
-    }
+    arm.nr_leaves = copy_leaves(cx, arm.leaves.address(), arm.nr_leaves, || {
+        cx.hv.cpuid.leaves(cx.machine(), view)
+    })?;
     arm.nr_msrs = copy_msrs(cx, arm.msrs.address(), arm.nr_msrs)?;
     op.u.set(&arm);
     Ok(())
+}
+
+/// Writes leaves to a buffer with room for `room`; gives how many they are. Without a buffer it gives how much room is
+/// enough.
+///
+/// # Errors
+/// `EFAULT`, `ENOBUFS`.
+pub(crate) fn copy_leaves(
+    cx: &Current<'_>,
+    buffer: u64,
+    room: u32,
+    leaves: impl FnOnce() -> Vec<CpuidLeaf>,
+) -> Result<u32, Errno> {
+    if buffer == 0 {
+        return Ok(MAX_LEAVES);
+    }
+    let leaves = leaves();
+    let count = leaves.len() as u32;
+    if count > room {
+        return Err(Errno::ENOBUFS);
+    }
+    cx.write_bytes(buffer, leaves.as_bytes())?;
+    Ok(count)
 }
 
 /// Writes a policy's MSRs to a buffer with room for `room`; gives how many they are.
@@ -86,14 +103,14 @@ pub(super) fn policy(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
 /// # Errors
 /// `EFAULT`, `ENOBUFS`.
 pub(crate) fn copy_msrs(cx: &Current<'_>, buffer: u64, room: u32) -> Result<u32, Errno> {
-    let count = MSRS.len() as u32;
+    let count = POLICY_MSRS.len() as u32;
     if buffer == 0 {
         return Ok(count);
     }
     if count > room {
         return Err(Errno::ENOBUFS);
     }
-    for (index, idx) in (0..).zip(MSRS) {
+    for (index, idx) in (0..).zip(POLICY_MSRS) {
         let entry = MsrEntry {
             idx,
             flags: 0,

@@ -8,6 +8,8 @@ mod host;
 mod pool;
 mod topology;
 
+pub(crate) use cpu::{POLICY_MSRS, copy_leaves, copy_msrs};
+
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sysctl::*;
 
