@@ -80,6 +80,9 @@ pub fn apply(
         state.ldt_entries = context.ldt_ents as u32;
         state.kernel_root = Some(kernel_root.into_bits());
         state.user_root = user_root.map(TypedRef::into_bits);
+        if let Some(root) = state.user_root {
+            crate::mmu::hide_m2p(hv, root);
+        }
         if vcpu.id == 0 {
             domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
             crate::time::publish_wall_clock(hv, domain);

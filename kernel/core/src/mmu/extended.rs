@@ -13,6 +13,7 @@ use crate::current::Current;
 use crate::descriptor;
 use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
 
 /// `HYPERVISOR_mmuext_op(operations, count, done, foreigndom)`.
@@ -178,15 +179,17 @@ fn new_user_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
                 .into_bits(),
         ),
     };
-    if let Some(root) = new
-        && cx.domain.assisted(VMASST_TYPE_M2P_STRICT)
-    {
-        // User mode is not to see the machine-to-phys table.
-        cx.machine().store_u64(root, FIRST_HYPERVISOR_SLOT, 0);
+    if let Some(root) = new {
+        hide_m2p(cx.hv, root);
     }
     let old = core::mem::replace(&mut cx.state.user_root, new);
     drop(old.map(|old| cx.hv.memory.adopt_typed(old, FrameType::Table(Level::L4))));
     Ok(())
+}
+
+/// Takes the machine-to-phys table out of a user root: user mode is not to see it.
+pub(crate) fn hide_m2p(hv: &Hypervisor, root: Mfn) {
+    hv.machine.store_u64(root, FIRST_HYPERVISOR_SLOT, 0);
 }
 
 fn flush_cache(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
@@ -323,6 +326,14 @@ mod tests {
         );
         assert_eq!(operate(&host, DOMU, MMUEXT_NEW_BASEPTR, new.0, 0, SELF), 0);
         assert_eq!(host.hv.machine.current_root(), new);
+        let m2p = || host.hv.machine.load_u64(new, FIRST_HYPERVISOR_SLOT);
+        assert_ne!(m2p(), 0, "the kernel sees the machine-to-phys table");
+        assert_eq!(operate(&host, DOMU, MMUEXT_NEW_USER_BASEPTR, 0, 0, SELF), 0);
+        assert_eq!(
+            operate(&host, DOMU, MMUEXT_NEW_USER_BASEPTR, new.0, 0, SELF),
+            0
+        );
+        assert_eq!(m2p(), 0, "user mode does not");
         assert_eq!(host.hv.memory.state(new).map(|state| state.types), Some(2));
         assert_eq!(host.hv.memory.type_in_use(old), FrameType::None);
         assert_eq!(operate(&host, DOMU, MMUEXT_NEW_USER_BASEPTR, 0, 0, SELF), 0);
