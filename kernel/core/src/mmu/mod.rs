@@ -5,6 +5,7 @@ mod extended;
 mod fault;
 mod update;
 
+pub(crate) use extended::hide_m2p;
 pub use extended::{do_mmuext_op, write_cr3};
 pub use fault::fixup_fault;
 pub use update::{do_mmu_update, do_update_va_mapping, do_update_va_mapping_otherdomain};
