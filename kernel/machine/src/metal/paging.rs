@@ -69,7 +69,8 @@ impl Flags {
             Purpose::Device => {
                 common | WRITABLE | DIRTY | UNCACHED | WRITE_THROUGH | self.no_execute
             }
-            Purpose::GuestReadable => common | USER | self.no_execute,
+            // Not global: a guest's user mode may have tables that lack it.
+            Purpose::GuestReadable => common & !GLOBAL | USER | self.no_execute,
         }
     }
 }
