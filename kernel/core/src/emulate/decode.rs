@@ -121,6 +121,8 @@ pub enum Operation {
     SetExtendedControl,
     /// `cli` or `sti`.
     SetInterruptFlag,
+    /// An instruction that the guest's processor does not have.
+    Undefined,
     /// `sgdt`, `sidt`, `sldt`, `str` or `smsw`, which the hypervisor has made privileged (UMIP).
     StoreSystem(System, Destination),
 }
@@ -190,6 +192,12 @@ pub fn decode(bytes: &[u8], size: CodeSize) -> Result<Instruction, NotDecoded> {
     let mut decoded = Decoded::default();
     decoder.decode_out(&mut decoded);
     if decoded.is_invalid() {
+        if let Some(length) = locked_control_move(bytes) {
+            return Ok(Instruction {
+                length,
+                operation: Operation::Undefined,
+            });
+        }
         let short = decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() < MAX_LENGTH;
         return Err(if short {
             NotDecoded::TooShort
@@ -202,6 +210,15 @@ pub fn decode(bytes: &[u8], size: CodeSize) -> Result<Instruction, NotDecoded> {
         length: decoded.len() as u8,
         operation,
     })
+}
+
+/// Length of a `mov` to or from CR0 with a lock prefix: to processors that no PV guest is told it has this is CR8, so
+/// that it raises #GP where the guest expects #UD.
+fn locked_control_move(bytes: &[u8]) -> Option<u8> {
+    let opcode = bytes.iter().position(|&byte| byte == 0x0f)?;
+    let (prefixes, rest) = bytes.split_at(opcode);
+    let moves = matches!(rest, [0x0f, 0x20 | 0x22, _, ..]);
+    (prefixes.contains(&0xf0) && moves).then_some(opcode as u8 + 3)
 }
 
 fn operation(decoded: &Decoded) -> Option<Operation> {
@@ -392,6 +409,8 @@ mod tests {
             (&[0x0f, 0x01, 0xf9], Operation::ReadTscAux),
             (&[0xfa], Operation::SetInterruptFlag),
             (&[0xfb], Operation::SetInterruptFlag),
+            (&[0xf0, 0x0f, 0x22, 0xc0], Operation::Undefined),
+            (&[0xf0, 0x0f, 0x20, 0xc0], Operation::Undefined),
         ];
         for &(bytes, operation) in table {
             let length = bytes.len() as u8;

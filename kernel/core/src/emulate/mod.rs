@@ -245,6 +245,7 @@ fn execute(
         Operation::ReadTsc | Operation::ReadTscAux => {
             read_tsc(cx, instruction.operation == Operation::ReadTscAux)
         }
+        Operation::Undefined => Outcome::INVALID_OPCODE,
         Operation::StoreSystem(what, to) => system::store(cx, what, &to, size),
         privileged if cx.state.kernel_mode => execute_privileged(cx, privileged, size),
         _ => Outcome::Refused,
