@@ -10,7 +10,8 @@ use hypercall_abi::xen::*;
 
 use crate::{
     Current, callbacks, console_io, debugreg, descriptor, domctl, event, iret, lifecycle,
-    memory_op, mmu, multicall, physdev, sched_op, sysctl, time, vcpu_op, version, vm_assist,
+    memory_op, mmu, multicall, physdev, platform_op, sched_op, sysctl, time, vcpu_op, version,
+    vm_assist,
 };
 
 /// The six argument registers.
@@ -132,6 +133,7 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
         HYPERVISOR_MEMORY_OP => memory_op::do_memory_op(cx, args),
         HYPERVISOR_MULTICALL => multicall::do_multicall(cx, args),
         HYPERVISOR_XEN_VERSION => version::do_xen_version(cx, args),
+        HYPERVISOR_PLATFORM_OP => platform_op::do_platform_op(cx, args),
         HYPERVISOR_SYSCTL => sysctl::do_sysctl(cx, args),
         HYPERVISOR_CONSOLE_IO => console_io::do_console_io(cx, args),
         _ => Err(Errno::ENOSYS.into()),

@@ -40,6 +40,7 @@ pub mod multicall;
 pub mod options;
 pub mod pci;
 pub mod physdev;
+pub mod platform_op;
 pub mod run;
 pub mod runstate;
 pub mod sched;

@@ -246,6 +246,8 @@ pub trait Platform {
 
     // Console and power
 
+    /// I/O ports, 16 bits wide, of ACPI's power-management control registers PM1a and PM1b, as far as there are any.
+    fn sleep_ports(&self) -> [Option<u16>; 2];
     /// What the machine has printed on the console so far, in lines with Xen's prefix.
     fn boot_log(&self) -> String;
 

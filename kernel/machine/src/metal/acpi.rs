@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-use acpi::address::AddressSpace;
+use acpi::address::{AddressSpace, GenericAddress};
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::rsdp::Rsdp;
@@ -71,6 +71,8 @@ pub struct Firmware {
     pub hpet: Option<u64>,
     /// Reset register.
     pub reset: Option<Reset>,
+    /// I/O ports of the power-management control registers, PM1a and PM1b.
+    pub sleep_ports: [Option<u16>; 2],
     /// Register of the battery clock with the century; 0 for none.
     pub century: u8,
 }
@@ -110,6 +112,7 @@ pub fn read(rsdp: Option<u64>, copy: Option<&[u8]>) -> Firmware {
         pm_timer: None,
         hpet: None,
         reset: None,
+        sleep_ports: [None; 2],
         century: 0,
     };
     if rsdp.is_none() {
@@ -148,6 +151,12 @@ fn root_table(rsdp: &[u8]) -> Option<(u8, u64)> {
     Some((revision, address))
 }
 
+/// The I/O port of a register that is at one.
+fn io_port(register: &GenericAddress) -> Option<u16> {
+    let port = u16::try_from(register.address).ok()?;
+    (register.address_space == AddressSpace::SystemIo && port != 0).then_some(port)
+}
+
 impl Firmware {
     fn read_tables(&mut self, tables: &AcpiTables<Tables>) {
         if let Ok(madt) = tables.find_table::<Madt>() {
@@ -166,6 +175,11 @@ impl Firmware {
                 let wide = { fadt.flags }.pm_timer_is_32_bit();
                 self.pm_timer = Some(PmTimer { port, wide });
             }
+            self.sleep_ports = [
+                fadt.pm1a_control_block().ok(),
+                fadt.pm1b_control_block().ok().flatten(),
+            ]
+            .map(|block| block.as_ref().and_then(io_port));
             if { fadt.flags }.supports_system_reset_via_fadt()
                 && let Ok(register) = fadt.reset_register()
                 && register.address_space == AddressSpace::SystemIo

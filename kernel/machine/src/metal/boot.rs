@@ -330,6 +330,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         },
         boot_wall_clock: wall_clock - since_boot,
         rsdp: firmware.rsdp,
+        sleep_ports: firmware.sleep_ports,
     }));
     unsafe extern "Rust" {
         fn xenolith_main(machine: &'static Machine) -> !;

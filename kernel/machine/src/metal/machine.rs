@@ -41,6 +41,7 @@ pub struct Machine {
     pub(super) tsc: TscInfo,
     pub(super) boot_wall_clock: u64,
     pub(super) rsdp: Option<u64>,
+    pub(super) sleep_ports: [Option<u16>; 2],
 }
 
 /// What was logged before the core keeps a log.
@@ -517,6 +518,10 @@ impl Platform for Machine {
 
     fn interrupt_message(&self, vector: u8) -> (u64, u32) {
         self.interrupts.message(vector)
+    }
+
+    fn sleep_ports(&self) -> [Option<u16>; 2] {
+        self.sleep_ports
     }
 
     fn acpi_rsdp(&self) -> Option<u64> {

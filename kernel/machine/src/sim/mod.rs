@@ -88,6 +88,7 @@ struct Record {
     cpuid: BTreeMap<(u32, u32), [u32; 4]>,
     vectors: Vec<u8>,
     gsis: BTreeMap<u32, Gsi>,
+    sleep_ports: [Option<u16>; 2],
 }
 
 /// How a global system interrupt is set up.
@@ -217,6 +218,11 @@ impl Machine {
     /// Sets a CPUID leaf; leaves never set are zero.
     pub fn set_cpuid(&self, leaf: u32, subleaf: u32, value: [u32; 4]) {
         self.record().cpuid.insert((leaf, subleaf), value);
+    }
+
+    /// Sets the ports of the power-management control registers.
+    pub fn set_sleep_ports(&self, ports: [Option<u16>; 2]) {
+        self.record().sleep_ports = ports;
     }
 
     /// How a global system interrupt is set up; `None` if it never was.
@@ -652,6 +658,10 @@ impl Platform for Machine {
 
     fn interrupt_message(&self, vector: u8) -> (u64, u32) {
         (0xfee0_0000, u32::from(vector))
+    }
+
+    fn sleep_ports(&self) -> [Option<u16>; 2] {
+        self.record().sleep_ports
     }
 
     fn acpi_rsdp(&self) -> Option<u64> {
