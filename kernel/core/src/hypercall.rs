@@ -143,6 +143,7 @@ pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{DOM0, DOMU, Host};
 
     #[test]
     fn a_call_that_goes_on_keeps_the_registers_that_are_not_its_arguments() {
@@ -150,5 +151,42 @@ mod tests {
         set_arguments(&mut regs, &[1, 2, 3, 4, 5, 6]);
         set_arguments(&mut regs, &[10, 20, 0, 0, 0, 0]);
         assert_eq!(arguments(&regs), [10, 20, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_is_not_there_answers_enosys_to_everybody() {
+        let host = Host::new();
+        let absent = [
+            11,
+            HYPERVISOR_GRANT_TABLE_OP,
+            HYPERVISOR_XSM_OP,
+            HYPERVISOR_XENOPROF_OP,
+            HYPERVISOR_HVM_OP,
+            HYPERVISOR_KEXEC_OP,
+            HYPERVISOR_TMEM_OP,
+            HYPERVISOR_ARGO_OP,
+            HYPERVISOR_XENPMU_OP,
+            HYPERVISOR_DM_OP,
+            HYPERVISOR_HYPFS_OP,
+        ];
+        let unknown = (43..=64).chain([1 << 31, u32::MAX]);
+        for number in absent.into_iter().chain(unknown) {
+            for domain in [DOM0, DOMU] {
+                for args in [[0; 6], [u64::MAX; 6]] {
+                    let result = host.hypercall(domain, number, &args);
+                    assert_eq!(result, Errno::ENOSYS.to_return(), "{number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_counts_with_all_its_bits() {
+        let host = Host::new();
+        host.as_guest(DOMU, |cx| {
+            cx.state.context.regs.rax = 1 << 32 | u64::from(HYPERVISOR_XEN_VERSION);
+            enter(cx);
+            assert_eq!(cx.state.context.regs.rax as i64, Errno::ENOSYS.to_return());
+        });
     }
 }
