@@ -15,6 +15,9 @@ use crate::{descriptor, dom0, event, hypercall, msr, sched, time, traps};
 /// Heap that hypercalls may count on until the CPU next asks the scheduler: 1 MiB.
 const HEAP_SPARE: usize = 1 << 20;
 
+/// Frames that are scrubbed between two looks for interrupts: some tens of microseconds.
+const SCRUB_STEP: u64 = 16;
+
 /// Takes over the machine from the boot code: builds the control domain and runs guests for ever.
 pub fn start(machine: MachineRef) -> ! {
     let hv: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(machine)));
@@ -81,10 +84,20 @@ fn step(hv: &Hypervisor) {
             None => sched::remove(hv, &vcpu),
         },
         None => {
-            let irq = hv.machine.idle();
+            let irq = spare_time(hv);
             handle_interrupt(hv, irq);
         }
     }
+}
+
+/// Uses the time that no vCPU wants: scrubs freed memory, and sleeps when there is none left.
+fn spare_time(hv: &Hypervisor) -> Irq {
+    while hv.memory.scrub(SCRUB_STEP) > 0 {
+        if let Some(irq) = hv.machine.poll() {
+            return irq;
+        }
+    }
+    hv.machine.idle()
 }
 
 /// Runs a vCPU until the scheduler is to be asked again.
@@ -284,6 +297,24 @@ mod tests {
             Some(hypercall_abi::sched::SHUTDOWN_CRASH)
         );
         assert_eq!(host.domain(DOM0).life.lock().shutdown, None);
+    }
+
+    #[test]
+    fn freed_memory_is_scrubbed_in_spare_time() {
+        let host = host();
+        lifecycle::toolstack_pause(&host.hv, &host.domain(DOMU));
+        let (hv, mfn) = (&host.hv, host.layout(DOMU).scratch[9]);
+        host.put_at(DOMU, SCRATCH + 9 * 4096, &0x5ec2e7_u64);
+        assert!(lifecycle::destroy(hv, &host.domain(DOMU), &mut || false));
+        assert!(hv.memory.dirty_frames() > 60);
+        let free = hv.memory.free_frames();
+        host.hv.machine.script(Exit::Interrupt(Irq::Spurious), None);
+        while hv.memory.dirty_frames() > 0 {
+            host.hv.machine.script(Exit::Interrupt(Irq::Spurious), None);
+            step(hv);
+        }
+        assert_eq!(hv.machine.load_u64(mfn, 0), 0);
+        assert_eq!(hv.memory.free_frames(), free);
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub trait Platform {
     fn enter_guest(&self, context: &mut GuestContext) -> Exit;
     /// Sleeps until an interrupt comes.
     fn idle(&self) -> Irq;
+    /// Takes an interrupt that waits already, without sleeping.
+    fn poll(&self) -> Option<Irq>;
     /// Loads data segments and bases. A refused selector becomes null; all others are loaded all the same.
     fn load_segments(&self, segments: &Segments) -> Result<(), SelectorFault>;
     /// The data segments and bases that this CPU holds.

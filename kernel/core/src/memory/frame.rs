@@ -26,6 +26,8 @@ pub struct Frame {
 const ALLOCATED: u32 = 1 << 31;
 const COUNT: u32 = ALLOCATED - 1;
 const NO_OWNER: u32 = u32::MAX;
+/// Frames that [`Memory::release_all`] takes between two looks at the clock.
+const RELEASE_BATCH: usize = 16;
 
 /// What a frame may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,7 +286,7 @@ impl Memory {
     }
 
     /// Puts a frame at the head of a list.
-    fn link(&self, mfn: Mfn, frame: &Frame, list: &mut List) {
+    pub(super) fn link(&self, mfn: Mfn, frame: &Frame, list: &mut List) {
         frame.next.store(list.head, Ordering::Relaxed);
         frame.prev.store(NONE, Ordering::Relaxed);
         if let Some(head) = self.frame(Mfn(u64::from(list.head))) {
@@ -295,7 +297,7 @@ impl Memory {
     }
 
     /// Takes a frame out of a list.
-    fn unlink(&self, frame: &Frame, list: &mut List) {
+    pub(super) fn unlink(&self, frame: &Frame, list: &mut List) {
         let next = frame.next.load(Ordering::Relaxed);
         let prev = frame.prev.load(Ordering::Relaxed);
         match self.frame(Mfn(u64::from(prev))) {
@@ -333,10 +335,38 @@ impl Memory {
         Ok(())
     }
 
-    /// The first frame of an owner's reservation; for taking a dying domain apart.
-    pub fn first_frame(&self, owner: &Owner) -> Option<Mfn> {
-        let head = owner.lists.lock().allocated.head;
-        (head != NONE).then_some(Mfn(u64::from(head)))
+    /// Takes the whole reservation of a dying domain away, until `out_of_time` says so; whether that is finished.
+    pub fn release_all(&self, owner: &Owner, out_of_time: &mut dyn FnMut() -> bool) -> bool {
+        loop {
+            let mut lists = owner.lists.lock();
+            for _ in 0..RELEASE_BATCH {
+                let mfn = Mfn(u64::from(lists.allocated.head));
+                let Some(frame) = self.frame(mfn) else {
+                    return true;
+                };
+                self.unlink(frame, &mut lists.allocated);
+                let alone = frame.count.compare_exchange(
+                    ALLOCATED | 1,
+                    0,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
+                if alone.is_ok() {
+                    self.forget_owner(mfn, frame);
+                    continue;
+                }
+                // Others refer to it, so that it outlives the domain.
+                self.link(mfn, frame, &mut lists.lingering);
+                frame.count.fetch_and(!ALLOCATED, Ordering::AcqRel);
+                drop(lists);
+                drop(self.adopt(mfn));
+                lists = owner.lists.lock();
+            }
+            drop(lists);
+            if out_of_time() {
+                return false;
+            }
+        }
     }
 
     /// Takes all pins of an owner's page tables away, until `out_of_time` says so; whether that is finished. The
@@ -384,17 +414,21 @@ impl Memory {
         }
     }
 
-    /// Gives a frame without references back to the heap, scrubbed.
+    /// Frees a frame without references.
     fn free_unreferenced(&self, mfn: Mfn, frame: &Frame) {
+        if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
+            self.unlink(frame, &mut owner.lists.lock().lingering);
+        }
+        self.forget_owner(mfn, frame);
+    }
+
+    fn forget_owner(&self, mfn: Mfn, frame: &Frame) {
         assert!(
             frame.word().count() == 0,
             "frame {mfn} is freed while in use as a type"
         );
-        if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
-            self.unlink(frame, &mut owner.lists.lock().lingering);
-        }
         frame.owner.store(NO_OWNER, Ordering::Release);
-        self.free_to_heap(mfn);
+        self.free(mfn, frame);
     }
 
     /// Counts one more use of a frame as `kind`; the caller holds a reference.

@@ -42,6 +42,10 @@ use hypercall_abi::types::{Domid, Mfn};
 
 use crate::lock::{Mutex, RwLock};
 use heap::Heap;
+use owner::List;
+
+/// Frames that are scrubbed at a time when memory is wanted at once.
+const SCRUB_BATCH: u64 = 512;
 
 /// The frame table, the heap, and the owners of frames.
 pub struct Memory {
@@ -50,6 +54,8 @@ pub struct Memory {
     /// frames that are private to the machine or no RAM at all.
     frames: Vec<Slot>,
     heap: Mutex<Heap>,
+    /// Free frames that are not scrubbed yet, and so not in the heap: linked through the frame table.
+    dirty: Mutex<List>,
     owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
     total: u64,
     /// Frames were freed since the last flush: some CPU may still translate to one of them.
@@ -101,6 +107,7 @@ impl Memory {
             machine,
             frames,
             heap: Mutex::new(heap),
+            dirty: Mutex::new(List::EMPTY),
             owners: RwLock::new(BTreeMap::new()),
             total,
             freed_since_flush: AtomicBool::new(false),
@@ -114,7 +121,40 @@ impl Memory {
 
     /// Frames that nobody owns.
     pub fn free_frames(&self) -> u64 {
-        self.heap.lock().free_frames()
+        self.heap.lock().free_frames() + self.dirty_frames()
+    }
+
+    /// Frames that nobody owns and that [`Self::scrub`] has not been at.
+    pub fn dirty_frames(&self) -> u64 {
+        self.dirty.lock().len
+    }
+
+    /// Scrubs up to `most` free frames and puts them on the heap; gives how many.
+    pub fn scrub(&self, most: u64) -> u64 {
+        for done in 0..most {
+            let mfn = {
+                let mut dirty = self.dirty.lock();
+                let mfn = Mfn(u64::from(dirty.head));
+                let Some(frame) = self.frame(mfn) else {
+                    return done;
+                };
+                self.unlink(frame, &mut dirty);
+                mfn
+            };
+            self.machine.zero_frame(mfn);
+            self.heap.lock().free(mfn, 0);
+        }
+        most
+    }
+
+    /// Takes a block from the heap, for which free frames are scrubbed as needed.
+    fn take_block(&self, order: u32, limit: u64) -> Option<Mfn> {
+        loop {
+            let block = self.heap.lock().allocate(order, limit);
+            if block.is_some() || self.scrub(SCRUB_BATCH) == 0 {
+                return block;
+            }
+        }
     }
 
     /// Frames that nobody owns from frame `low` up to, not including, frame `high`.
@@ -153,11 +193,7 @@ impl Memory {
         if owner.frames().saturating_add(frames) > owner.max_frames() {
             return Err(Errno::ENOMEM);
         }
-        let first = self
-            .heap
-            .lock()
-            .allocate(order, limit)
-            .ok_or(Errno::ENOMEM)?;
+        let first = self.take_block(order, limit).ok_or(Errno::ENOMEM)?;
         if self.freed_since_flush.load(Ordering::Acquire) {
             self.flush_stale_translations();
         }
@@ -171,11 +207,7 @@ impl Memory {
     /// # Errors
     /// `ENOMEM` where the heap is empty.
     pub fn allocate_shared(&self, owner: &Owner) -> Result<Mfn, Errno> {
-        let mfn = self
-            .heap
-            .lock()
-            .allocate(0, u64::MAX)
-            .ok_or(Errno::ENOMEM)?;
+        let mfn = self.take_block(0, u64::MAX).ok_or(Errno::ENOMEM)?;
         if self.freed_since_flush.load(Ordering::Acquire) {
             self.flush_stale_translations();
         }
@@ -196,7 +228,7 @@ impl Memory {
 
     /// Takes a block for the machine's own heap, which never comes back.
     pub fn donate_to_machine(&self, order: u32) -> bool {
-        let Some(first) = self.heap.lock().allocate(order, u64::MAX) else {
+        let Some(first) = self.take_block(order, u64::MAX) else {
             return false;
         };
         self.flush_stale_translations();
@@ -207,8 +239,8 @@ impl Memory {
     /// Gives the frames of a boot module that is not needed any more to the heap.
     pub fn free_boot_frames(&self, first: Mfn, frames: u64) {
         for number in first.0..first.0.saturating_add(frames) {
-            if self.is_ram(Mfn(number)) {
-                self.free_to_heap(Mfn(number));
+            if let Some(frame) = self.frame(Mfn(number)) {
+                self.free(Mfn(number), frame);
             }
         }
     }
@@ -219,12 +251,11 @@ impl Memory {
         slot.managed.then_some(&slot.frame)
     }
 
-    /// Scrubs a frame and puts it on the heap.
-    fn free_to_heap(&self, mfn: Mfn) {
+    /// Frees a frame that nobody refers to. What it held stays in it until [`Self::scrub`] comes.
+    fn free(&self, mfn: Mfn, frame: &Frame) {
         self.machine.set_m2p(mfn, u64::MAX);
-        self.machine.zero_frame(mfn);
         self.freed_since_flush.store(true, Ordering::Release);
-        self.heap.lock().free(mfn, 0);
+        self.link(mfn, frame, &mut self.dirty.lock());
     }
 
     /// Makes every CPU forget what it knows of guests' translations.

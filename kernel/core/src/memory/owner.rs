@@ -40,7 +40,7 @@ pub(super) struct List {
 }
 
 impl List {
-    const EMPTY: Self = Self { head: NONE, len: 0 };
+    pub(super) const EMPTY: Self = Self { head: NONE, len: 0 };
 }
 
 impl Owner {

@@ -285,6 +285,15 @@ idle_woken:
     cli
     ret
 
+// idle_poll(): lets at most one waiting interrupt in. `sti` holds it back for one instruction.
+.global idle_poll
+idle_poll:
+    sti
+    nop
+    nop
+    cli
+    ret
+
 // unblock_nmi(): a guest left by a non-maskable interrupt; only `iret` lets the next one in.
 .global unblock_nmi
 unblock_nmi:

@@ -279,6 +279,13 @@ impl Platform for Machine {
         }
     }
 
+    fn poll(&self) -> Option<Irq> {
+        match trap::poll() {
+            Some(vector) => Some(self.interrupts.take(vector)),
+            None => self.take_nmi().then_some(Irq::Nmi),
+        }
+    }
+
     fn load_segments(&self, segments: &Segments) -> Result<(), SelectorFault> {
         segments::load(&self.features, segments)
     }

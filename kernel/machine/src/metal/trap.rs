@@ -16,6 +16,7 @@ global_asm!(include_str!("entry.s"), options(att_syntax));
 unsafe extern "C" {
     fn enter_guest(registers: *mut CpuUserRegs, block: *const c_void) -> u64;
     fn idle_wait();
+    fn idle_poll();
     fn unblock_nmi();
     static guest_iret: u8;
     static guest_iret_failed: u8;
@@ -121,6 +122,16 @@ pub fn idle() -> Option<u8> {
         // SAFETY: it returns with interrupts off again; the handler touches this CPU's block alone.
         unsafe { idle_wait() };
     }
+    let woken_by = block.woken_by.get();
+    woken_by.checked_sub(1).map(|vector| vector as u8)
+}
+
+/// Takes an interrupt that waits; its vector.
+pub fn poll() -> Option<u8> {
+    let block = cpu::this();
+    block.woken_by.set(0);
+    // SAFETY: it returns with interrupts off again; the handler touches this CPU's block alone.
+    unsafe { idle_poll() };
     let woken_by = block.woken_by.get();
     woken_by.checked_sub(1).map(|vector| vector as u8)
 }

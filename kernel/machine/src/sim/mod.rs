@@ -468,6 +468,17 @@ impl Platform for Machine {
         }
     }
 
+    fn poll(&self) -> Option<Irq> {
+        let mut record = self.record();
+        match record.script.front() {
+            Some(&(Exit::Interrupt(irq), _)) => {
+                record.script.pop_front();
+                Some(irq)
+            }
+            _ => None,
+        }
+    }
+
     fn load_segments(&self, segments: &Segments) -> Result<(), SelectorFault> {
         self.this_cpu().segments = *segments;
         Ok(())
