@@ -272,7 +272,6 @@ pub fn destroy(
         for vcpu in domain.vcpus() {
             release_vcpu(hv, domain, &vcpu);
         }
-        hv.memory.release_shared(domain.shared_info);
     }
     // Without its page tables nothing of the domain refers to its frames any more.
     if !domain.life.lock().unpinned {
@@ -320,12 +319,15 @@ pub fn release_tables(hv: &Hypervisor, state: &mut VcpuState) {
     state.ldt_entries = 0;
 }
 
-/// Takes domains off the list whose last frame is free, and tells the control domain.
+/// Takes domains off the list of which only the shared-info page is left, and tells the control domain.
+///
+/// The page goes last: hypercalls that find the domain, be it dying, write to it.
 pub fn reap(hv: &Hypervisor) {
     let mut gone = false;
     hv.domains.write().retain(|_, domain| {
-        let end = is_dying(domain) && domain.owner.is_empty();
+        let end = is_dying(domain) && hv.memory.is_last(&domain.owner, domain.shared_info);
         if end {
+            hv.memory.release_shared(domain.shared_info);
             domain.dead.store(true, Ordering::Release);
             domain.drop_vcpus();
             hv.memory.remove_owner(domain.id);
@@ -385,6 +387,23 @@ mod tests {
         assert_eq!(domain.owner.frames(), 1);
         drop(held);
         reap(&host.hv);
+        assert!(host.hv.domain(DOMU).is_err());
+    }
+
+    #[test]
+    fn a_zombies_shared_info_is_written_to_and_nobody_elses_page() {
+        let host = Host::new();
+        let domain = host.domain(DOMU);
+        let held = host.layout(DOMU).scratch[0];
+        let held = host.hv.memory.get(held, DOMU).expect("its own");
+        assert!(destroy(&host.hv, &domain, &mut || false));
+        assert_eq!(host.hv.memory.owner_of(domain.shared_info), Some(DOMU));
+        let before = host.hv.machine.load_u64(domain.shared_info, 0);
+        host.hv.machine.store_u64(domain.shared_info, 0, !before);
+        time::publish_wall_clock(&host.hv, &domain);
+        drop(held);
+        reap(&host.hv);
+        crate::memory::recount::check(&host.hv).expect("all in order");
         assert!(host.hv.domain(DOMU).is_err());
     }
 

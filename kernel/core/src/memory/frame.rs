@@ -3,6 +3,8 @@
 //! The fields of a record are private to this file because they carry the invariants of the module: a frame with
 //! references has an owner or is being freed, a frame with a type count has references.
 
+#[cfg(test)]
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hypercall_abi::errno::Errno;
@@ -271,6 +273,31 @@ impl Memory {
         }
     }
 
+    /// Whether no validation or teardown of the frame is under way.
+    #[cfg(test)]
+    pub(super) fn at_rest(&self, mfn: Mfn) -> bool {
+        self.frame(mfn).is_none_or(|frame| {
+            let word = frame.word();
+            word.validated() || word.count() == 0 && !word.pinned()
+        })
+    }
+
+    /// The frames of a list, in order; the first wrong link ends it.
+    #[cfg(test)]
+    pub(super) fn listed(&self, list: &List) -> Vec<Mfn> {
+        let mut found = Vec::new();
+        let (mut cursor, mut before) = (list.head, NONE);
+        while let Some(frame) = self.frame(Mfn(u64::from(cursor))) {
+            if frame.prev.load(Ordering::Relaxed) != before || found.len() as u64 > list.len {
+                break;
+            }
+            found.push(Mfn(u64::from(cursor)));
+            before = cursor;
+            cursor = frame.next.load(Ordering::Relaxed);
+        }
+        found
+    }
+
     /// Makes frames that come from the heap the owner's: one reference each, the allocation.
     pub(super) fn assign(&self, first: Mfn, frames: u64, owner: &Owner) {
         let mut lists = owner.lists.lock();
@@ -367,6 +394,17 @@ impl Memory {
                 return false;
             }
         }
+    }
+
+    /// Whether this frame, without its allocation and held but once, is all that an owner has left.
+    pub fn is_last(&self, owner: &Owner, mfn: Mfn) -> bool {
+        let lists = owner.lists.lock();
+        let last = lists.allocated.len == 0
+            && lists.lingering.len == 1
+            && u64::from(lists.lingering.head) == mfn.0;
+        last && self
+            .frame(mfn)
+            .is_some_and(|frame| frame.count.load(Ordering::Acquire) == 1)
     }
 
     /// Takes all pins of an owner's page tables away, until `out_of_time` says so; whether that is finished. The

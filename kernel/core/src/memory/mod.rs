@@ -22,6 +22,8 @@ mod heap;
 mod owner;
 mod page_table;
 mod pte;
+#[cfg(test)]
+pub(crate) mod recount;
 mod walk;
 
 pub use frame::{Frame, FrameRef, FrameState, FrameType, TypedRef};

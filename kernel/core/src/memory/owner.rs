@@ -67,12 +67,6 @@ impl Owner {
         owned.saturating_sub(self.uncounted.load(Ordering::Relaxed))
     }
 
-    /// Whether it owns nothing at all.
-    pub fn is_empty(&self) -> bool {
-        let lists = self.lists.lock();
-        lists.allocated.len == 0 && lists.lingering.len == 0
-    }
-
     /// Most frames that it may own (`max_pages`).
     pub fn max_frames(&self) -> u64 {
         self.max_frames.load(Ordering::Relaxed)
