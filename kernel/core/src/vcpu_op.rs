@@ -187,11 +187,14 @@ fn register_info(
             .read_frame(old.mfn, old.offset, info.as_mut_bytes());
     }
     hv.machine.write_frame(op.mfn, offset, info.as_bytes());
-    frame.into_bits();
     vcpu.set_info(InfoPlace {
         mfn: op.mfn,
         offset,
     });
+    // The place that it began with is held by the domain, and not by the vCPU as well: nobody would give that back.
+    if !lifecycle::has_first_info_place(cx.domain, vcpu) {
+        frame.into_bits();
+    }
     event::mark_all_pending(hv, vcpu);
     Ok(())
 }

@@ -144,6 +144,19 @@ fn register(host: &Host, vcpu: u64, mfn: Mfn, offset: u32) -> Result<u64, Errno>
 }
 
 #[test]
+fn a_vcpu_that_registers_the_place_it_began_with_holds_nothing_more() {
+    let host = host();
+    let domain = host.domain(DOMU);
+    let offset = offset_of!(SharedInfo, vcpu_info) as u32;
+    for _ in 0..3 {
+        assert_eq!(register(&host, 0, domain.shared_info, offset), Ok(0));
+    }
+    crate::memory::recount::check(&host.hv).expect("all counts stand");
+    assert!(lifecycle::destroy(&host.hv, &domain, &mut || false));
+    assert!(host.hv.domain(DOMU).is_err());
+}
+
+#[test]
 fn a_vcpus_information_moves_once_with_what_it_holds() {
     let host = host();
     let page = host.layout(DOMU).scratch[9];
