@@ -24,6 +24,8 @@ mod page_table;
 mod pte;
 #[cfg(test)]
 pub(crate) mod recount;
+#[cfg(test)]
+mod search;
 mod walk;
 
 pub use frame::{Frame, FrameRef, FrameState, FrameType, TypedRef};

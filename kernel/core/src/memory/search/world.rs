@@ -1,0 +1,525 @@
+//! The host on which the search is made, and how a step is carried out on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use hv_machine::sim::{Flush, Machine};
+use hv_machine::{MachineRef, Platform};
+use hypercall_abi::arch_x86::{FLAT_RING3_CS64, VGCF_IN_KERNEL, VcpuGuestContext};
+use hypercall_abi::domctl::{
+    Domctl, DomctlVcpucontext, XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_SETVCPUCONTEXT,
+};
+use hypercall_abi::memory::{MemoryExchange, MemoryReservation, XENMEM_EXCHANGE};
+use hypercall_abi::types::{Domid, GuestHandle, Mfn};
+use hypercall_abi::vcpu::{VCPUOP_INITIALISE, VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
+use hypercall_abi::xen::*;
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+use super::{Entry, Frame, Step, Who};
+use crate::memory::recount::{self, Reach};
+use crate::memory::{FrameType, Level, Pte};
+use crate::testing::{Host, RO, RW, SCRATCH, SCRATCH_PAGES};
+use crate::traps::error_code;
+use crate::{descriptor, emulate, lifecycle};
+
+/// Data frames of each domain that the search keeps to.
+pub(super) const DATA: u8 = 12;
+/// Pages of the scratch area where something interesting is mapped.
+pub(super) const MAPPED: u8 = 32;
+/// Frames of RAM.
+const FRAMES: u64 = 640;
+/// First frame of device memory, and how many of it the first and the last domain may map.
+const DEVICE: u64 = 0x1_0000;
+const DEVICE_FRAMES: u64 = 8;
+/// Where the arguments of hypercalls are: in a part of the address space that no step touches.
+const ARGUMENTS: u64 = 5 << 39;
+/// Pages there.
+const ARGUMENT_PAGES: usize = 3;
+/// Code there.
+const CODE: u64 = ARGUMENTS + 2 * 4096;
+
+const IDS: [Domid; 3] = [Domid(0), Domid(1), Domid(2)];
+
+pub(super) struct World {
+    host: Host,
+    /// Frames given or taken a while ago.
+    recent: Vec<Mfn>,
+    /// The tables of each domain's arguments, which no step names.
+    arguments: BTreeMap<Domid, Vec<Mfn>>,
+    /// What a processor may still translate to: the frames, and who owned each.
+    remembered: BTreeMap<Mfn, (Option<Domid>, Use)>,
+    /// Free frames whose contents were looked at.
+    scrubbed: BTreeSet<Mfn>,
+}
+
+/// What a processor may remember of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Table,
+    Writable,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let host = Host::with_machine(MachineRef::new(Machine::new(FRAMES)));
+        let mut world = Self {
+            host,
+            recent: Vec::new(),
+            arguments: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            scrubbed: BTreeSet::new(),
+        };
+        world.host.add_domain(IDS[2], false);
+        for id in IDS {
+            world.settle(id);
+        }
+        world.check().expect("the domains begin in order");
+        world
+    }
+
+    /// Gives a new domain its second vCPU, a place for arguments, and mappings worth attacking.
+    fn settle(&mut self, id: Domid) {
+        let hv = &self.host.hv;
+        let domain = self.host.domain(id);
+        lifecycle::create_vcpus(hv, &domain, 2).expect("a second vCPU");
+        if id != IDS[1] {
+            let last = Mfn(DEVICE + DEVICE_FRAMES - 1);
+            domain.owner.set_io_memory(Mfn(DEVICE), last, true);
+        }
+        domain.vm_assist.store(
+            1 << VMASST_TYPE_WRITABLE_PAGETABLES | 1 << VMASST_TYPE_M2P_STRICT,
+            core::sync::atomic::Ordering::Relaxed,
+        );
+        let frames: Vec<Mfn> = (0..3 + ARGUMENT_PAGES)
+            .map(|_| {
+                let frame = hv.memory.allocate(&domain.owner, 0, u64::MAX);
+                frame.expect("room for arguments")
+            })
+            .collect();
+        hv.machine
+            .store_u64(frames[0], 0, Pte::new(frames[1], RW).0);
+        hv.machine
+            .store_u64(frames[1], 0, Pte::new(frames[2], RW).0);
+        for (index, &page) in frames[3..].iter().enumerate() {
+            hv.machine.store_u64(frames[2], index, Pte::new(page, RW).0);
+        }
+        hv.memory
+            .pin(frames[0], id, Level::L3)
+            .expect("good tables");
+        self.arguments.insert(id, frames);
+
+        let layout = self.host.layout(id).clone();
+        let set = |page: usize, entry: u64| {
+            let va = SCRATCH + page as u64 * 4096;
+            let args = [va, entry, UVMF_NONE];
+            let result = self.host.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &args);
+            assert_eq!(result, 0);
+        };
+        for page in 4..SCRATCH_PAGES as usize {
+            set(page, 0);
+        }
+        for (page, &table) in layout.tables.iter().enumerate() {
+            set(20 + page, Pte::new(table, RO).0);
+        }
+        for (page, &mfn) in layout.scratch.iter().enumerate().take(DATA.into()).skip(4) {
+            set(20 + page, Pte::new(mfn, RO).0);
+        }
+    }
+
+    fn alive(&self, id: Domid) -> bool {
+        let domain = self.host.hv.domain(id);
+        domain.is_ok_and(|domain| {
+            let rooted = domain
+                .vcpu(0)
+                .is_some_and(|vcpu| vcpu.state.lock().kernel_root.is_some());
+            !lifecycle::is_dying(&domain) && rooted
+        })
+    }
+
+    fn id(caller: Domid, who: Who) -> Domid {
+        IDS[(usize::from(caller.0) + usize::from(who)) % IDS.len()]
+    }
+
+    fn mfn(&self, caller: Domid, frame: Frame) -> Mfn {
+        let layout = |who| self.host.layout(Self::id(caller, who));
+        let mfn = match frame {
+            Frame::Table(who, level) => layout(who).tables[usize::from(level) % 4],
+            Frame::Data(who, page) => layout(who).scratch[usize::from(page % DATA)],
+            Frame::Recent(_) if self.recent.is_empty() => layout(0).scratch[0],
+            Frame::Recent(which) => self.recent[usize::from(which) % self.recent.len()],
+            Frame::Shared(who) => match self.host.hv.domain(Self::id(caller, who)) {
+                Ok(domain) => domain.shared_info,
+                Err(_) => Mfn(0),
+            },
+            Frame::Device(offset) => Mfn(DEVICE + u64::from(offset)),
+            Frame::Number(number) => Mfn(number),
+        };
+        let kept = self.arguments.values().flatten().any(|&kept| kept == mfn);
+        if kept { Mfn(0) } else { mfn }
+    }
+
+    fn entry(&self, caller: Domid, entry: Entry) -> u64 {
+        Pte::new(self.mfn(caller, entry.frame), entry.flags).0
+    }
+
+    /// As [`Self::id`], in the form in which hypercalls want the caller itself.
+    fn foreign(caller: Domid, who: Who) -> u64 {
+        match Self::id(caller, who) {
+            id if id == caller => Domid::SELF.0.into(),
+            id => id.0.into(),
+        }
+    }
+
+    /// Puts bytes where a domain's hypercalls find their arguments; page 0 holds structs, page 1 lists.
+    fn put<T: IntoBytes + Immutable + ?Sized>(&self, id: Domid, page: u64, value: &T) -> u64 {
+        let va = ARGUMENTS + page * 4096;
+        self.host.as_guest(id, |cx| {
+            cx.write_bytes(va, value.as_bytes()).expect("mapped")
+        });
+        va
+    }
+
+    /// Hooks the arguments into the root that a domain's kernel runs on.
+    fn hook(&self, id: Domid) {
+        let hv = &self.host.hv;
+        let root = self.host.vcpu(id).state.lock().kernel_root;
+        let root = root.expect("a domain that lives has a root");
+        let entry = Pte::new(self.arguments[&id][0], RW);
+        let index = Level::L4.index(ARGUMENTS);
+        let _held = hv
+            .memory
+            .get_typed(root, id, FrameType::Table(Level::L4))
+            .expect("the root is an L4 table");
+        hv.memory
+            .update_entry(root, Level::L4, index, entry, id, false)
+            .expect("the arguments' tables are good");
+    }
+
+    fn call(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
+        self.host.hypercall(id, number, args)
+    }
+
+    pub(super) fn carry_out(&mut self, step: &Step) {
+        match step {
+            Step::Destroy(who, steps) => return self.destroy(IDS[usize::from(*who)], *steps),
+            Step::Create(who) => return self.create(IDS[usize::from(*who)]),
+            _ => {}
+        }
+        let id = step.caller();
+        if !self.alive(id) {
+            return;
+        }
+        self.hook(id);
+        match *step {
+            Step::Update(_, tables, frames, command, frame, index, entry) => {
+                let ptr = self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3 | command;
+                let val = self.entry(id, entry);
+                let at = self.put(id, 0, &MmuUpdate { ptr, val });
+                let tables = match tables {
+                    0 => 0,
+                    who => u64::from(Self::id(id, who).0) + 1,
+                };
+                let foreign = tables << 16 | Self::foreign(id, frames);
+                self.call(id, HYPERVISOR_MMU_UPDATE, &[at, 1, 0, foreign]);
+            }
+            Step::Map(_, frames, page, entry, flags) => {
+                let va = SCRATCH + u64::from(page) * 4096;
+                let flags = match flags {
+                    0 => UVMF_NONE,
+                    1 => UVMF_INVLPG | UVMF_ALL,
+                    2 => UVMF_TLB_FLUSH | UVMF_ALL,
+                    _ => UVMF_INVLPG,
+                };
+                let args = [va, self.entry(id, entry), flags, Self::foreign(id, frames)];
+                let number = match frames {
+                    0 => HYPERVISOR_UPDATE_VA_MAPPING,
+                    _ => HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN,
+                };
+                self.call(id, number, &args);
+            }
+            Step::Extended(_, whose, cmd, first, second) => {
+                let op = MmuextOp {
+                    cmd,
+                    _pad0: 0,
+                    arg1: self.mfn(id, first).0,
+                    arg2: self.mfn(id, second).0,
+                };
+                let at = self.put(id, 0, &op);
+                let args = [at, 1, 0, Self::foreign(id, whose)];
+                self.call(id, HYPERVISOR_MMUEXT_OP, &args);
+            }
+            Step::Ldt(_, page, selector) => {
+                let op = MmuextOp {
+                    cmd: MMUEXT_SET_LDT,
+                    _pad0: 0,
+                    arg1: SCRATCH + u64::from(page) * 4096,
+                    arg2: 1024,
+                };
+                let at = self.put(id, 0, &op);
+                let args = [at, 1, 0, Domid::SELF.0.into()];
+                self.call(id, HYPERVISOR_MMUEXT_OP, &args);
+                self.host
+                    .as_guest(id, |cx| descriptor::read(cx, selector << 3 | 7));
+            }
+            Step::Reservation(_, whose, command, order, ref frames) => {
+                self.reservation(id, whose, command, order, frames);
+            }
+            Step::Exchange(_, whose, orders, ref frames) => {
+                self.exchange(id, whose, orders, frames);
+            }
+            Step::Gdt(_, ref frames) => {
+                let frames: Vec<_> = frames.iter().map(|&frame| self.mfn(id, frame)).collect();
+                let at = self.put(id, 1, frames.as_slice());
+                let entries = 512 * frames.len() as u64;
+                self.call(id, HYPERVISOR_SET_GDT, &[at, entries]);
+            }
+            Step::Descriptor(_, frame, index, descriptor) => {
+                let address = self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3;
+                self.call(id, HYPERVISOR_UPDATE_DESCRIPTOR, &[address, descriptor]);
+            }
+            Step::Info(_, vcpu, frame, offset) => {
+                let op = VcpuRegisterVcpuInfo {
+                    mfn: self.mfn(id, frame),
+                    offset,
+                    rsvd: 0,
+                };
+                let at = self.put(id, 0, &op);
+                let args = [VCPUOP_REGISTER_VCPU_INFO.into(), vcpu.into(), at];
+                self.call(id, HYPERVISOR_VCPU_OP, &args);
+            }
+            Step::Initialise(_, kernel, user, gdt) => {
+                let mut context = VcpuGuestContext::new_zeroed();
+                context.flags = VGCF_IN_KERNEL;
+                context.ctrlreg[3] = self.mfn(id, kernel).0.wrapping_shl(12);
+                context.ctrlreg[1] = self.mfn(id, user).0.wrapping_shl(12);
+                if let Some(gdt) = gdt {
+                    context.gdt_frames[0] = self.mfn(id, gdt);
+                    context.gdt_ents = 8;
+                }
+                let at = self.put(id, 0, &context);
+                let args = [VCPUOP_INITIALISE.into(), 1, at];
+                self.call(id, HYPERVISOR_VCPU_OP, &args);
+            }
+            Step::Forget(who, vcpu) => {
+                let mut op = Domctl::new_zeroed();
+                op.cmd = XEN_DOMCTL_SETVCPUCONTEXT;
+                op.interface_version = XEN_DOMCTL_INTERFACE_VERSION;
+                op.domain = IDS[usize::from(who)];
+                let mut arm = DomctlVcpucontext::new_zeroed();
+                arm.vcpu = vcpu.into();
+                op.u.set(&arm);
+                let at = self.put(id, 0, &op);
+                self.call(id, HYPERVISOR_DOMCTL, &[at]);
+            }
+            Step::Store(_, page, index, entry, instruction) => {
+                let va = SCRATCH + u64::from(page) * 4096 + u64::from(index) * 8;
+                self.store(id, va, self.entry(id, entry), instruction);
+            }
+            Step::Destroy(..) | Step::Create(_) => {}
+        }
+    }
+
+    fn extents(
+        &self,
+        id: Domid,
+        whose: Who,
+        at: u64,
+        frames: &[Mfn],
+        order: u32,
+    ) -> MemoryReservation {
+        let mut reservation = MemoryReservation::new_zeroed();
+        reservation.extent_start = GuestHandle::new(at);
+        reservation.nr_extents = frames.len() as u64;
+        reservation.extent_order = order;
+        reservation.domid = Self::id(id, whose);
+        reservation
+    }
+
+    fn reservation(&mut self, id: Domid, whose: Who, command: u32, order: u32, frames: &[Frame]) {
+        let mut list: Vec<_> = frames.iter().map(|&frame| self.mfn(id, frame)).collect();
+        self.align(&mut list, order);
+        let at = self.put(id, 1, list.as_slice());
+        let wanted = self.extents(id, whose, at, &list, order);
+        let argument = self.put(id, 0, &wanted);
+        let done = self.call(id, HYPERVISOR_MEMORY_OP, &[command.into(), argument]);
+        self.look_back(id, at, done.max(0) as usize);
+    }
+
+    fn exchange(&mut self, id: Domid, whose: Who, orders: (u32, u32), frames: &[Frame]) {
+        let mut list: Vec<_> = frames.iter().map(|&frame| self.mfn(id, frame)).collect();
+        self.align(&mut list, orders.0);
+        let at = self.put(id, 1, list.as_slice());
+        let mut exchange = MemoryExchange::new_zeroed();
+        exchange.in_ = self.extents(id, whose, at, &list, orders.0);
+        let pages = (list.len() as u64).wrapping_shl(orders.0);
+        exchange.out = exchange.in_;
+        exchange.out.extent_order = orders.1;
+        exchange.out.nr_extents = pages >> orders.1.min(63);
+        exchange.out.extent_start = GuestHandle::new(at + 2048);
+        self.recent.extend(&list);
+        let argument = self.put(id, 0, &exchange);
+        self.call(
+            id,
+            HYPERVISOR_MEMORY_OP,
+            &[XENMEM_EXCHANGE.into(), argument],
+        );
+        self.look_back(id, at + 2048, exchange.out.nr_extents.min(4) as usize);
+    }
+
+    /// Keeps extents clear of the frames that no step names.
+    fn align(&self, list: &mut [Mfn], order: u32) {
+        let size = 1_u64.checked_shl(order).unwrap_or(u64::MAX);
+        for first in list {
+            let end = first.0.saturating_add(size);
+            let mut kept = self.arguments.values().flatten();
+            if kept.any(|kept| (first.0..end).contains(&kept.0)) {
+                *first = Mfn(0);
+            }
+        }
+    }
+
+    /// Remembers frames that a list names after a call.
+    fn look_back(&mut self, id: Domid, at: u64, count: usize) {
+        let list = self
+            .host
+            .as_guest(id, |cx| cx.read_array::<Mfn>(at, count.min(8)));
+        self.recent.extend(list.unwrap_or_default());
+        let more = self.recent.len().saturating_sub(24);
+        self.recent.drain(..more);
+    }
+
+    /// Stores a word as the guest's kernel would.
+    fn store(&self, id: Domid, va: u64, word: u64, instruction: u8) {
+        let stores: [&[u8]; 8] = [
+            &[0x48, 0x89, 0x18],
+            &[0x48, 0x87, 0x18],
+            &[0xf0, 0x48, 0x0f, 0xb1, 0x18],
+            &[0x89, 0x18],
+            &[0x88, 0x18],
+            &[0xf0, 0x48, 0x21, 0x18],
+            &[0xf0, 0x48, 0x09, 0x18],
+            &[0x48, 0x0f, 0xba, 0x38, 1],
+        ];
+        self.put(id, 2, stores[usize::from(instruction) % stores.len()]);
+        self.host.as_guest(id, |cx| {
+            if cx.write(va, &word).is_ok() {
+                return;
+            }
+            let regs = &mut cx.state.context.regs;
+            (regs.rip, regs.cs) = (CODE, FLAT_RING3_CS64);
+            (regs.rax, regs.rbx) = (if instruction & 8 == 0 { va } else { word }, word);
+            let write = error_code::PRESENT | error_code::WRITE;
+            let _ = emulate::store_to_page_table(cx, va, write);
+        });
+    }
+
+    fn destroy(&mut self, id: Domid, mut steps: u16) {
+        if let Ok(domain) = self.host.hv.domain(id) {
+            self.recent.extend(self.host.layout(id).tables);
+            let out_of_time = &mut || {
+                steps = steps.saturating_sub(1);
+                steps == 0
+            };
+            lifecycle::destroy(&self.host.hv, &domain, out_of_time);
+        }
+        self.forget_arguments();
+    }
+
+    fn create(&mut self, id: Domid) {
+        lifecycle::reap(&self.host.hv);
+        self.forget_arguments();
+        if self.host.hv.domain(id).is_err() && self.host.hv.memory.free_frames() > 100 {
+            self.host.add_domain(id, false);
+            self.settle(id);
+        }
+    }
+
+    fn forget_arguments(&mut self) {
+        let hv = &self.host.hv;
+        self.arguments.retain(|&id, _| hv.domain(id).is_ok());
+    }
+
+    /// Recounts, and looks at what processors may remember of tables that have changed since.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        let reach = recount::check_again(&self.host.hv, &mut self.scrubbed)?;
+        let flushes = self.host.hv.machine.take_flushes();
+        if flushes.iter().any(|flush| matches!(flush, Flush::All(1))) {
+            self.remembered.clear();
+        }
+        let memory = &self.host.hv.memory;
+        for (&mfn, &(owner, kind)) in &self.remembered {
+            let in_use = memory.type_in_use(mfn);
+            let stale = match kind {
+                _ if in_use == FrameType::None => false,
+                Use::Table => !matches!(in_use, FrameType::Table(_)),
+                Use::Writable => in_use != FrameType::Writable,
+            };
+            let owned = memory.owner_of(mfn);
+            if stale || owned.is_some() && owned != owner {
+                return Err(format!(
+                    "frame {mfn}, of {owned:?}, is {in_use:?}, but a processor may still use it as {kind:?}"
+                ));
+            }
+        }
+        self.remember(&reach);
+        Ok(())
+    }
+
+    fn remember(&mut self, reach: &Reach) {
+        let memory = &self.host.hv.memory;
+        let tables = reach.tables.keys().map(|&mfn| (mfn, Use::Table));
+        let pages = reach.writable.iter().map(|&mfn| (mfn, Use::Writable));
+        for (mfn, kind) in tables.chain(pages).filter(|&(mfn, _)| memory.is_ram(mfn)) {
+            self.remembered.insert(mfn, (memory.owner_of(mfn), kind));
+        }
+    }
+
+    /// Takes the domains apart: nothing of them may be left but what others still map.
+    pub(super) fn end(mut self) -> Result<(), String> {
+        for id in [IDS[1], IDS[2]] {
+            self.destroy(id, u16::MAX);
+            self.check()?;
+        }
+        let hv = &self.host.hv;
+        let reach = recount::check(hv)?;
+        let held: BTreeSet<_> = reach.mapped;
+        for id in [IDS[1], IDS[2]] {
+            if let Ok(domain) = hv.domain(id) {
+                let mut left = hv.memory.frames_of(&domain.owner);
+                if !held.contains(&domain.shared_info) {
+                    left.retain(|&mfn| mfn != domain.shared_info);
+                }
+                if let Some(mfn) = left.iter().find(|mfn| !held.contains(mfn)) {
+                    return Err(format!("frame {mfn} of domain {} is left over", id.0));
+                }
+                if left.is_empty() {
+                    return Err(format!("domain {} is left over", id.0));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    fn caller(&self) -> Domid {
+        match *self {
+            Self::Forget(..) => IDS[0],
+            Self::Update(who, ..)
+            | Self::Map(who, ..)
+            | Self::Extended(who, ..)
+            | Self::Ldt(who, ..)
+            | Self::Reservation(who, ..)
+            | Self::Exchange(who, ..)
+            | Self::Gdt(who, ..)
+            | Self::Descriptor(who, ..)
+            | Self::Info(who, ..)
+            | Self::Initialise(who, ..)
+            | Self::Store(who, ..)
+            | Self::Destroy(who, _)
+            | Self::Create(who) => IDS[usize::from(who) % IDS.len()],
+        }
+    }
+}
