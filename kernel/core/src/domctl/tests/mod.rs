@@ -4,6 +4,7 @@ mod access;
 mod info;
 mod life;
 mod policy;
+mod random;
 mod scheduling;
 mod vcpus;
 
