@@ -58,11 +58,12 @@ pub struct Memory {
     /// frames that are private to the machine or no RAM at all.
     frames: Vec<Slot>,
     heap: Mutex<Heap>,
-    /// Free frames that are not scrubbed yet, and so not in the heap: linked through the frame table.
+    /// Free frames that are not scrubbed yet, to which some CPU may still translate, and which so are not in the
+    /// heap: linked through the frame table.
     dirty: Mutex<List>,
     owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
     total: u64,
-    /// Frames were freed since the last flush: some CPU may still translate to one of them.
+    /// Frames were put on [`Self::dirty`] since all CPUs were last flushed for its sake.
     freed_since_flush: AtomicBool,
 }
 
@@ -134,21 +135,32 @@ impl Memory {
     }
 
     /// Scrubs up to `most` free frames and puts them on the heap; gives how many.
+    ///
+    /// A guest that freed a frame may have kept a translation to it, through which it would write to the frame after
+    /// it was scrubbed: every CPU forgets those first.
     pub fn scrub(&self, most: u64) -> u64 {
-        for done in 0..most {
-            let mfn = {
-                let mut dirty = self.dirty.lock();
+        let mut batch = List::EMPTY;
+        {
+            let mut dirty = self.dirty.lock();
+            while batch.len < most {
                 let mfn = Mfn(u64::from(dirty.head));
-                let Some(frame) = self.frame(mfn) else {
-                    return done;
-                };
+                let Some(frame) = self.frame(mfn) else { break };
                 self.unlink(frame, &mut dirty);
-                mfn
-            };
+                self.link(mfn, frame, &mut batch);
+            }
+            // Under the lock, so that nobody else takes frames off the list while the flush is not complete.
+            if batch.len > 0 && self.freed_since_flush.swap(false, Ordering::AcqRel) {
+                self.flush_stale_translations();
+            }
+        }
+        let done = batch.len;
+        while let Some(frame) = self.frame(Mfn(u64::from(batch.head))) {
+            let mfn = Mfn(u64::from(batch.head));
+            self.unlink(frame, &mut batch);
             self.machine.zero_frame(mfn);
             self.heap.lock().free(mfn, 0);
         }
-        most
+        done
     }
 
     /// Takes a block from the heap, for which free frames are scrubbed as needed.
@@ -198,9 +210,6 @@ impl Memory {
             return Err(Errno::ENOMEM);
         }
         let first = self.take_block(order, limit).ok_or(Errno::ENOMEM)?;
-        if self.freed_since_flush.load(Ordering::Acquire) {
-            self.flush_stale_translations();
-        }
         self.assign(first, frames, owner);
         Ok(first)
     }
@@ -212,9 +221,6 @@ impl Memory {
     /// `ENOMEM` where the heap is empty.
     pub fn allocate_shared(&self, owner: &Owner) -> Result<Mfn, Errno> {
         let mfn = self.take_block(0, u64::MAX).ok_or(Errno::ENOMEM)?;
-        if self.freed_since_flush.load(Ordering::Acquire) {
-            self.flush_stale_translations();
-        }
         owner.uncounted.fetch_add(1, Ordering::Relaxed);
         self.assign(mfn, 1, owner);
         self.get_typed(mfn, owner.id, FrameType::Writable)?
@@ -235,7 +241,6 @@ impl Memory {
         let Some(first) = self.take_block(order, u64::MAX) else {
             return false;
         };
-        self.flush_stale_translations();
         self.machine.donate_to_heap(first, order);
         true
     }
@@ -264,9 +269,35 @@ impl Memory {
 
     /// Makes every CPU forget what it knows of guests' translations.
     fn flush_stale_translations(&self) {
-        self.freed_since_flush.store(false, Ordering::Release);
         let cpus = self.machine.cpu_count();
         self.machine
             .flush_tlb_on(u64::MAX >> (64 - cpus.clamp(1, 64)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hv_machine::sim::Flush;
+
+    use crate::testing::{DOMU, Host};
+
+    #[test]
+    fn a_freed_frame_is_out_of_every_cpus_reach_before_it_is_scrubbed() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let domain = host.domain(DOMU);
+        let mfn = memory.allocate(&domain.owner, 0, u64::MAX).expect("room");
+        host.hv.machine.store_u64(mfn, 0, 1);
+        host.hv.machine.take_flushes();
+        let frame = memory.get(mfn, DOMU).expect("its own");
+        memory.release_allocation(frame).expect("allocated");
+        assert_eq!(host.hv.machine.take_flushes(), []);
+        assert_eq!(memory.scrub(u64::MAX), 1);
+        assert_eq!(host.hv.machine.take_flushes(), [Flush::All(1)]);
+        assert_eq!(host.hv.machine.load_u64(mfn, 0), 0);
+        memory.allocate(&domain.owner, 0, u64::MAX).expect("room");
+        assert_eq!(host.hv.machine.take_flushes(), [], "once is enough");
     }
 }

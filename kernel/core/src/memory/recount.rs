@@ -169,6 +169,10 @@ fn lists(hv: &Hypervisor) -> Result<(), String> {
 fn free_frames(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<(), String> {
     let memory = &hv.memory;
     let before = core::mem::take(scrubbed);
+    let dirty: BTreeSet<_> = memory.listed(&memory.dirty.lock()).into_iter().collect();
+    if dirty.len() as u64 != memory.dirty_frames() {
+        return Err("the list of frames to be scrubbed is broken".into());
+    }
     for mfn in managed(memory) {
         let state = memory.state(mfn).ok_or("a frame without a record")?;
         if state.references > 0 {
@@ -177,10 +181,16 @@ fn free_frames(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<(), Stri
             }
             continue;
         }
-        scrubbed.insert(mfn);
         if state.owner.is_some() || state.allocated || state.types != 0 || state.pinned {
             return Err(format!("free frame {mfn}: {state:?}"));
         }
+        if hv.machine.m2p(mfn) != u64::MAX {
+            return Err(format!("free frame {mfn} has a guest's frame number"));
+        }
+        if dirty.contains(&mfn) {
+            continue;
+        }
+        scrubbed.insert(mfn);
         if before.contains(&mfn) {
             continue;
         }
@@ -190,15 +200,13 @@ fn free_frames(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<(), Stri
         if (0..TABLE_ENTRIES).any(|index| hv.machine.load_u64(mfn, index) != 0) {
             return Err(format!("free frame {mfn} is not scrubbed"));
         }
-        if hv.machine.m2p(mfn) != u64::MAX {
-            return Err(format!("free frame {mfn} has a guest's frame number"));
-        }
     }
-    let (free, in_heap) = (scrubbed.len() as u64, memory.free_frames());
-    if free == in_heap {
+    let free = (scrubbed.len() + dirty.len()) as u64;
+    let listed = memory.free_frames();
+    if free == listed {
         Ok(())
     } else {
-        Err(format!("{free} frames are free, {in_heap} in the heap"))
+        Err(format!("{free} frames are free, {listed} in the lists"))
     }
 }
 

@@ -82,6 +82,8 @@ enum Step {
     Destroy(Who, u16),
     /// A new domain in the place of one that is gone.
     Create(Who),
+    /// Spare time for so many freed frames to be scrubbed.
+    Scrub(u8),
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
@@ -193,6 +195,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(a, b, c, d, e)| Step::Store(a, b, c, d, e)),
         1 => (1..3_u8, prop_oneof![1..40_u16, Just(u16::MAX)]).prop_map(|(a, b)| Step::Destroy(a, b)),
         1 => (1..3_u8).prop_map(Step::Create),
+        2 => any::<u8>().prop_map(Step::Scrub),
     ]
 }
 

@@ -205,6 +205,10 @@ impl World {
         match step {
             Step::Destroy(who, steps) => return self.destroy(IDS[usize::from(*who)], *steps),
             Step::Create(who) => return self.create(IDS[usize::from(*who)]),
+            Step::Scrub(most) => {
+                self.host.hv.memory.scrub((*most).into());
+                return;
+            }
             _ => {}
         }
         let id = step.caller();
@@ -317,7 +321,7 @@ impl World {
                 let va = SCRATCH + u64::from(page) * 4096 + u64::from(index) * 8;
                 self.store(id, va, self.entry(id, entry), instruction);
             }
-            Step::Destroy(..) | Step::Create(_) => {}
+            Step::Destroy(..) | Step::Create(_) | Step::Scrub(_) => {}
         }
     }
 
@@ -457,7 +461,7 @@ impl World {
                 Use::Writable => in_use != FrameType::Writable,
             };
             let owned = memory.owner_of(mfn);
-            if stale || owned.is_some() && owned != owner {
+            if stale || owned.is_some() && owned != owner || self.scrubbed.contains(&mfn) {
                 return Err(format!(
                     "frame {mfn}, of {owned:?}, is {in_use:?}, but a processor may still use it as {kind:?}"
                 ));
@@ -506,7 +510,7 @@ impl World {
 impl Step {
     fn caller(&self) -> Domid {
         match *self {
-            Self::Forget(..) => IDS[0],
+            Self::Forget(..) | Self::Scrub(_) => IDS[0],
             Self::Update(who, ..)
             | Self::Map(who, ..)
             | Self::Extended(who, ..)
