@@ -168,6 +168,8 @@ fn lists(hv: &Hypervisor) -> Result<(), String> {
 /// Looks at the frames that nobody refers to (I4).
 fn free_frames(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<(), String> {
     let memory = &hv.memory;
+    // Free frames come to the heap when there is time to scrub them, which is now.
+    memory.scrub(u64::MAX);
     let before = core::mem::take(scrubbed);
     let dirty: BTreeSet<_> = memory.listed(&memory.dirty.lock()).into_iter().collect();
     if dirty.len() as u64 != memory.dirty_frames() {
