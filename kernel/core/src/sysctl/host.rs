@@ -42,8 +42,8 @@ pub(super) fn physinfo(cx: &Current<'_>, op: &mut Sysctl) {
         pad: 0,
         total_pages: memory.total_frames(),
         free_pages: memory.free_frames(),
-        // A frame is scrubbed as it is freed, and none is set aside for anybody.
-        scrub_pages: 0,
+        scrub_pages: memory.dirty_frames(),
+        // No frame is set aside for anybody.
         outstanding_pages: 0,
         max_mfn: machine.frame_limit().saturating_sub(1),
         hw_cap: cx.hv.cpuid.hardware_features(),
@@ -98,7 +98,8 @@ pub(super) fn cpu_info(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
     Ok(())
 }
 
-/// `XEN_SYSCTL_availheap`: free memory whose addresses need `min_bitwidth` to `max_bitwidth` bits, on node 0 or on all.
+/// `XEN_SYSCTL_availheap`: free memory on node 0 or on all; with `min_bitwidth` or `max_bitwidth` only what is scrubbed
+/// already and has addresses that need so many bits.
 pub(super) fn available(cx: &Current<'_>, op: &mut Sysctl) {
     let mut arm: SysctlAvailheap = op.u.get();
     let frame_at = |bits: u32| {
@@ -114,10 +115,10 @@ pub(super) fn available(cx: &Current<'_>, op: &mut Sysctl) {
         0 => u64::MAX,
         bits => frame_at(bits),
     };
-    let frames = if matches!(arm.node, -1 | 0) {
-        cx.hv.memory.free_frames_between(low, high)
-    } else {
-        0
+    let frames = match arm.node {
+        -1 | 0 if (low, high) == (0, u64::MAX) => cx.hv.memory.free_frames(),
+        -1 | 0 => cx.hv.memory.free_frames_between(low, high),
+        _ => 0,
     };
     arm.avail_bytes = frames * PAGE_SIZE as u64;
     op.u.set(&arm);
