@@ -4,7 +4,9 @@ use core::sync::atomic::Ordering;
 
 use hv_machine::sim::Machine;
 use hv_machine::{MachineRef, Platform};
-use hypercall_abi::arch_x86::{CpuUserRegs, FLAT_KERNEL_CS, FLAT_USER_CS32, TrapInfo};
+use hypercall_abi::arch_x86::{
+    CpuUserRegs, FLAT_KERNEL_CS, FLAT_KERNEL_SS, FLAT_USER_CS32, TrapInfo,
+};
 use hypercall_abi::types::Domid;
 use hypercall_abi::xen::{
     HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG, VMASST_TYPE_ARCHITECTURAL_IOPL,
@@ -15,7 +17,7 @@ use proptest::prelude::*;
 use super::{forced_emulation, privileged_instruction};
 use crate::memory::Pte;
 use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
-use crate::traps::{dr6, flags, handle_exception};
+use crate::traps::{dr6, flags, handle_bad_frame, handle_exception};
 
 const HANDLER: u64 = 0xffff_8880_0000_0000;
 /// Where the tests' code is.
@@ -734,4 +736,24 @@ fn user_mode_reads_system_registers_that_say_nothing() {
         let code: u64 = cx.read(after.rsp + 16).expect("the frame");
         assert_eq!(code, 6, "a write by user mode");
     });
+}
+
+#[test]
+fn nothing_is_emulated_in_a_frame_that_cannot_be_returned_to() {
+    let host = host();
+    // What never gets further by itself, and what does.
+    for code in [[0xf3, 0x6c], [0x0f, 0xa2], [0xfa, 0x90]] {
+        host.as_guest(DOMU, |cx| {
+            cx.write_bytes(CODE, &code).expect("scratch memory");
+            cx.state.iopl = 3;
+            let regs = &mut cx.state.context.regs;
+            (regs.rip, regs.rdi, regs.rcx) = (CODE, DATA, u64::MAX);
+            // A null SS, which raises #GP(0).
+            regs.ss = 3;
+            handle_bad_frame(cx, 13, 0);
+            let regs = &cx.state.context.regs;
+            assert_eq!((regs.rip, regs.rcx), (HANDLER + 13, u64::MAX));
+            assert_eq!((regs.cs, regs.ss), (FLAT_KERNEL_CS, FLAT_KERNEL_SS));
+        });
+    }
 }

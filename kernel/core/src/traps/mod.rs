@@ -125,17 +125,24 @@ pub fn handle_exception(cx: &mut Current<'_>, vector: u8, error_code: u32, fault
             }
             inject(cx, vector, None);
         }
-        _ => {
-            let has_code = WITH_ERROR_CODE.checked_shr(u32::from(vector)).unwrap_or(0) & 1 != 0;
-            inject(cx, vector, has_code.then_some(error_code));
-        }
+        _ => pass_on(cx, vector, error_code),
     }
+}
+
+/// Has the guest's kernel handle an exception as the processor reported it.
+fn pass_on(cx: &mut Current<'_>, vector: u8, error_code: u32) {
+    let has_code = WITH_ERROR_CODE.checked_shr(u32::from(vector)).unwrap_or(0) & 1 != 0;
+    inject(cx, vector, has_code.then_some(error_code));
 }
 
 /// A return to the guest that the processor refused ([`hv_machine::Exit::BadFrame`]): the guest sees the exception
 /// as that of the instruction it was to go on with.
+///
+/// That instruction is not emulated, whatever it is. Interrupts are let in by guest mode alone, which a vCPU with
+/// such a frame never reaches: it would have the CPU for itself for as long as it finds instructions to emulate.
+/// The guest's handler begins with selectors that can be loaded.
 pub fn handle_bad_frame(cx: &mut Current<'_>, vector: u8, error_code: u32) {
-    handle_exception(cx, vector, error_code, 0);
+    pass_on(cx, vector, error_code);
 }
 
 /// A page fault in the window of the LDT ([`hv_machine::Exit::LdtFault`]).
