@@ -203,11 +203,17 @@ pub fn write(cx: &mut Current<'_>, msr: u32, value: u64) -> bool {
     }
 }
 
-/// Loads the registers of a vCPU that begins to run, where they are in the CPU.
+/// Loads the registers of a vCPU that begins to run, where they are in the CPU. What CPUID hides can be read all the
+/// same: a domain without the register finds 0 in it, not what another domain left.
 pub fn load(cx: &Current<'_>) {
-    if cpuid::has_tsc_aux(cx) {
-        // A CPU without the register has no guest that could read it.
-        let _ = cx.machine().wrmsr(TSC_AUX, cx.state.tsc_aux.into());
+    if cpuid::is_tsc_aux_there(cx.hv) {
+        let aux = if cpuid::has_tsc_aux(cx) {
+            cx.state.tsc_aux
+        } else {
+            0
+        };
+        // CPUID says that it is there, so that it can be written.
+        let _ = cx.machine().wrmsr(TSC_AUX, aux.into());
     }
 }
 
@@ -244,6 +250,8 @@ fn write_hypercall_page(cx: &Current<'_>, value: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::collections::BTreeMap;
 
     use hv_machine::MachineRef;
     use hv_machine::sim::Machine;
@@ -397,6 +405,18 @@ mod tests {
         assert!(!put(&host, TSC_AUX, 1 << 32));
         assert_eq!(get(&host, TSC_AUX), Some(0xffff_ffff));
         assert_eq!(host.hv.machine.rdmsr(TSC_AUX), Ok(0xffff_ffff));
+    }
+
+    #[test]
+    fn a_domain_without_tsc_aux_does_not_find_another_domains() {
+        let host = host(b"GenuineIntel");
+        assert!(put(&host, TSC_AUX, 7));
+        let without = BTreeMap::from([((7, 0), [0; 4]), ((0x8000_0001, 0), [0; 4])]);
+        *host.domain(DOM0).cpuid.lock() = without;
+        host.as_guest(DOM0, |cx| load(cx));
+        assert_eq!(host.hv.machine.rdmsr(TSC_AUX), Ok(0));
+        host.as_guest(DOMU, |cx| load(cx));
+        assert_eq!(host.hv.machine.rdmsr(TSC_AUX), Ok(7));
     }
 
     #[test]

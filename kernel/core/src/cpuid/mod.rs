@@ -195,6 +195,11 @@ pub fn has_tsc_aux(cx: &Current<'_>) -> bool {
     offers_tsc_aux(cx.hv, cx.domain)
 }
 
+/// Whether the CPU has IA32_TSC_AUX.
+pub fn is_tsc_aux_there(hv: &Hypervisor) -> bool {
+    hv.cpuid.host.has(RDTSCP) || hv.cpuid.host.has(RDPID)
+}
+
 /// Whether a domain may tell its CPUs apart by `TSC_AUX`.
 pub fn offers_tsc_aux(hv: &Hypervisor, domain: &Domain) -> bool {
     let features = hv.cpuid.of(domain);
