@@ -89,8 +89,9 @@ pub fn apply(
         }
         state.initialised = true;
     }
-    set_registers(state, context);
+    // Which debug registers a guest may have depends on it.
     state.cr4 = crate::cpuid::guest_cr4(hv, domain, context.ctrlreg[4]);
+    set_registers(state, context);
     vcpu.down
         .store(context.flags & VGCF_ONLINE == 0, Ordering::Release);
     Ok(())
@@ -253,6 +254,7 @@ pub fn read(
     context.ctrlreg[3] = state.kernel_root.map_or(0, |mfn| mfn.0 << 12);
     context.ctrlreg[4] = state.cr4;
     context.debugreg = state.debug;
+    context.debugreg[7] |= state.io_breakpoints;
     context.event_callback_eip = state.callbacks.event;
     context.failsafe_callback_eip = state.callbacks.failsafe;
     context.syscall_callback_eip = state.callbacks.syscall;

@@ -267,3 +267,27 @@ fn what_no_vcpu_can_do_is_refused() {
     assert_eq!(raw(&host, u32::MAX, 0, 0), Err(Errno::ENOSYS));
     assert_eq!(raw(&host, u32::MAX, 9, 0), Err(Errno::ENOENT));
 }
+
+#[test]
+fn a_context_brings_the_io_breakpoints_that_its_cr4_allows_and_gives_them_back() {
+    const DE: u64 = 1 << 3;
+    // Breakpoint 0: local, I/O, 1 byte.
+    const CONTROL: u64 = 1 | 2 << 16;
+    let machine = hv_machine::sim::Machine::new(1024);
+    machine.set_cpuid(0, 0, [1, 0, 0, 0]);
+    machine.set_cpuid(1, 0, [0x306c3, 0, 0, u32::MAX]);
+    let host = Host::with_machine(hv_machine::MachineRef::new(machine));
+    let domain = host.domain(DOMU);
+    lifecycle::create_vcpus(&host.hv, &domain, 3).unwrap();
+    for (id, cr4, kept) in [(1, DE, CONTROL | 0x400), (2, 0, 0x400)] {
+        let mut wanted = context(&host, 0);
+        wanted.ctrlreg[4] = cr4;
+        (wanted.debugreg[0], wanted.debugreg[7]) = (0x3f8, CONTROL);
+        assert_eq!(call(&host, VCPUOP_INITIALISE, id, &wanted), Ok(0));
+        let vcpu = domain.vcpu(id as u32).unwrap();
+        let state = vcpu.state.lock();
+        assert_eq!(state.debug[7] & 0xff, 0, "the processor has none");
+        let given = vcpu_context::read(&host.hv, &domain, &vcpu, &state).unwrap();
+        assert_eq!(given.debugreg[7], kept);
+    }
+}
