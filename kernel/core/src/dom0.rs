@@ -29,7 +29,7 @@ use crate::{event, time};
 
 /// The control domain's number.
 const DOM0: Domid = Domid(0);
-/// Without `dom0_mem=` this much of free memory stays with the hypervisor: a sixteenth, at most 128 MiB.
+/// This much of free memory stays with the hypervisor, whatever `dom0_mem=` asks for: a sixteenth, at most 128 MiB.
 const RESERVE_SHARE: u64 = 16;
 const RESERVE_MOST: u64 = (128 << 20) >> PAGE_SHIFT;
 /// Order of the blocks that the hypervisor's own heap grows by while it holds the image: 4 MiB.
@@ -98,12 +98,18 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
     );
     let ramdisk = modules.get(1);
     let free = hv.memory.free_frames();
-    let pages = hv.options.dom0_mem.map_or_else(
-        || free - (free / RESERVE_SHARE).min(RESERVE_MOST),
-        |bytes| bytes >> PAGE_SHIFT,
-    );
-    if pages > free {
-        return Err(BuildError::Memory(pages, free));
+    let most = free - (free / RESERVE_SHARE).min(RESERVE_MOST);
+    let wanted = hv.options.dom0_mem.map(|bytes| bytes >> PAGE_SHIFT);
+    let pages = wanted.map_or(most, |wanted| wanted.min(most));
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > pages) {
+        hv.log(
+            LogLevel::Warning,
+            format_args!(
+                "dom0_mem asks for {} KiB, dom0 gets {} KiB",
+                wanted * 4,
+                pages * 4
+            ),
+        );
     }
     let request = Request {
         role: Role::Dom0,
@@ -133,7 +139,7 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
     for (index, mfn) in p2m.iter().enumerate() {
         memory.write(layout.p2m.region.pfn, index * 8, &mfn.0.to_le_bytes());
     }
-    let start_info = start_info(&domain, &layout, pages, &kernel.command_line);
+    let start_info = start_info(&domain, &image, &layout, pages, &kernel.command_line);
     memory.write(layout.start_info.pfn, 0, start_info.as_bytes());
     let root = build_tables(hv, &layout, &p2m).ok_or(Errno::EINVAL)?;
     hv.memory.pin(root, DOM0, Level::L4)?;
@@ -275,9 +281,18 @@ fn load_kernel(memory: &mut Writer<'_>, image: &PvImage, file: &[u8], layout: &L
     }
 }
 
-fn start_info(domain: &Domain, layout: &Layout, pages: u64, command_line: &str) -> StartInfo {
+fn start_info(
+    domain: &Domain,
+    image: &PvImage,
+    layout: &Layout,
+    pages: u64,
+    command_line: &str,
+) -> StartInfo {
     let mut info = StartInfo::new_zeroed();
-    let magic = b"xen-3.0-x86_64";
+    let magic: &[u8] = match image.pae {
+        PaeMode::No => b"xen-3.0-x86_64",
+        PaeMode::Yes | PaeMode::ExtendedCr3 | PaeMode::Bimodal => b"xen-3.0-x86_64p",
+    };
     info.magic[..magic.len()].copy_from_slice(magic);
     info.nr_pages = pages;
     info.shared_info = domain.shared_info.0 << PAGE_SHIFT;
@@ -479,6 +494,21 @@ mod tests {
     }
 
     #[test]
+    fn dom0_gets_what_memory_there_is_if_it_is_to_have_more() {
+        let kernel = Kernel::small(b"code", 0x3000).write();
+        let frames = |command_line: &str| {
+            let hv = hypervisor(command_line, &[(&kernel, "")]);
+            let domain = build(&hv).expect("a good kernel");
+            assert_eq!(start_info_of(&hv).0.nr_pages, domain.owner.frames());
+            domain.owner.frames()
+        };
+        let all = frames("");
+        assert!((6000..8192).contains(&all), "{all}");
+        assert_eq!(frames("dom0_mem=1G"), all);
+        assert_eq!(frames("dom0_mem=16M"), 4096);
+    }
+
+    #[test]
     fn what_is_no_dom0_kernel_is_refused_with_a_reason() {
         let reason = |command_line: &str, modules: &[(&[u8], &str)]| {
             build(&hypervisor(command_line, modules))
@@ -489,7 +519,6 @@ mod tests {
         assert!(reason("", &[]).contains("no module"));
         assert!(reason("", &[(b"#!/bin/sh", "")]).contains("ELF"));
         let kernel = Kernel::small(b"code", 0x3000);
-        assert!(reason("dom0_mem=1G", &[(&kernel.write(), "")]).contains("1048576 KiB"));
         assert!(
             reason("dom0_mem=4M", &[(&kernel.write(), "")]).starts_with("dom0 cannot be laid out")
         );
