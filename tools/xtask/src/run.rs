@@ -133,7 +133,10 @@ pub fn run(
                 host.name()
             );
             let terminal = Terminal::remember();
-            let code = interrupts.run(xl.command("xl")?.arg("shell"), Key::IsTheirs)?;
+            // A prompt whose host is gone would take the terminal's input from the user's shell.
+            let mut prompt = xl.command("setpriv")?;
+            prompt.args(["--pdeathsig", "HUP", "--", "xl", "shell"]);
+            let code = interrupts.run(&mut prompt, Key::IsTheirs)?;
             terminal.restore();
             code
         }
