@@ -4,9 +4,9 @@ use std::time::Duration;
 use tests::host::TestHost;
 use tests::{dist, wait_for};
 
-/// One of the states of a guest that is not paused: running, blocked, or neither at this moment.
+/// One of the states of a guest that is not paused: running, or blocked.
 fn is_running(state: &str) -> bool {
-    ["r-----", "-b----", "------"].contains(&state)
+    ["r-----", "-b----"].contains(&state)
 }
 
 /// The state of a guest that is paused: whether it was blocked before does not matter.
