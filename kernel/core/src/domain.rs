@@ -58,8 +58,6 @@ pub struct Domain {
     pub pci_address: AtomicU32,
     /// What it wrote to the CMOS index port.
     pub cmos_index: AtomicU8,
-    /// Ended: no hypercall finds it any more; only references that exist keep it.
-    pub dead: AtomicBool,
     vcpus: RwLock<Vec<Arc<Vcpu>>>,
 }
 
@@ -188,7 +186,6 @@ impl Domain {
             watchdogs: Watchdogs::default(),
             pci_address: AtomicU32::new(0),
             cmos_index: AtomicU8::new(0),
-            dead: AtomicBool::new(false),
             vcpus: RwLock::new(Vec::new()),
         }
     }

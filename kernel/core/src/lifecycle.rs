@@ -328,7 +328,6 @@ pub fn reap(hv: &Hypervisor) {
         let end = is_dying(domain) && hv.memory.is_last(&domain.owner, domain.shared_info);
         if end {
             hv.memory.release_shared(domain.shared_info);
-            domain.dead.store(true, Ordering::Release);
             domain.drop_vcpus();
             hv.memory.remove_owner(domain.id);
             gone = true;

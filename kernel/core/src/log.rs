@@ -5,7 +5,6 @@ use alloc::string::String;
 use core::fmt::{self, Write};
 
 use hv_machine::{LogLevel, LogRing, Platform};
-use hypercall_abi::types::Domid;
 use hypercall_abi::xen::VIRQ_CONSOLE;
 
 use crate::event;
@@ -85,9 +84,7 @@ impl Hypervisor {
                 return;
             }
         }
-        if let Ok(control) = self.domain(Domid(0)) {
-            event::send_global_virq(self, &control, VIRQ_CONSOLE);
-        }
+        event::send_host_virq(self, VIRQ_CONSOLE);
     }
 
     fn print_lines(&self, message: fmt::Arguments<'_>) {
@@ -129,7 +126,12 @@ impl Write for Lines<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Host;
+
+    use core::mem::offset_of;
+
+    use hypercall_abi::xen::SharedInfo;
+
+    use crate::testing::{DOM0, DOMU, Host};
 
     #[test]
     fn every_line_has_its_prefix_and_is_kept() {
@@ -152,5 +154,21 @@ mod tests {
         assert_eq!(host.hv.log.read_input(&mut out), 2);
         assert_eq!(&out[..2], b"hi");
         assert_eq!(host.hv.log.read_input(&mut out), 0);
+    }
+
+    #[test]
+    fn the_domain_that_handles_the_consoles_interrupt_hears_of_typed_bytes() {
+        let host = Host::new();
+        for id in [DOM0, DOMU] {
+            event::bind_virq(&host.domain(id), VIRQ_CONSOLE, 0).expect("a port");
+        }
+        let pending = |id| host.shared::<u64>(id, offset_of!(SharedInfo, evtchn_pending)) != 0;
+        host.hv.machine.type_input(b"1");
+        host.hv.console_interrupt();
+        assert!(pending(DOM0) && !pending(DOMU));
+        event::set_virq_handler(&host.hv, &host.domain(DOMU), VIRQ_CONSOLE).expect("global");
+        host.hv.machine.type_input(b"2");
+        host.hv.console_interrupt();
+        assert!(pending(DOMU));
     }
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_machine::{FpuState, GuestContext, Machine, Platform, Segments};
 use hypercall_abi::arch_x86::TrapInfo;
-use hypercall_abi::types::{Mfn, Port};
+use hypercall_abi::types::Mfn;
 use hypercall_abi::xen::VcpuInfo;
 
 use crate::lock::Mutex;
@@ -122,14 +122,6 @@ impl Vcpu {
             && !self.blocked.load(Ordering::Acquire)
             && self.pause_count.load(Ordering::Acquire) == 0
     }
-
-    /// The port that it polls, if it polls exactly one.
-    pub fn polled_port(&self) -> Option<Port> {
-        match self.polling.load(Ordering::Acquire) {
-            0 | u32::MAX => None,
-            port => Some(Port(port)),
-        }
-    }
 }
 
 /// Registers and settings of a vCPU. While it runs, segments, FPU and the context are in the CPU.
@@ -183,7 +175,7 @@ pub struct VcpuState {
     pub io_bitmap: u64,
     /// Number of ports that the bitmap covers.
     pub io_bitmap_ports: u32,
-    /// The LDT and GDT selectors, segments etc. must be loaded afresh before the vCPU runs.
+    /// It has been given a context (`vcpu_guest_context`), without which it cannot run.
     pub initialised: bool,
     /// The guest handles an NMI: no second one before its `iret`.
     pub nmi_blocked: bool,
