@@ -3,9 +3,11 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use hv_machine::Platform;
+use hv_machine::{LogLevel, Platform};
 use hypercall_abi::errno::Errno;
-use hypercall_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
+use hypercall_abi::sched::{
+    SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
+};
 use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 
@@ -224,31 +226,28 @@ pub fn is_dying(domain: &Domain) -> bool {
     domain.life.lock().dying
 }
 
-/// What the end of the control domain means for the machine.
+/// What the end of the control domain means for the machine: whatever is not a wish to switch it off restarts it, so
+/// that a machine whose control domain hangs comes back.
 fn machine_shutdown(hv: &Hypervisor, reason: u32) -> ! {
-    use hypercall_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
-    match reason {
-        SHUTDOWN_REBOOT if !hv.options.no_reboot => {
-            hv.machine
-                .console_write(b"(XEN) Hardware Dom0 shutdown: rebooting machine\n");
-            hv.machine.reboot()
-        }
+    let end = match reason {
         SHUTDOWN_POWEROFF => {
-            hv.machine
-                .console_write(b"(XEN) Hardware Dom0 halted: halting machine\n");
+            hv.print(b"(XEN) Hardware Dom0 halted: halting machine\n");
             hv.machine.halt()
         }
-        SHUTDOWN_CRASH if !hv.options.no_reboot => {
-            hv.machine
-                .console_write(b"(XEN) Hardware Dom0 crashed: rebooting machine\n");
-            hv.machine.reboot()
-        }
-        _ => {
-            hv.machine
-                .console_write(b"(XEN) Hardware Dom0 shutdown: the machine is not to reboot\n");
-            hv.machine.halt()
-        }
+        SHUTDOWN_CRASH => "crashed",
+        SHUTDOWN_WATCHDOG => "shutdown by its watchdog",
+        _ => "shutdown",
+    };
+    let next = if hv.options.no_reboot {
+        "the machine is not to reboot"
+    } else {
+        "rebooting machine"
+    };
+    hv.log(LogLevel::Error, format_args!("Hardware Dom0 {end}: {next}"));
+    if hv.options.no_reboot {
+        hv.machine.halt()
     }
+    hv.machine.reboot()
 }
 
 /// Takes a domain apart (`XEN_DOMCTL_destroydomain`); returns whether that is finished. Where it is not, because
@@ -353,7 +352,12 @@ pub fn free_domid(hv: &Hypervisor, after: Domid) -> Option<Domid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{DOMU, Host};
+
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use hypercall_abi::sched::SHUTDOWN_REBOOT;
+
+    use crate::testing::{DOM0, DOMU, Host};
 
     #[test]
     fn a_destroyed_domain_leaves_all_its_frames() {
@@ -450,5 +454,24 @@ mod tests {
         assert!(!host.vcpu(DOMU).is_runnable());
         resume(&host.hv, &domain);
         assert!(host.vcpu(DOMU).is_runnable());
+    }
+
+    #[test]
+    fn the_machine_restarts_with_a_control_domain_that_did_not_switch_it_off() {
+        for (reason, end) in [
+            (SHUTDOWN_POWEROFF, "halts"),
+            (SHUTDOWN_REBOOT, "restarts"),
+            (SHUTDOWN_CRASH, "restarts"),
+            (SHUTDOWN_WATCHDOG, "restarts"),
+            (99, "restarts"),
+        ] {
+            let host = Host::new();
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                shutdown(&host.hv, &host.domain(DOM0), reason);
+            }));
+            let message = ended.expect_err("the machine ends");
+            let message = message.downcast_ref::<&str>().expect("its words");
+            assert!(message.contains(end), "{reason}: {message}");
+        }
     }
 }
