@@ -257,7 +257,8 @@ fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
             hypervisor_slots_stand(hv, mfn)?;
         }
         for (index, entry) in entries(hv, mfn, level) {
-            if !entry.flags_allowed(level) || !entry.has(Pte::USER) || entry.has(Pte::GLOBAL) {
+            let superpage = level != Level::L1 && entry.has(Pte::PSE);
+            if superpage || !entry.has(Pte::USER) || entry.has(Pte::GLOBAL) {
                 return Err(format!("{level:?} {mfn} entry {index}: {entry:?}"));
             }
             match level.below() {

@@ -20,7 +20,7 @@ use crate::testing::{RO, RW};
 use world::World;
 
 /// Sequences that a run of all tests tries.
-const CASES: u32 = 32;
+const CASES: u32 = 24;
 /// Longest sequence.
 const STEPS: usize = 60;
 
@@ -57,6 +57,8 @@ enum Step {
     Update(Who, Who, Who, u64, Frame, u16, Entry),
     /// `update_va_mapping`: caller, whose frames, page of the scratch area, entry, flags.
     Map(Who, Who, u8, Entry, u64),
+    /// `mmu_update` of several entries of a frame, then a `mmuext_op` on it, such as a pin.
+    Furnish(Who, Frame, Vec<(u16, Entry)>, u32),
     /// `mmuext_op`: caller, whose frames, command, first and second argument.
     Extended(Who, Who, u32, Frame, Frame),
     /// `MMUEXT_SET_LDT` with a page of the scratch area, then the use of a selector in it.
@@ -167,6 +169,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(a, b, c, d, e)| Step::Map(a, b, c, d, e)),
         10 => (caller(), owner(), extended(), frame(), frame())
             .prop_map(|(a, b, c, d, e)| Step::Extended(a, b, c, d, e)),
+        6 => (caller(), frame(), prop::collection::vec((index(), entry()), 1..5), extended())
+            .prop_map(|(a, b, c, d)| Step::Furnish(a, b, c, d)),
         1 => (caller(), page(), 0..1024_u16).prop_map(|(a, b, c)| Step::Ldt(a, b, c)),
         4 => (
             caller(),

@@ -174,6 +174,8 @@ impl World {
 
     /// Puts bytes where a domain's hypercalls find their arguments; page 0 holds structs, page 1 lists.
     fn put<T: IntoBytes + Immutable + ?Sized>(&self, id: Domid, page: u64, value: &T) -> u64 {
+        // The call before may have changed the root.
+        self.hook(id);
         let va = ARGUMENTS + page * 4096;
         self.host.as_guest(id, |cx| {
             cx.write_bytes(va, value.as_bytes()).expect("mapped")
@@ -215,18 +217,20 @@ impl World {
         if !self.alive(id) {
             return;
         }
-        self.hook(id);
         match *step {
             Step::Update(_, tables, frames, command, frame, index, entry) => {
-                let ptr = self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3 | command;
-                let val = self.entry(id, entry);
-                let at = self.put(id, 0, &MmuUpdate { ptr, val });
                 let tables = match tables {
                     0 => 0,
                     who => u64::from(Self::id(id, who).0) + 1,
                 };
                 let foreign = tables << 16 | Self::foreign(id, frames);
-                self.call(id, HYPERVISOR_MMU_UPDATE, &[at, 1, 0, foreign]);
+                self.update(id, foreign, command, frame, index, entry);
+            }
+            Step::Furnish(_, frame, ref entries, cmd) => {
+                for &(index, entry) in entries {
+                    self.update(id, Domid::SELF.0.into(), 0, frame, index, entry);
+                }
+                self.extended(id, 0, cmd, self.mfn(id, frame).0, 0);
             }
             Step::Map(_, frames, page, entry, flags) => {
                 let va = SCRATCH + u64::from(page) * 4096;
@@ -244,26 +248,12 @@ impl World {
                 self.call(id, number, &args);
             }
             Step::Extended(_, whose, cmd, first, second) => {
-                let op = MmuextOp {
-                    cmd,
-                    _pad0: 0,
-                    arg1: self.mfn(id, first).0,
-                    arg2: self.mfn(id, second).0,
-                };
-                let at = self.put(id, 0, &op);
-                let args = [at, 1, 0, Self::foreign(id, whose)];
-                self.call(id, HYPERVISOR_MMUEXT_OP, &args);
+                let (first, second) = (self.mfn(id, first), self.mfn(id, second));
+                self.extended(id, whose, cmd, first.0, second.0);
             }
             Step::Ldt(_, page, selector) => {
-                let op = MmuextOp {
-                    cmd: MMUEXT_SET_LDT,
-                    _pad0: 0,
-                    arg1: SCRATCH + u64::from(page) * 4096,
-                    arg2: 1024,
-                };
-                let at = self.put(id, 0, &op);
-                let args = [at, 1, 0, Domid::SELF.0.into()];
-                self.call(id, HYPERVISOR_MMUEXT_OP, &args);
+                let va = SCRATCH + u64::from(page) * 4096;
+                self.extended(id, 0, MMUEXT_SET_LDT, va, 1024);
                 self.host
                     .as_guest(id, |cx| descriptor::read(cx, selector << 3 | 7));
             }
@@ -323,6 +313,33 @@ impl World {
             }
             Step::Destroy(..) | Step::Create(_) | Step::Scrub(_) => {}
         }
+    }
+
+    fn update(
+        &self,
+        id: Domid,
+        foreign: u64,
+        command: u64,
+        frame: Frame,
+        index: u16,
+        entry: Entry,
+    ) {
+        let ptr = self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3 | command;
+        let val = self.entry(id, entry);
+        let at = self.put(id, 0, &MmuUpdate { ptr, val });
+        self.call(id, HYPERVISOR_MMU_UPDATE, &[at, 1, 0, foreign]);
+    }
+
+    fn extended(&self, id: Domid, whose: Who, cmd: u32, arg1: u64, arg2: u64) {
+        let op = MmuextOp {
+            cmd,
+            _pad0: 0,
+            arg1,
+            arg2,
+        };
+        let at = self.put(id, 0, &op);
+        let args = [at, 1, 0, Self::foreign(id, whose)];
+        self.call(id, HYPERVISOR_MMUEXT_OP, &args);
     }
 
     fn extents(
@@ -513,6 +530,7 @@ impl Step {
             Self::Forget(..) | Self::Scrub(_) => IDS[0],
             Self::Update(who, ..)
             | Self::Map(who, ..)
+            | Self::Furnish(who, ..)
             | Self::Extended(who, ..)
             | Self::Ldt(who, ..)
             | Self::Reservation(who, ..)
