@@ -102,6 +102,9 @@ fn exchange_chunk(
         }
     }
     let mut given = Vec::new();
+    given
+        .try_reserve_exact(out_count as usize)
+        .map_err(|_| Errno::ENOMEM)?;
     let pages = in_count << input.extent_order;
     let limit = domain.owner.max_frames();
     // For a moment the domain owns both.

@@ -14,6 +14,7 @@ use crate::descriptor;
 use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
 use crate::hypervisor::Hypervisor;
+use crate::lifecycle;
 use crate::memory::{FrameType, Level};
 
 /// `HYPERVISOR_mmuext_op(operations, count, done, foreigndom)`.
@@ -66,6 +67,10 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
     let memory = &cx.hv.memory;
     let mfn = Mfn(op.arg1);
     match op.cmd {
+        // Nobody would take the pin away again, and the domain would never be gone.
+        MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE if lifecycle::is_dying(domain) => {
+            Err(Errno::EINVAL)
+        }
         MMUEXT_PIN_L1_TABLE => memory.pin(mfn, domain.id, Level::L1),
         MMUEXT_PIN_L2_TABLE => memory.pin(mfn, domain.id, Level::L2),
         MMUEXT_PIN_L3_TABLE => memory.pin(mfn, domain.id, Level::L3),
@@ -264,6 +269,22 @@ mod tests {
             operate(&host, DOMU, MMUEXT_UNPIN_TABLE, table.0, 0, SELF),
             errno(Errno::EINVAL)
         );
+    }
+
+    #[test]
+    fn nothing_of_a_dying_domain_is_pinned() {
+        let host = Host::new();
+        let domain = host.domain(DOMU);
+        let held = host.hv.memory.get(host.layout(DOMU).scratch[20], DOMU);
+        assert!(lifecycle::destroy(&host.hv, &domain, &mut || false));
+        let (mfn, domu) = (host.layout(DOMU).scratch[20].0, DOMU.0.into());
+        assert_eq!(
+            operate(&host, DOM0, MMUEXT_PIN_L2_TABLE, mfn, 0, domu),
+            errno(Errno::EINVAL)
+        );
+        drop(held);
+        lifecycle::reap(&host.hv);
+        assert!(host.hv.domain(DOMU).is_err());
     }
 
     #[test]
