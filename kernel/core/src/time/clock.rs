@@ -208,8 +208,9 @@ mod tests {
             prop_assert!((near / exact - 1.0).abs() < 1e-9);
         }
 
+        // More ticks of the slowest counter overflow 64 bits when they are scaled: 570 years.
         #[test]
-        fn time_keeps_to_the_counters_rate(khz in 1_000_u64..10_000_000, ticks in 0_u64..1 << 55) {
+        fn time_keeps_to_the_counters_rate(khz in 1_000_u64..10_000_000, ticks in 0_u64..1 << 54) {
             let exact = u128::from(ticks) * 1_000_000 / u128::from(khz);
             let time = u128::from(clock(khz, 0).at(ticks));
             prop_assert!(time <= exact);
