@@ -285,12 +285,13 @@ idle_woken:
     cli
     ret
 
-// idle_poll(): lets at most one waiting interrupt in. `sti` holds it back for one instruction.
+// idle_poll(): lets at most one waiting interrupt in. `sti` holds it back for one instruction; `pause` has software
+// emulation look for one.
 .global idle_poll
 idle_poll:
     sti
     nop
-    nop
+    pause
     cli
     ret
 
