@@ -35,6 +35,19 @@ impl Bare {
         );
     }
 
+    /// Waits for a whole line with `text` in it.
+    ///
+    /// # Panics
+    /// After [`LIMIT`], or when the machine is gone.
+    pub fn expect_line(&self, text: &str) {
+        let found = self.qemu.log().wait_for_line(text, deadline());
+        assert!(
+            found.is_some(),
+            "no line with {text:?} in {} s, or before the machine went down",
+            LIMIT.as_secs()
+        );
+    }
+
     /// All that was written to the serial port.
     pub fn text(&self) -> String {
         self.qemu.log().text()

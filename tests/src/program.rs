@@ -135,6 +135,20 @@ impl Running {
         assert!(found, "no {text:?} in:\n{}", self.text());
     }
 
+    /// Waits until it has written a whole line with `text` in it.
+    ///
+    /// # Panics
+    /// After [`LIMIT`], or when it has ended without.
+    #[track_caller]
+    pub fn expect_line(&self, text: &str) {
+        let found = self.log.wait_for_line(text, deadline());
+        assert!(
+            found.is_some(),
+            "no line with {text:?} in:\n{}",
+            self.text()
+        );
+    }
+
     /// Types a line.
     ///
     /// # Panics

@@ -124,8 +124,9 @@ fn the_prompt_ends_with_its_input_and_the_host_with_the_prompt() {
     let mut run = Running::start(&mut xtask_run(&runtime, &["--name", "talk"]));
     run.expect("Hello");
     let qemu = qemu_of(&runtime, "talk").expect("QEMU runs");
-    run.say("domid hello");
-    run.expect("1");
+    run.say("rename hello salve");
+    run.say("list");
+    run.expect_line("salve");
     run.hang_up();
     assert!(run.ended().success(), "{}", run.text());
     assert!(!is_alive(qemu));

@@ -88,6 +88,19 @@ impl Log {
         .unwrap_or(false)
     }
 
+    /// Waits for a whole line with `text` in it; none if the log ended without one or `deadline`
+    /// passed.
+    pub fn wait_for_line(&self, text: &str, deadline: Instant) -> Option<String> {
+        let mut cursor = 0;
+        loop {
+            match self.next_line(&mut cursor, deadline) {
+                Next::Line(line) if line.contains(text) => return Some(line),
+                Next::Line(_) => {}
+                Next::End | Next::Late => return None,
+            }
+        }
+    }
+
     /// Waits for the end; false if `deadline` passed.
     pub fn wait_for_end(&self, deadline: Instant) -> bool {
         self.wait(deadline, |state| state.ended.then_some(()))
@@ -183,6 +196,17 @@ mod tests {
         assert!(log.wait_for("boot", far));
         assert!(!log.wait_for("prompt", far));
         assert!(log.wait_for_end(far));
+    }
+
+    #[test]
+    fn a_wait_for_a_line_gives_it_once_it_is_whole() {
+        let log = Log::default();
+        log.fill(&b"a wait\nto be seen\nhalf"[..]);
+        assert_eq!(log.wait_for_line("be", soon()), Some("to be seen".into()));
+        assert_eq!(log.wait_for_line("quarter", soon()), None);
+        let unfinished = Log::default();
+        unfinished.lock().bytes.extend_from_slice(b"half");
+        assert_eq!(unfinished.wait_for_line("half", soon()), None);
     }
 
     #[test]
