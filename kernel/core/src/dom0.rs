@@ -79,7 +79,7 @@ impl From<Errno> for BuildError {
     }
 }
 
-/// Builds the control domain, ready to run, and frees the boot modules.
+/// Builds the control domain, ready to run, and frees the boot modules; from then on free memory is scrubbed.
 ///
 /// # Errors
 /// See [`BuildError`]; a domain that is half made is left behind, because the machine stops.
@@ -131,6 +131,10 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
     grant_access(hv, &domain);
 
     let p2m = allocate(hv, &domain, pages)?;
+    // Only what the kernel is to find empty: the rest is as it was found, and dom0 may map all memory anyway.
+    for &mfn in p2m.iter().take(layout.used_pages as usize) {
+        hv.machine.zero_frame(mfn);
+    }
     let mut memory = Writer { hv, p2m: &p2m };
     load_kernel(&mut memory, &image, &file, &layout);
     if let (Some(module), Some(place)) = (ramdisk, layout.ramdisk) {
@@ -173,6 +177,7 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
             .fetch_or(1 << VMASST_TYPE_PAE_EXTENDED_CR3, Ordering::Relaxed);
     }
     drop(file);
+    hv.memory.distrust_free_frames();
     for module in modules {
         hv.memory
             .free_boot_frames(module.first, module.len.div_ceil(PAGE_SIZE as u64));
@@ -266,7 +271,7 @@ impl Writer<'_> {
     }
 }
 
-/// Copies the segments; what they do not fill is zero, as frames come.
+/// Copies the segments; what they do not fill is zero already.
 fn load_kernel(memory: &mut Writer<'_>, image: &PvImage, file: &[u8], layout: &Layout) {
     for segment in &image.segments {
         let Some(data) = file.get(segment.file.clone()) else {
@@ -473,6 +478,34 @@ mod tests {
                 hv.machine.copy_to_guest(table, &[0]).is_err(),
                 "page tables are read-only"
             );
+        }
+    }
+
+    #[test]
+    fn what_was_in_memory_before_boot_is_nobodys() {
+        let kernel = Kernel::small(b"code", 0x4000).write();
+        let hv = hypervisor("dom0_mem=16M", &[(&kernel, "")]);
+        let module = hv.machine.boot_modules()[0].first.0;
+        let frames = (0..hv.machine.frame_limit()).map(Mfn);
+        for mfn in frames.filter(|&mfn| hv.memory.is_ram(mfn) && mfn.0.abs_diff(module) > 16) {
+            (0..512).for_each(|index| hv.machine.store_u64(mfn, index, 0xdead_beef));
+        }
+        let domain = build(&hv).expect("a good kernel");
+        let (info, _) = start_info_of(&hv);
+        assert!(info.cmd_line.iter().all(|&byte| byte == 0));
+        // Behind the code there is the empty rest of its segment; behind the page tables, the stack.
+        let stack = info.pt_base + info.nr_pt_frames * 4096;
+        for empty in [BASE + 0x40_2000, stack] {
+            assert!(read::<4096>(&hv, empty).iter().all(|&byte| byte == 0));
+        }
+        assert_eq!(hv.machine.load_u64(domain.shared_info, 500), 0);
+
+        let owner = hv.memory.create_owner(Domid(1), 1024);
+        for order in [0, 9] {
+            let first = hv.memory.allocate(&owner, order, u64::MAX).expect("room");
+            let last = Mfn(first.0 + (1 << order) - 1);
+            assert_eq!(hv.machine.load_u64(first, 0), 0);
+            assert_eq!(hv.machine.load_u64(last, 511), 0);
         }
     }
 

@@ -74,7 +74,8 @@ struct Slot {
 }
 
 impl Memory {
-    /// Takes all RAM that is neither private to the machine nor a boot module into the heap.
+    /// Takes all RAM that is neither private to the machine nor a boot module into the heap, with whatever was in
+    /// it before the machine started; see [`Self::distrust_free_frames`].
     pub fn new(machine: MachineRef) -> Self {
         let limit = machine.frame_limit();
         let mut heap = Heap::new(limit);
@@ -163,6 +164,22 @@ impl Memory {
         done
     }
 
+    /// Has all that is in the heap scrubbed before anybody gets it. What is taken before holds what it held when the
+    /// machine started: before a warm restart it may have been another system's.
+    pub fn distrust_free_frames(&self) {
+        let mut heap = self.heap.lock();
+        let mut dirty = self.dirty.lock();
+        for order in (0..=MAX_ORDER).rev() {
+            while let Some(first) = heap.allocate(order, u64::MAX) {
+                for number in first.0..first.0 + (1 << order) {
+                    if let Some(frame) = self.frame(Mfn(number)) {
+                        self.link(Mfn(number), frame, &mut dirty);
+                    }
+                }
+            }
+        }
+    }
+
     /// Takes a block from the heap, for which free frames are scrubbed as needed.
     fn take_block(&self, order: u32, limit: u64) -> Option<Mfn> {
         loop {
@@ -221,6 +238,8 @@ impl Memory {
     /// `ENOMEM` where the heap is empty.
     pub fn allocate_shared(&self, owner: &Owner) -> Result<Mfn, Errno> {
         let mfn = self.take_block(0, u64::MAX).ok_or(Errno::ENOMEM)?;
+        // Dom0's is taken before all free memory is scrubbed.
+        self.machine.zero_frame(mfn);
         owner.uncounted.fetch_add(1, Ordering::Relaxed);
         self.assign(mfn, 1, owner);
         self.get_typed(mfn, owner.id, FrameType::Writable)?
