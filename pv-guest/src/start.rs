@@ -102,7 +102,7 @@ unsafe extern "C" fn start(info: *const StartInfo, stack: u64) -> ! {
     unsafe { cpu::map_shared_info(&info) };
     cpu::vcpu().upcall_mask.store(1, SeqCst);
     evtchn_bits::mask_all(cpu::shared());
-    traps::init();
+    traps::register();
     // SAFETY: this is the one call, on the stack of the image, and nothing but the image and the
     // builder's pages is in use.
     unsafe { memory::init(&info, stack) };

@@ -357,8 +357,8 @@ pub fn entry_point(vector: u8) -> Option<u64> {
     entries[..EXCEPTIONS].get(usize::from(vector)).copied()
 }
 
-/// Registers the entry points.
-pub(crate) fn init() {
+/// Registers the entry points: at start of day, and again where a kernel had others in between.
+pub fn register() {
     /// Upcalls are masked on entry.
     const MASK_EVENTS: u8 = 4;
     let mut table = [TrapInfo::default(); VECTORS + 1];

@@ -34,6 +34,10 @@ pub enum Accel {
     Tcg,
     /// The Linux kernel's: needs a usable /dev/kvm.
     Kvm,
+    /// Software emulation, one instruction at a time, in which the time-stamp counter counts
+    /// instructions.
+    #[value(skip)]
+    Counted,
 }
 
 /// A virtio disk.
@@ -276,10 +280,20 @@ fn command_line(dir: &Path, hardware: &Hardware, boot: &Boot) -> Result<Command>
         "none",
         "-no-reboot",
     ]);
-    qemu.args(match hardware.accel {
-        Accel::Tcg => ["-accel", "tcg", "-cpu", "max"],
-        Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-    });
+    // Blocks of several instructions would do device accesses in their midst, which QEMU refuses
+    // while it counts.
+    let accel: &[&str] = match hardware.accel {
+        Accel::Tcg => &["tcg", "-cpu", "max"],
+        Accel::Kvm => &["kvm", "-cpu", "host"],
+        Accel::Counted => &[
+            "tcg,one-insn-per-tb=on",
+            "-icount",
+            "shift=0,sleep=off",
+            "-cpu",
+            "max",
+        ],
+    };
+    qemu.arg("-accel").args(accel);
     qemu.args([
         "-m",
         &hardware.memory.to_string(),

@@ -1,12 +1,10 @@
-//! `cargo xtask bench`: the figures of the README, measured on this machine.
+//! What a host takes to boot and to make and destroy domains, and how large its parts are.
 
 use crate::host::Host;
-use crate::installer::{Consent, Installer};
 use crate::progress::Step;
 use crate::qemu::Hardware;
-use crate::toolchain::{Route, Toolchain};
 use crate::workspace::Workspace;
-use crate::{build, run, setup, source};
+use crate::{run, source};
 use anyhow::{Context, Result, bail};
 use control::client::{Channel, Client};
 use control::hosts::Hosts;
@@ -14,7 +12,7 @@ use control::{
     DomainConfig, DomainRef, Image, ImageHash, OnEvent, Reply, Request, Uuid, message::MAX_CHUNK,
 };
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,32 +28,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long one boot may take.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Options of the command.
-#[derive(clap::Args, Debug, Default)]
-pub struct Options {
-    /// Another hypervisor's multiboot image in place of ours
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub hypervisor: Option<PathBuf>,
-}
-
-/// Runs the command.
-pub fn run(
-    workspace: &Workspace,
-    route: Option<Route>,
-    consent: Consent,
-    options: &Options,
-) -> Result<()> {
-    let mut installer = Installer::new(consent);
-    installer.need(setup::TO_RUN)?;
-    let toolchain = Toolchain::find(route, &mut installer)?;
-    for image in crate::image::Image::all(workspace)? {
-        build::image_into_dist(workspace, &toolchain, &image)?;
-    }
+/// Measures and prints the table.
+pub fn run(workspace: &Workspace, hypervisor: &Path) -> Result<()> {
     let dist = workspace.dist();
-    let hypervisor = options
-        .hypervisor
-        .clone()
-        .unwrap_or_else(|| dist.join("xenolith"));
     let step = Step::start("measure");
     step.at("source");
     // The simulated machine and what tests share run on the host alone.
@@ -67,7 +42,7 @@ pub fn run(
         step.at(format!("boot {number} of {BOOTS}"));
         let stage = tempfile::tempdir()?;
         let start = Instant::now();
-        let host = boot(workspace, &hypervisor, stage.path())?;
+        let host = boot(workspace, hypervisor, stage.path())?;
         boots.push(start.elapsed());
         if number == BOOTS {
             step.at("create and destroy");
@@ -88,7 +63,7 @@ pub fn run(
         milliseconds(median(&mut creations.create)),
     );
     row("destroy it", milliseconds(median(&mut creations.destroy)));
-    for (what, file) in [("the hypervisor", hypervisor), ("dom0", dist.join("dom0"))] {
+    for (what, file) in [("the hypervisor", hypervisor), ("dom0", &dist.join("dom0"))] {
         let size = fs::metadata(file)?.len().div_ceil(1024);
         row(&format!("image of {what}"), format!("{size} KiB"));
     }

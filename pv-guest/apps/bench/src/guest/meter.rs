@@ -1,0 +1,55 @@
+//! Taking the time of an operation.
+
+use pv_guest::{boot, cpu, println};
+
+/// How often an operation is made.
+pub struct Meter {
+    rounds: u64,
+    batches: u64,
+}
+
+/// The value of `NAME=` on the command line.
+pub fn option(name: &str) -> Option<u64> {
+    boot::command_line()
+        .split_ascii_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.parse().ok())
+}
+
+/// Ticks that `action` takes.
+pub fn ticks(action: impl FnOnce()) -> u64 {
+    let start = cpu::tsc();
+    action();
+    cpu::tsc() - start
+}
+
+/// Prints a figure.
+pub fn report(name: &str, ticks: u64) {
+    println!("bench {name} {ticks}");
+}
+
+impl Meter {
+    /// As the command line says.
+    pub fn from_command_line() -> Self {
+        Self {
+            rounds: option("rounds").unwrap_or(1000).max(1),
+            batches: option("batches").unwrap_or(15).max(1),
+        }
+    }
+
+    /// Measures `operation`, of which the argument tells the round.
+    pub fn measure(&self, name: &str, mut operation: impl FnMut(u64)) {
+        self.measure_loop(name, |rounds| (0..rounds).for_each(&mut operation));
+    }
+
+    /// Measures an operation that `rounds_of` makes as often as it is told. The first batch warms up.
+    pub fn measure_loop(&self, name: &str, mut rounds_of: impl FnMut(u64)) {
+        let best = (0..=self.batches)
+            .map(|_| ticks(|| rounds_of(self.rounds)))
+            .skip(1)
+            .min()
+            .unwrap_or_default();
+        report(name, best / self.rounds);
+    }
+}

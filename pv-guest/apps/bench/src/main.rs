@@ -1,0 +1,19 @@
+//! A guest that measures what paravirtual operations cost, as initial domain or as an ordinary one.
+//!
+//! It prints a line `bench NAME TICKS` for each operation: ticks of the time-stamp counter, in the
+//! best of several batches. The last line begins with `# done`. Words of the command line:
+//!
+//! | word | what it sets | default |
+//! |---|---|---|
+//! | `rounds=N` | operations in a batch | 1000 |
+//! | `batches=N` | batches | 15 |
+//! | `tables=N` | page tables to fill, 1 to 512 | 512: 1 GiB of mappings |
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this image runs on bare metal only: build it with `cargo xtask build`");
+}
+
+#[cfg(target_os = "none")]
+mod guest;
