@@ -1,5 +1,6 @@
-//! Instructions by which kernels write to page-table entries: moves, exchanges, bit and logical operations on one
-//! memory operand of up to 8 bytes.
+//! Instructions by which kernels write to page-table entries: moves, exchanges, bit, logical and arithmetic
+//! operations on one memory operand of up to 8 bytes. `cmpxchg16b`, which takes two entries at once, is not among
+//! them, no more than in Xen.
 
 use hypercall_abi::arch_x86::CpuUserRegs;
 use iced_x86::{
@@ -50,7 +51,16 @@ impl Width {
 enum Change {
     Set,
     Exchange,
+    ExchangeAdd,
     CompareExchange,
+    /// `cmpxchg8b`: EDX:EAX and ECX:EBX.
+    CompareExchangePair,
+    Add,
+    Subtract,
+    Increment,
+    Decrement,
+    Negate,
+    Not,
     And,
     Or,
     Xor,
@@ -64,6 +74,8 @@ enum Change {
 enum Source {
     Register(Gpr),
     Immediate(u64),
+    /// There is none, or the instruction implies it.
+    Implied,
 }
 
 /// A decoded store.
@@ -89,13 +101,21 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Store> {
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     let mut decoded = Decoded::default();
     decoder.decode_out(&mut decoded);
-    if decoded.is_invalid() || decoded.op0_kind() != OpKind::Memory || decoded.op_count() != 2 {
+    if decoded.is_invalid() || decoded.op0_kind() != OpKind::Memory {
         return None;
     }
     let change = match decoded.mnemonic() {
         Mnemonic::Mov | Mnemonic::Movnti => Change::Set,
         Mnemonic::Xchg => Change::Exchange,
+        Mnemonic::Xadd => Change::ExchangeAdd,
         Mnemonic::Cmpxchg => Change::CompareExchange,
+        Mnemonic::Cmpxchg8b => Change::CompareExchangePair,
+        Mnemonic::Add => Change::Add,
+        Mnemonic::Sub => Change::Subtract,
+        Mnemonic::Inc => Change::Increment,
+        Mnemonic::Dec => Change::Decrement,
+        Mnemonic::Neg => Change::Negate,
+        Mnemonic::Not => Change::Not,
         Mnemonic::And => Change::And,
         Mnemonic::Or => Change::Or,
         Mnemonic::Xor => Change::Xor,
@@ -111,15 +131,13 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Store> {
         MemorySize::UInt64 | MemorySize::Int64 => Width::Quad,
         _ => return None,
     };
-    let of_bits = matches!(
-        change,
-        Change::BitSet | Change::BitReset | Change::BitComplement
-    );
-    let source = match decoded.op1_kind() {
-        // A bit number in a register may be that of a bit beyond the word.
-        OpKind::Register if of_bits => return None,
-        OpKind::Register => Source::Register(register(decoded.op1_register())?),
-        _ => Source::Immediate(decoded.try_immediate(1).ok()?),
+    let source = match (decoded.op_count(), decoded.op1_kind()) {
+        (1, _) => Source::Implied,
+        // A bit number in a register may be that of a bit beyond the operand: the processor then takes the word with
+        // that bit, which is the one that faulted.
+        (2, OpKind::Register) => Source::Register(register(decoded.op1_register())?),
+        (2, _) => Source::Immediate(decoded.try_immediate(1).ok()?),
+        _ => return None,
     };
     Some(Store {
         length: decoded.len() as u8,
@@ -153,26 +171,44 @@ impl Store {
         let source = match self.source {
             Source::Register(number) => gpr(regs, number),
             Source::Immediate(value) => value,
+            Source::Implied => 1,
         } & mask;
         let bit = 1_u64 << (source & u64::from(self.width.bits() - 1));
         let value = match self.change {
             Change::Set | Change::Exchange => source,
             Change::CompareExchange if regs.rax & mask == before => source,
-            Change::CompareExchange => before,
+            Change::CompareExchangePair if pair(regs.rdx, regs.rax) == before => {
+                pair(regs.rcx, regs.rbx)
+            }
+            Change::CompareExchange | Change::CompareExchangePair => before,
+            Change::Add | Change::ExchangeAdd | Change::Increment => before.wrapping_add(source),
+            Change::Subtract | Change::Decrement => before.wrapping_sub(source),
+            Change::Negate => before.wrapping_neg(),
+            Change::Not => !before,
             Change::And => before & source,
             Change::Or => before | source,
             Change::Xor => before ^ source,
             Change::BitSet => before | bit,
             Change::BitReset => before & !bit,
             Change::BitComplement => before ^ bit,
-        };
+        } & mask;
+        let kept = |changed: u64| regs.rflags & ARITHMETIC & !changed;
         let flags = match self.change {
-            Change::Set | Change::Exchange => None,
+            Change::Set | Change::Exchange | Change::Not => None,
             Change::CompareExchange => Some(self.comparison(regs.rax & mask, before)),
+            Change::CompareExchangePair => {
+                let equal = pair(regs.rdx, regs.rax) == before;
+                Some(kept(ZF) | if equal { ZF } else { 0 })
+            }
+            Change::Add | Change::ExchangeAdd => Some(self.sum(before, source)),
+            Change::Subtract => Some(self.comparison(before, source)),
+            Change::Increment => Some(self.sum(before, 1) & !CF | kept(!CF)),
+            Change::Decrement => Some(self.comparison(before, 1) & !CF | kept(!CF)),
+            Change::Negate => Some(self.comparison(0, before)),
             Change::And | Change::Or | Change::Xor => Some(self.sign_and_zero(value)),
             Change::BitSet | Change::BitReset | Change::BitComplement => {
                 let carry = if before & bit != 0 { CF } else { 0 };
-                Some(regs.rflags & ARITHMETIC & !CF | carry)
+                Some(kept(CF) | carry)
             }
         };
         Effect {
@@ -187,9 +223,15 @@ impl Store {
         if let Some(flags) = effect.flags {
             regs.rflags = regs.rflags & !ARITHMETIC | flags;
         }
+        let equal = effect.flags.unwrap_or(0) & ZF != 0;
         let result = match (self.change, self.source) {
-            (Change::Exchange, Source::Register(number)) => number,
-            (Change::CompareExchange, _) if effect.flags.unwrap_or(0) & ZF == 0 => 0,
+            (Change::Exchange | Change::ExchangeAdd, Source::Register(number)) => number,
+            (Change::CompareExchange, _) if !equal => 0,
+            (Change::CompareExchangePair, _) if !equal => {
+                regs.rax = effect.before & u64::from(u32::MAX);
+                regs.rdx = effect.before >> 32;
+                return;
+            }
             _ => return,
         };
         let mask = self.width.mask();
@@ -215,6 +257,22 @@ impl Store {
         flags
     }
 
+    /// The flags of `left + right`.
+    fn sum(&self, left: u64, right: u64) -> u64 {
+        let sum = left.wrapping_add(right) & self.width.mask();
+        let mut flags = self.sign_and_zero(sum);
+        if sum < left {
+            flags |= CF;
+        }
+        if (left ^ right ^ sum) & 0x10 != 0 {
+            flags |= AF;
+        }
+        if (left ^ sum) & (right ^ sum) & self.width.sign() != 0 {
+            flags |= OF;
+        }
+        flags
+    }
+
     /// The flags of `left - right`.
     fn comparison(&self, left: u64, right: u64) -> u64 {
         let difference = left.wrapping_sub(right);
@@ -230,4 +288,9 @@ impl Store {
         }
         flags
     }
+}
+
+/// Two halves of 8 bytes in registers.
+fn pair(high: u64, low: u64) -> u64 {
+    high << 32 | low & u64::from(u32::MAX)
 }

@@ -681,6 +681,96 @@ fn an_exchange_of_an_entry_compares_first() {
 }
 
 #[test]
+fn every_way_to_change_a_word_gives_its_value_and_its_flags() {
+    const CF: u64 = 1;
+    const PF: u64 = 1 << 2;
+    const AF: u64 = 1 << 4;
+    const ZF: u64 = 1 << 6;
+    const SF: u64 = 1 << 7;
+    const OF: u64 = 1 << 11;
+    const ALL: u64 = CF | PF | AF | ZF | SF | OF;
+    let host = host();
+    let va = map_own_l1(&host) + 8 * 100;
+    let table = host.layout(DOMU).tables[3];
+    // The code, where in the word, the word before, RAX, the word afterwards, the flags where all were set before.
+    // Entries that are not present may hold anything.
+    type Case<'a> = (&'a [u8], u64, u64, u64, u64, u64);
+    let cases: [Case<'_>; 15] = [
+        (&[0x48, 0x01, 0x07], 0, 0x10, 0x20, 0x30, PF),
+        (&[0x00, 0x07], 0, 0xfe, 0x02, 0, CF | PF | AF | ZF),
+        (&[0x48, 0x29, 0x07], 0, 0x10, 0x12, !1, CF | AF | SF),
+        (
+            &[0xf0, 0xff, 0x07],
+            4,
+            0x7fff_ffff << 32,
+            0,
+            0x8000_0000 << 32,
+            ALL & !ZF,
+        ),
+        (&[0xfe, 0x07], 1, 0x7f00, 0, 0x8000, CF | AF | SF | OF),
+        (&[0xff, 0x0f], 4, 0, 0, 0xffff_ffff << 32, CF | PF | AF | SF),
+        (&[0x48, 0xf7, 0x1f], 0, 2, 0, !1, CF | AF | SF),
+        (&[0x66, 0xf7, 0x17], 2, 0x5_0001_0000, 0, 0x5_fffe_0000, ALL),
+        (&[0x48, 0x31, 0x07], 0, 0x6, 0x2, 0x4, 0),
+        (&[0x48, 0x0f, 0xc1, 0x07], 0, 0x8, 0x2, 0xa, PF),
+        (
+            &[0x48, 0x0f, 0xab, 0x07],
+            0,
+            0,
+            64 * 7 + 5,
+            1 << 5,
+            ALL & !CF,
+        ),
+        (&[0x0f, 0xb3, 0x07], 0, 0x30, !31 | 4, 0x20, ALL),
+        (&[0x48, 0x0f, 0xba, 0x3f, 62], 0, 1 << 62, 0, 0, ALL),
+        (
+            &[0x48, 0xc7, 0x07, 0xfe, 0xff, 0xff, 0xff],
+            0,
+            0,
+            0,
+            !1,
+            ALL,
+        ),
+        (&[0x66, 0x89, 0x07], 0, 0x9_9998, 0x10, 0x9_0010, ALL),
+    ];
+    for (code, offset, before, rax, value, rflags) in cases {
+        host.hv.machine.store_u64(table, 100, before);
+        let after = store(&host, va + offset, code, |regs| {
+            (regs.rax, regs.rflags) = (rax, regs.rflags | ALL);
+        });
+        let found = host.hv.machine.load_u64(table, 100);
+        assert_eq!(after.rip, CODE + code.len() as u64, "{code:x?}");
+        assert_eq!((found, after.rflags & ALL), (value, rflags), "{code:x?}");
+        if code == [0x48, 0x0f, 0xc1, 0x07] {
+            assert_eq!(after.rax, before, "xadd gives the word before");
+        }
+    }
+}
+
+#[test]
+fn a_pair_of_registers_is_exchanged_if_the_word_is_as_expected() {
+    let host = host();
+    let va = map_own_l1(&host) + 8 * 100;
+    let table = host.layout(DOMU).tables[3];
+    let cmpxchg8b = &[0xf0, 0x0f, 0xc7, 0x0f];
+    let before = 0x1111_2222_3333_4444;
+    host.hv.machine.store_u64(table, 100, before);
+    let set = |expected: u64| {
+        move |regs: &mut CpuUserRegs| {
+            (regs.rdx, regs.rax) = (expected >> 32 | 5 << 40, expected & 0xffff_ffff);
+            (regs.rcx, regs.rbx) = (0x5555_6666, 0x7777_8888);
+        }
+    };
+    let after = store(&host, va, cmpxchg8b, set(before + 2));
+    assert_eq!((after.rdx, after.rax), (0x1111_2222, 0x3333_4444));
+    assert_eq!(after.rflags & 1 << 6, 0);
+    assert_eq!(host.hv.machine.load_u64(table, 100), before);
+    let after = store(&host, va, cmpxchg8b, set(before));
+    assert_eq!(after.rflags & 1 << 6, 1 << 6);
+    assert_eq!(host.hv.machine.load_u64(table, 100), 0x5555_6666_7777_8888);
+}
+
+#[test]
 fn a_store_that_no_guest_may_make_is_a_page_fault() {
     let host = host();
     let va = map_own_l1(&host);
@@ -693,8 +783,8 @@ fn a_store_that_no_guest_may_make_is_a_page_fault() {
         assert_eq!(after.rip, HANDLER + 14);
         assert_eq!(host.hv.machine.load_u64(table, 100), 0);
     }
-    // Across two entries, of a register that is not there, and no store at all.
-    let codes: [&[u8]; 4] = [mov, &[0x88, 0x27], &[0x48, 0x0f, 0xab, 0x07], &[0x90]];
+    // Across two entries, of a register that is not there, of two entries at once, and no store at all.
+    let codes: [&[u8]; 4] = [mov, &[0x88, 0x27], &[0x48, 0x0f, 0xc7, 0x0f], &[0x90]];
     for (offset, code) in [4, 0, 0, 0].into_iter().zip(codes) {
         let after = store(&host, va + 8 * 100 + offset, code, |regs| regs.rax = 0);
         assert_eq!(after.rip, HANDLER + 14, "{code:x?}");
