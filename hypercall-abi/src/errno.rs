@@ -3,12 +3,16 @@
 use core::fmt;
 
 macro_rules! errnos {
-    ($( #[doc = $text:literal] $name:ident = $value:literal, )*) => {
+    (
+        $( #[doc = $text:literal] $name:ident = $value:literal, )*
+        internal { $( #[doc = $internal_text:literal] $internal:ident = $internal_value:literal, )* }
+    ) => {
         /// An error number of Xen's interface. The values are those of Linux on x86.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(i32)]
         pub enum Errno {
             $( #[doc = $text] $name = $value, )*
+            $( #[doc = $internal_text] $internal = $internal_value, )*
         }
 
         impl Errno {
@@ -24,6 +28,7 @@ macro_rules! errnos {
             pub const fn description(self) -> &'static str {
                 match self {
                     $( Self::$name => $text.trim_ascii(), )*
+                    $( Self::$internal => $internal_text.trim_ascii(), )*
                 }
             }
         }
@@ -144,6 +149,10 @@ errnos! {
     ETIMEDOUT = 110,
     /// The connection was refused
     ECONNREFUSED = 111,
+    internal {
+        /// The operation is not finished and goes on; for the hypervisor alone, which no guest is told
+        ERESTART = 85,
+    }
 }
 
 impl Errno {

@@ -146,7 +146,7 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
     let start_info = start_info(&domain, &image, &layout, pages, &kernel.command_line);
     memory.write(layout.start_info.pfn, 0, start_info.as_bytes());
     let root = build_tables(hv, &layout, &p2m).ok_or(Errno::EINVAL)?;
-    hv.memory.pin(root, DOM0, Level::L4)?;
+    hv.memory.pin(root, DOM0, Level::L4, &mut || false)?;
 
     let vcpu = domain.vcpu(0).ok_or(Errno::EINVAL)?;
     {

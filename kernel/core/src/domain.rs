@@ -70,8 +70,6 @@ pub struct Life {
     pub reason: Option<u32>,
     /// `XEN_DOMCTL_destroydomain` has begun.
     pub dying: bool,
-    /// None of its frames is pinned any longer, which is final for a dying domain.
-    pub unpinned: bool,
     /// The toolstack has let it run at least once.
     pub started: bool,
     /// Times that the toolstack paused it (`XEN_DOMCTL_pausedomain`).

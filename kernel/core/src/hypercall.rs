@@ -21,7 +21,7 @@ pub type Args = [u64; 6];
 const SYSCALL_LENGTH: u64 = 2;
 
 /// Time that a handler may take before it asks to be continued: 500 us.
-const BUDGET_PER_SECOND: u64 = 2000;
+pub(crate) const BUDGET_PER_SECOND: u64 = 2000;
 
 /// Why a handler has no result to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub type HypercallResult = Result<u64, Stop>;
 
 /// Carries out the hypercall that the registers of the current vCPU ask for.
 pub fn enter(cx: &mut Current<'_>) {
-    cx.deadline = cx.machine().tsc().saturating_add(budget(cx));
+    start_clock(cx);
     let regs = &cx.state.context.regs;
     let (number, args) = (regs.rax, arguments(regs));
     let result = match u32::try_from(number) {
@@ -71,8 +71,10 @@ pub fn should_preempt(cx: &Current<'_>) -> bool {
     cx.machine().tsc() >= cx.deadline
 }
 
-fn budget(cx: &Current<'_>) -> u64 {
-    cx.machine().tsc_info().khz.saturating_mul(1000) / BUDGET_PER_SECOND
+/// Gives the vCPU the time that a hypercall may take, from this moment.
+pub fn start_clock(cx: &mut Current<'_>) {
+    let budget = cx.machine().tsc_info().khz.saturating_mul(1000) / BUDGET_PER_SECOND;
+    cx.deadline = cx.machine().tsc().saturating_add(budget);
 }
 
 fn arguments(regs: &CpuUserRegs) -> Args {
@@ -98,11 +100,24 @@ fn set_arguments(regs: &mut CpuUserRegs, args: &Args) {
     }
 }
 
-/// The handler of each number. A domain that is being taken apart gets nothing done.
+/// Carries out a hypercall. A domain that is being taken apart gets nothing done, and one that let go of page tables
+/// nothing before they are taken apart.
 pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResult {
     if lifecycle::is_dying(cx.domain) {
         return Err(Errno::EINVAL.into());
     }
+    if !mmu::settle(cx, cx.domain.id) {
+        return Err(Stop::Again(*args));
+    }
+    match handle(cx, number, args) {
+        // It got on with a page table, which remembers how far: the same call goes on.
+        Err(Stop::Error(Errno::ERESTART)) => Err(Stop::Again(*args)),
+        result => result,
+    }
+}
+
+/// The handler of each number.
+fn handle(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResult {
     match number {
         HYPERVISOR_SET_TRAP_TABLE => callbacks::do_set_trap_table(cx, args),
         HYPERVISOR_MMU_UPDATE => mmu::do_mmu_update(cx, args),

@@ -27,6 +27,9 @@ const VCPU_INFO_SIZE: usize = size_of::<hypercall_abi::xen::VcpuInfo>();
 /// Heap that must be free before a domain or a vCPU is made: 1 MiB, many times what either takes.
 const NEW_DOMAIN_HEAP: usize = 1 << 20;
 
+/// Tables that [`reap`] takes apart of each domain.
+const REAP_STEPS: u32 = 16;
+
 /// What a new domain is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct NewDomain {
@@ -265,6 +268,7 @@ pub fn destroy(
         !core::mem::replace(&mut life.dying, true)
     };
     if first {
+        domain.owner.close();
         pause(hv, domain);
         event::close_all(hv, domain);
         sched_op::stop_watchdogs(hv, domain);
@@ -273,17 +277,14 @@ pub fn destroy(
         }
     }
     // Without its page tables nothing of the domain refers to its frames any more.
-    if !domain.life.lock().unpinned {
-        if !hv.memory.unpin_all(&domain.owner, out_of_time) {
-            return false;
-        }
-        domain.life.lock().unpinned = true;
+    let memory = &hv.memory;
+    let finished = memory.unpin_all(&domain.owner, out_of_time)
+        && memory.take_apart(&domain.owner, out_of_time)
+        && memory.release_all(&domain.owner, out_of_time);
+    if finished {
+        reap(hv);
     }
-    if !hv.memory.release_all(&domain.owner, out_of_time) {
-        return false;
-    }
-    reap(hv);
-    true
+    finished
 }
 
 /// Gives back what a vCPU of a dying domain holds.
@@ -324,7 +325,7 @@ pub fn release_tables(hv: &Hypervisor, state: &mut VcpuState) {
 pub fn reap(hv: &Hypervisor) {
     let mut gone = false;
     hv.domains.write().retain(|_, domain| {
-        let end = is_dying(domain) && hv.memory.is_last(&domain.owner, domain.shared_info);
+        let end = is_dying(domain) && is_empty(hv, domain);
         if end {
             hv.memory.release_shared(domain.shared_info);
             domain.drop_vcpus();
@@ -336,6 +337,18 @@ pub fn reap(hv: &Hypervisor) {
     if gone {
         event::send_host_virq(hv, VIRQ_DOM_EXC);
     }
+}
+
+/// Whether only the shared-info page is left of a dying domain. A hypercall on its behalf that was under way when the
+/// domain was destroyed may have let go of a page table since, which is taken apart by and by.
+fn is_empty(hv: &Hypervisor, domain: &Domain) -> bool {
+    let mut steps = 0;
+    let mut out_of_time = || {
+        steps += 1;
+        steps == REAP_STEPS
+    };
+    hv.memory.take_apart(&domain.owner, &mut out_of_time)
+        && hv.memory.is_last(&domain.owner, domain.shared_info)
 }
 
 /// The lowest free domain number from 1 on.
@@ -423,7 +436,7 @@ mod tests {
             .expect("a frame");
         host.hv
             .memory
-            .pin(mfn, Domid(7), Level::L1)
+            .pin(mfn, Domid(7), Level::L1, &mut || false)
             .expect("an empty table");
         let frame = host.hv.memory.get(mfn, Domid(7)).expect("its own");
         assert_eq!(host.hv.memory.release_allocation(frame), Ok(()));

@@ -10,7 +10,7 @@ use crate::current::Current;
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::vcpu::{Vcpu, VcpuState};
-use crate::{descriptor, dom0, event, hypercall, msr, sched, time, traps};
+use crate::{descriptor, dom0, event, hypercall, mmu, msr, sched, time, traps};
 
 /// Heap that hypercalls may count on until the CPU next asks the scheduler: 1 MiB.
 const HEAP_SPARE: usize = 1 << 20;
@@ -118,6 +118,9 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
     if switch_in(&mut cx) {
         sched::switched_in(hv, vcpu);
         while vcpu.is_runnable() && !hv.take_schedule_request() {
+            if !settle(&mut cx) {
+                continue;
+            }
             deliver_pending(&mut cx);
             // Delivery crashes a guest that has no stack for it.
             if !vcpu.is_runnable() {
@@ -158,6 +161,22 @@ fn switch_out(hv: &Hypervisor, state: &mut VcpuState) {
     state.segments = hv.machine.store_segments();
     hv.machine.set_task_switched(false);
     hv.machine.save_fpu(&mut state.fpu);
+}
+
+/// Takes apart the page tables that the guest let go of, before it goes on; `false` where there are more, and the
+/// scheduler is to be asked in between.
+fn settle(cx: &mut Current<'_>) -> bool {
+    if cx.domain.owner.is_settled() {
+        return true;
+    }
+    hypercall::start_clock(cx);
+    if mmu::settle(cx, cx.domain.id) {
+        return true;
+    }
+    while let Some(irq) = cx.machine().poll() {
+        handle_interrupt(cx.hv, irq);
+    }
+    false
 }
 
 /// Makes the guest see what waits for it: an NMI, and its event callback where the NMI's handler does not mask it.

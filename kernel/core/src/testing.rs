@@ -28,6 +28,9 @@ pub const DOM0: Domid = Domid(0);
 /// The ordinary domain.
 pub const DOMU: Domid = Domid(1);
 
+/// Ticks of the simulated time-stamp counter that a hypercall may take.
+pub const BUDGET: u64 = hv_machine::sim::TSC_KHZ * 1000 / hypercall::BUDGET_PER_SECOND;
+
 /// Guest-kernel mapping of a page, writable.
 pub const RW: u64 = Pte::PRESENT | Pte::WRITABLE | Pte::USER | Pte::ACCESSED | Pte::DIRTY;
 /// Guest-kernel mapping of a page, read-only.
@@ -160,6 +163,12 @@ impl Host {
     /// Makes a hypercall as vCPU 0 of a domain, through its registers, until it is finished; gives the register
     /// that the guest would read: a result or a negated errno.
     pub fn hypercall(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
+        self.begin_hypercall(id, number, args, 1_000_000)
+            .unwrap_or_else(|| panic!("hypercall {number} does not end"))
+    }
+
+    /// As [`Self::hypercall`], but continues the call at most `most` times; `None` where it then is not finished.
+    pub fn begin_hypercall(&self, id: Domid, number: u32, args: &[u64], most: u32) -> Option<i64> {
         self.as_guest(id, |cx| {
             const RIP: u64 = 0x1000;
             let mut all = [0; 6];
@@ -168,11 +177,11 @@ impl Host {
             regs.rax = u64::from(number);
             regs.rip = RIP;
             [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = all;
-            for _ in 0..1_000_000 {
+            for _ in 0..=most {
                 hypercall::enter(cx);
                 let regs = &mut cx.state.context.regs;
                 if regs.rip == RIP {
-                    return regs.rax as i64;
+                    return Some(regs.rax as i64);
                 }
                 // A continuation: the guest executes `syscall` again.
                 assert_eq!(
@@ -187,7 +196,7 @@ impl Host {
                 );
                 regs.rip = RIP;
             }
-            panic!("hypercall {number} does not end");
+            None
         })
     }
 

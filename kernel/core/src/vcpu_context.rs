@@ -16,6 +16,7 @@ use zerocopy::FromZeros;
 
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
+use crate::lifecycle;
 use crate::memory::{FrameType, Level, TypedRef};
 use crate::vcpu::{Callbacks, Vcpu, VcpuState};
 
@@ -53,13 +54,15 @@ pub fn guest_rflags(rflags: u64) -> u64 {
 ///
 /// # Errors
 /// `EINVAL` for an address that is not canonical, a table that is none, or too many descriptors; `EOPNOTSUPP`
-/// where tables of an initialised vCPU would change.
+/// where tables of an initialised vCPU would change; `ERESTART` where `out_of_time` said so before all tables were
+/// validated.
 pub fn apply(
     hv: &Hypervisor,
     domain: &Domain,
     vcpu: &Vcpu,
     state: &mut VcpuState,
     context: &VcpuGuestContext,
+    out_of_time: &mut dyn FnMut() -> bool,
 ) -> Result<(), Errno> {
     check(vcpu, context)?;
     if state.initialised {
@@ -69,17 +72,26 @@ pub fn apply(
             return Err(Errno::EINVAL);
         }
         let gdt = descriptor_frames(hv, domain, context)?;
-        let kernel_root = root(hv, domain, context.ctrlreg[3])?;
-        let user_root = match context.ctrlreg[1] {
-            0 => None,
-            user => Some(root(hv, domain, user)?),
-        };
+        let kernel = Mfn(context.ctrlreg[3] >> 12);
+        let user = Some(Mfn(context.ctrlreg[1] >> 12)).filter(|_| context.ctrlreg[1] != 0);
+        let taken = take_root(
+            hv,
+            domain,
+            &mut state.kernel_root,
+            Some(kernel),
+            out_of_time,
+        )
+        .and_then(|()| take_root(hv, domain, &mut state.user_root, user, out_of_time));
+        if let Err(errno) = taken {
+            if errno != Errno::ERESTART {
+                lifecycle::release_tables(hv, state);
+            }
+            return Err(errno);
+        }
         state.gdt = gdt.into_iter().map(TypedRef::into_bits).collect();
         state.gdt_entries = context.gdt_ents as u32;
         state.ldt_base = context.ldt_base;
         state.ldt_entries = context.ldt_ents as u32;
-        state.kernel_root = Some(kernel_root.into_bits());
-        state.user_root = user_root.map(TypedRef::into_bits);
         if let Some(root) = state.user_root {
             crate::mmu::hide_m2p(hv, root);
         }
@@ -154,9 +166,29 @@ fn descriptor_frames<'h>(
         .collect()
 }
 
-fn root<'h>(hv: &'h Hypervisor, domain: &Domain, cr3: u64) -> Result<TypedRef<'h>, Errno> {
-    hv.memory
-        .get_typed(Mfn(cr3 >> 12), domain.id, FrameType::Table(Level::L4))
+/// Makes a root table that of a vCPU which never ran. One that it has already from a call that was not finished stays.
+fn take_root(
+    hv: &Hypervisor,
+    domain: &Domain,
+    slot: &mut Option<Mfn>,
+    root: Option<Mfn>,
+    out_of_time: &mut dyn FnMut() -> bool,
+) -> Result<(), Errno> {
+    if *slot == root {
+        return Ok(());
+    }
+    let new = match root {
+        Some(mfn) => {
+            let table = hv
+                .memory
+                .get_table(mfn, domain.id, Level::L4, out_of_time)?;
+            Some(table.into_bits())
+        }
+        None => None,
+    };
+    let old = core::mem::replace(slot, new);
+    drop(old.map(|old| hv.memory.adopt_typed(old, FrameType::Table(Level::L4))));
+    Ok(())
 }
 
 fn set_registers(state: &mut VcpuState, context: &VcpuGuestContext) {

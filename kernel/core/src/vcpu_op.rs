@@ -12,7 +12,7 @@ use hypercall_abi::vcpu::*;
 use hypercall_abi::xen::{VcpuInfo, VcpuTimeInfo};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::hypercall::{Args, HypercallResult};
+use crate::hypercall::{Args, HypercallResult, should_preempt};
 use crate::memory::FrameType;
 use crate::time::{self, MILLISECOND};
 use crate::vcpu::InfoPlace;
@@ -114,7 +114,8 @@ fn initialise(cx: &mut Current<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Err
     if state.initialised {
         return Err(Errno::EEXIST);
     }
-    vcpu_context::apply(cx.hv, cx.domain, vcpu, &mut state, &context)?;
+    let out_of_time = &mut || should_preempt(cx);
+    vcpu_context::apply(cx.hv, cx.domain, vcpu, &mut state, &context, out_of_time)?;
     drop(state);
     sched::wake(cx.hv, vcpu);
     Ok(())

@@ -11,8 +11,9 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::current::Current;
 use crate::domain::Domain;
+use crate::hypercall::should_preempt;
 use crate::vcpu::{Vcpu, VcpuState};
-use crate::{lifecycle, runstate, sched, vcpu_context};
+use crate::{lifecycle, mmu, runstate, sched, vcpu_context};
 
 /// Works on the state of a vCPU that does not run meanwhile.
 ///
@@ -78,7 +79,10 @@ pub(super) fn set_context(
         Some(context)
     };
     while_paused(cx, &vcpu, |vcpu, state| match &context {
-        Some(context) => vcpu_context::apply(cx.hv, domain, vcpu, state, context),
+        Some(context) => {
+            let out_of_time = &mut || should_preempt(cx);
+            vcpu_context::apply(cx.hv, domain, vcpu, state, context, out_of_time)
+        }
         None => {
             vcpu.down.store(true, Ordering::Release);
             lifecycle::release_tables(cx.hv, state);
@@ -86,6 +90,10 @@ pub(super) fn set_context(
             Ok(())
         }
     })?;
+    if context.is_none() && !mmu::settle(cx, domain.id) {
+        // The same once more does nothing but to go on with the tables.
+        return Err(Errno::ERESTART);
+    }
     sched::wake(cx.hv, &vcpu);
     Ok(false)
 }

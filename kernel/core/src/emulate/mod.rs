@@ -24,7 +24,7 @@ use hypercall_abi::errno::Errno;
 use crate::cpuid::{self, Asked};
 use crate::descriptor::bits;
 use crate::traps::{self, dr6, flags, vector};
-use crate::{Current, debugreg, descriptor, iret, msr};
+use crate::{Current, debugreg, descriptor, hypercall, iret, msr};
 
 use decode::{CodeSize, Instruction, MAX_LENGTH, NotDecoded, Operation, Port};
 
@@ -349,11 +349,14 @@ fn write_control(cx: &mut Current<'_>, register: u8, value: u64) -> Outcome {
             traps::set_cr2(cx, value);
             Outcome::Done
         }
-        3 => match crate::mmu::write_cr3(cx, value) {
-            Ok(()) => Outcome::Done,
-            Err(Errno::EAGAIN) => Outcome::Again,
-            Err(_) => Outcome::Refused,
-        },
+        3 => {
+            hypercall::start_clock(cx);
+            match crate::mmu::write_cr3(cx, value) {
+                Ok(()) => Outcome::Done,
+                Err(Errno::ERESTART) => Outcome::Again,
+                Err(_) => Outcome::Refused,
+            }
+        }
         4 => {
             cx.state.cr4 = cpuid::guest_cr4(cx.hv, cx.domain, value);
             cx.machine().set_control_bits(cx.state.cr4);

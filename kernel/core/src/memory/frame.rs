@@ -11,6 +11,8 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
 use super::owner::{List, NONE, Owner};
+use super::page_table::Stopped;
+use super::type_word::{Stage, TypeWord};
 use super::{Level, Memory};
 
 /// The record of one machine frame.
@@ -19,7 +21,7 @@ pub struct Frame {
     count: AtomicU32,
     /// Domain number of the owner, or [`NO_OWNER`].
     owner: AtomicU32,
-    /// Type, flags and type count; see [`TypeWord`].
+    /// Type, stage and type count; see [`super::type_word`].
     type_word: AtomicU64,
     next: AtomicU32,
     prev: AtomicU32,
@@ -44,50 +46,6 @@ pub enum FrameType {
     Writable,
 }
 
-/// A decoded type word.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct TypeWord(u64);
-
-impl TypeWord {
-    const COUNT: u64 = 0xffff_ffff;
-    const VALIDATED: u64 = 1 << 40;
-    const PINNED: u64 = 1 << 41;
-    const KIND: u64 = 7 << 32;
-
-    fn kind(self) -> FrameType {
-        match (self.0 & Self::KIND) >> 32 {
-            1 => FrameType::Table(Level::L1),
-            2 => FrameType::Table(Level::L2),
-            3 => FrameType::Table(Level::L3),
-            4 => FrameType::Table(Level::L4),
-            5 => FrameType::Descriptors,
-            7 => FrameType::Writable,
-            _ => FrameType::None,
-        }
-    }
-
-    fn encode(kind: FrameType) -> u64 {
-        (match kind {
-            FrameType::None => 0,
-            FrameType::Table(level) => level as u64,
-            FrameType::Descriptors => 5,
-            FrameType::Writable => 7,
-        }) << 32
-    }
-
-    fn count(self) -> u64 {
-        self.0 & Self::COUNT
-    }
-
-    fn validated(self) -> bool {
-        self.0 & Self::VALIDATED != 0
-    }
-
-    fn pinned(self) -> bool {
-        self.0 & Self::PINNED != 0
-    }
-}
-
 impl Frame {
     pub(super) fn new() -> Self {
         Self {
@@ -99,14 +57,39 @@ impl Frame {
         }
     }
 
-    fn word(&self) -> TypeWord {
+    pub(super) fn word(&self) -> TypeWord {
         TypeWord(self.type_word.load(Ordering::Acquire))
     }
 
-    fn replace_word(&self, old: TypeWord, new: u64) -> bool {
+    /// Changes the type word if it still is `old`; whether it was.
+    pub(super) fn replace_word(&self, old: TypeWord, new: TypeWord) -> bool {
         self.type_word
-            .compare_exchange(old.0, new, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// Changes the type word, which is the caller's alone to change.
+    pub(super) fn set_word(&self, new: TypeWord) {
+        self.type_word.store(new.0, Ordering::Release);
+    }
+
+    /// Sets bits of the type word, or clears them; gives the word before.
+    pub(super) fn change_flags(&self, flags: u64, set: bool) -> TypeWord {
+        TypeWord(if set {
+            self.type_word.fetch_or(flags, Ordering::AcqRel)
+        } else {
+            self.type_word.fetch_and(!flags, Ordering::AcqRel)
+        })
+    }
+
+    /// Counts a reference more, for a stage of a table; the caller has one.
+    pub(super) fn hold(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The next frame of the list that it is in.
+    pub(super) fn next(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
     }
 }
 
@@ -125,6 +108,8 @@ pub struct FrameState {
     pub types: u32,
     /// Whether a pin is one of them.
     pub pinned: bool,
+    /// How far it is what its type says.
+    pub stage: Stage,
 }
 
 /// A counted reference to a frame.
@@ -150,10 +135,25 @@ impl<'m> FrameRef<'m> {
 
     /// Makes the frame a `kind`, or counts one more use as it, and keeps reference and type together.
     ///
+    /// It takes whatever time it takes, and so is for what has no tables below it.
+    ///
     /// # Errors
     /// `EINVAL` where the frame is in use as something else, or its contents do not make it a `kind`.
     pub fn with_type(self, kind: FrameType) -> Result<TypedRef<'m>, Errno> {
-        self.memory.take_type(self.mfn, kind)?;
+        self.with_type_until(kind, &mut || false)
+    }
+
+    /// As [`Self::with_type`], for all kinds.
+    ///
+    /// # Errors
+    /// As there, and `ERESTART` where `out_of_time` said so before the frame was what it is to be: the next call goes
+    /// on, from where this one stopped or somebody else did. Each call gets on by an entry of a table at least.
+    pub fn with_type_until(
+        self,
+        kind: FrameType,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<TypedRef<'m>, Errno> {
+        self.memory.take_type(self.mfn, kind, out_of_time)?;
         Ok(TypedRef { frame: self, kind })
     }
 }
@@ -204,10 +204,12 @@ impl Memory {
         (self.owner_of(mfn) == Some(owner)).then_some(reference)
     }
 
-    /// A reference to a frame, whoever owns it; `None` where nobody does.
+    /// A reference to a frame, whoever owns it; `None` where nobody does, or there are as many as can be counted. One
+    /// is left for [`Frame::hold`].
     pub fn get_any(&self, mfn: Mfn) -> Option<FrameRef<'_>> {
         let frame = self.frame(mfn)?;
-        let more = |count: u32| (count & COUNT != 0 && count & COUNT < COUNT).then(|| count + 1);
+        let more =
+            |count: u32| (count & COUNT != 0 && count & COUNT < COUNT - 1).then(|| count + 1);
         frame
             .count
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
@@ -226,6 +228,21 @@ impl Memory {
         kind: FrameType,
     ) -> Result<TypedRef<'_>, Errno> {
         self.get(mfn, owner).ok_or(Errno::EINVAL)?.with_type(kind)
+    }
+
+    /// A reference to a frame and a use of it as a page table: [`Self::get`], then [`FrameRef::with_type_until`].
+    ///
+    /// # Errors
+    /// `EINVAL` where either fails, `ERESTART` as there.
+    pub fn get_table(
+        &self,
+        mfn: Mfn,
+        owner: Domid,
+        level: Level,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<TypedRef<'_>, Errno> {
+        let frame = self.get(mfn, owner).ok_or(Errno::EINVAL)?;
+        frame.with_type_until(FrameType::Table(level), out_of_time)
     }
 
     /// Takes back a reference that [`FrameRef::into_bits`] put away. Each may be taken back once: the caller
@@ -262,6 +279,7 @@ impl Memory {
             kind: word.kind(),
             types: word.count() as u32,
             pinned: word.pinned(),
+            stage: word.stage(),
         })
     }
 
@@ -271,15 +289,6 @@ impl Memory {
             Some(word) if word.count() > 0 => word.kind(),
             _ => FrameType::None,
         }
-    }
-
-    /// Whether no validation or teardown of the frame is under way.
-    #[cfg(test)]
-    pub(super) fn at_rest(&self, mfn: Mfn) -> bool {
-        self.frame(mfn).is_none_or(|frame| {
-            let word = frame.word();
-            word.validated() || word.count() == 0 && !word.pinned()
-        })
     }
 
     /// The frames of a list, in order; the first wrong link ends it.
@@ -324,9 +333,12 @@ impl Memory {
     }
 
     /// Takes a frame out of a list.
-    pub(super) fn unlink(&self, frame: &Frame, list: &mut List) {
+    pub(super) fn unlink(&self, mfn: Mfn, frame: &Frame, list: &mut List) {
         let next = frame.next.load(Ordering::Relaxed);
         let prev = frame.prev.load(Ordering::Relaxed);
+        if list.cursor == Some(mfn.0 as u32) {
+            list.cursor = Some(next);
+        }
         match self.frame(Mfn(u64::from(prev))) {
             Some(before) => before.next.store(next, Ordering::Relaxed),
             None => list.head = next,
@@ -355,7 +367,7 @@ impl Memory {
         }
         {
             let mut lists = owner.lists.lock();
-            self.unlink(frame, &mut lists.allocated);
+            self.unlink(mfn, frame, &mut lists.allocated);
             self.link(mfn, frame, &mut lists.lingering);
         }
         drop(self.adopt(mfn));
@@ -371,7 +383,7 @@ impl Memory {
                 let Some(frame) = self.frame(mfn) else {
                     return true;
                 };
-                self.unlink(frame, &mut lists.allocated);
+                self.unlink(mfn, frame, &mut lists.allocated);
                 let alone = frame.count.compare_exchange(
                     ALLOCATED | 1,
                     0,
@@ -407,39 +419,6 @@ impl Memory {
             .is_some_and(|frame| frame.count.load(Ordering::Acquire) == 1)
     }
 
-    /// Takes all pins of an owner's page tables away, until `out_of_time` says so; whether that is finished. The
-    /// owner runs no more, and gets no more frames.
-    pub fn unpin_all(&self, owner: &Owner, out_of_time: &mut dyn FnMut() -> bool) -> bool {
-        // A pin does not hold a frame in the reservation, so that this list stands still.
-        let mut cursor = owner.lists.lock().allocated.head;
-        while let Some(frame) = self.frame(Mfn(u64::from(cursor))) {
-            if self.unpin(Mfn(u64::from(cursor))) && out_of_time() {
-                return false;
-            }
-            cursor = frame.next.load(Ordering::Relaxed);
-        }
-        // A frame that was given up while pinned is freed by this, and others with it: the search begins anew.
-        loop {
-            let pinned = self.find_pinned(&owner.lists.lock().lingering);
-            let Some(mfn) = pinned else { return true };
-            self.unpin(mfn);
-            if out_of_time() {
-                return false;
-            }
-        }
-    }
-
-    fn find_pinned(&self, list: &List) -> Option<Mfn> {
-        let mut cursor = list.head;
-        while let Some(frame) = self.frame(Mfn(u64::from(cursor))) {
-            if frame.word().pinned() {
-                return Some(Mfn(u64::from(cursor)));
-            }
-            cursor = frame.next.load(Ordering::Relaxed);
-        }
-        None
-    }
-
     fn put(&self, mfn: Mfn) {
         let Some(frame) = self.frame(mfn) else { return };
         let before = frame.count.fetch_sub(1, Ordering::AcqRel);
@@ -455,7 +434,7 @@ impl Memory {
     /// Frees a frame without references.
     fn free_unreferenced(&self, mfn: Mfn, frame: &Frame) {
         if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
-            self.unlink(frame, &mut owner.lists.lock().lingering);
+            self.unlink(mfn, frame, &mut owner.lists.lock().lingering);
         }
         self.forget_owner(mfn, frame);
     }
@@ -469,112 +448,135 @@ impl Memory {
         self.free(mfn, frame);
     }
 
-    /// Counts one more use of a frame as `kind`; the caller holds a reference.
-    fn take_type(&self, mfn: Mfn, kind: FrameType) -> Result<(), Errno> {
+    /// Counts one more use of a frame as `kind`; the caller holds a reference. Errors as
+    /// [`FrameRef::with_type_until`].
+    fn take_type(
+        &self,
+        mfn: Mfn,
+        kind: FrameType,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Errno> {
         let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
+        let contents_matter = matches!(kind, FrameType::Table(_) | FrameType::Descriptors);
         loop {
             let word = frame.word();
-            if word.count() > 0 {
-                if word.kind() != kind || word.count() == TypeWord::COUNT {
-                    return Err(Errno::EINVAL);
+            let stage = word.stage();
+            if stage != Stage::Idle && word.kind() != kind {
+                return Err(Errno::EINVAL);
+            }
+            let done = match stage {
+                Stage::Valid => {
+                    if word.count() == TypeWord::COUNT {
+                        return Err(Errno::EINVAL);
+                    }
+                    if frame.replace_word(word, TypeWord(word.0 + 1)) {
+                        return Ok(());
+                    }
+                    continue;
                 }
-                if !word.validated() {
-                    // Another CPU validates the frame, or takes it apart: its answer is awaited.
+                // Another CPU is at it, and ends when its time is up. What it may wait for in turn is of a lower level.
+                Stage::Busy => {
                     core::hint::spin_loop();
                     continue;
                 }
-                if frame.replace_word(word, word.0 + 1) {
-                    return Ok(());
+                Stage::Leaving(_) => {
+                    let owner = self.owner_of(mfn).and_then(|id| self.owner(id));
+                    match owner.is_some_and(|owner| self.take_apart(&owner, out_of_time)) {
+                        true => continue,
+                        false => return Err(Errno::ERESTART),
+                    }
                 }
-                continue;
-            }
-            let contents_matter = matches!(kind, FrameType::Table(_) | FrameType::Descriptors);
-            let validated = if contents_matter {
-                0
-            } else {
-                TypeWord::VALIDATED
+                Stage::Partial(done) => done,
+                Stage::Idle => 0,
             };
-            if !frame.replace_word(word, TypeWord::encode(kind) | validated | 1) {
+            let next = if contents_matter {
+                TypeWord::busy(kind)
+            } else {
+                TypeWord::valid(kind)
+            };
+            if !frame.replace_word(word, next) {
                 continue;
             }
-            if word.kind() != FrameType::None && word.kind() != kind {
+            if stage == Stage::Idle && word.kind() != FrameType::None && word.kind() != kind {
                 // A stale writable translation would let the guest edit a page table that is in use; a stale
                 // paging-structure entry would let it edit one through a page that no longer is a table.
                 self.flush_stale_translations();
             }
-            if contents_matter {
-                if let Err(errno) = self.validate(mfn, kind) {
-                    frame.type_word.store(0, Ordering::Release);
-                    return Err(errno);
-                }
-                frame
-                    .type_word
-                    .fetch_or(TypeWord::VALIDATED, Ordering::AcqRel);
+            if stage != Stage::Idle {
+                // The stage's own; the caller has another.
+                drop(self.adopt(mfn));
             }
-            return Ok(());
+            if !contents_matter {
+                return Ok(());
+            }
+            return match self.validate(mfn, kind, done, out_of_time) {
+                Ok(()) => {
+                    frame.set_word(TypeWord::valid(kind));
+                    Ok(())
+                }
+                Err(stopped) => Err(self.stop(mfn, frame, kind, &stopped)),
+            };
         }
     }
 
-    /// Counts one use of the frame's type less; the last use of a page table takes its entries apart.
+    /// Leaves a frame that [`Self::validate`] has not come to the end of in a stage without it; gives what the caller
+    /// is told.
+    fn stop(&self, mfn: Mfn, frame: &Frame, kind: FrameType, stopped: &Stopped) -> Errno {
+        let busy = TypeWord::busy(kind);
+        if stopped.why != Errno::ERESTART {
+            // Nothing ever used it as this, so that no translation is left to be flushed.
+            if stopped.done == 0 {
+                frame.set_word(TypeWord::idle(FrameType::None));
+            } else {
+                self.leave(mfn, frame, busy, stopped.done);
+            }
+            return stopped.why;
+        }
+        frame.hold();
+        let partial = TypeWord::partial(kind, stopped.done);
+        frame.set_word(partial);
+        // Who looks through the frames of an owner that goes either sees it now or has closed the account before.
+        let closed = self
+            .owner_of(mfn)
+            .and_then(|id| self.owner(id))
+            .is_none_or(|owner| owner.is_closed());
+        if closed {
+            self.leave(mfn, frame, partial, stopped.done);
+            return Errno::EINVAL;
+        }
+        Errno::ERESTART
+    }
+
+    /// Counts one use of the frame's type less; the last use of a table above L1 puts it on its owner's list of those
+    /// to be taken apart.
     fn put_type(&self, mfn: Mfn) {
         let Some(frame) = self.frame(mfn) else { return };
         loop {
             let word = frame.word();
-            assert!(word.count() > 0, "frame {mfn} has no type to give back");
-            match word.kind() {
-                FrameType::Table(level) if word.count() == 1 => {
-                    // Nobody else may count on the table from here on, and its type stays until it is empty.
-                    if frame.replace_word(word, word.0 & !TypeWord::VALIDATED) {
-                        self.release_entries(mfn, level, 0..hv_machine::TABLE_ENTRIES);
-                        frame
-                            .type_word
-                            .store(TypeWord::encode(word.kind()), Ordering::Release);
-                        return;
+            assert!(
+                word.stage() == Stage::Valid,
+                "frame {mfn} has no type to give back"
+            );
+            let done = if word.count() > 1 {
+                frame.replace_word(word, TypeWord(word.0 - 1))
+            } else {
+                match word.kind() {
+                    FrameType::Table(Level::L1) => {
+                        // Nobody else may count on the table from here on, and its type stays until it is empty.
+                        let alone = frame.replace_word(word, TypeWord::busy(word.kind()));
+                        if alone {
+                            self.release_entries(mfn, hv_machine::TABLE_ENTRIES);
+                            frame.set_word(TypeWord::idle(word.kind()));
+                        }
+                        alone
                     }
+                    FrameType::Table(_) => self.leave(mfn, frame, word, hv_machine::TABLE_ENTRIES),
+                    kind => frame.replace_word(word, TypeWord::idle(kind)),
                 }
-                kind => {
-                    let last = word.count() == 1;
-                    let next = if last {
-                        TypeWord::encode(kind)
-                    } else {
-                        word.0 - 1
-                    };
-                    if frame.replace_word(word, next) {
-                        return;
-                    }
-                }
+            };
+            if done {
+                return;
             }
         }
-    }
-
-    /// Pins a page table (`MMUEXT_PIN_L*_TABLE`): it stays validated until it is unpinned.
-    ///
-    /// # Errors
-    /// `EINVAL` where it is no such table of that owner, or is pinned already.
-    pub fn pin(&self, mfn: Mfn, owner: Domid, level: Level) -> Result<(), Errno> {
-        let table = self.get_typed(mfn, owner, FrameType::Table(level))?;
-        let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
-        let before = TypeWord(frame.type_word.fetch_or(TypeWord::PINNED, Ordering::AcqRel));
-        if before.pinned() {
-            return Err(Errno::EINVAL);
-        }
-        table.into_bits();
-        Ok(())
-    }
-
-    /// Takes a pin away; `false` where there is none.
-    pub fn unpin(&self, mfn: Mfn) -> bool {
-        let Some(frame) = self.frame(mfn) else {
-            return false;
-        };
-        let before = TypeWord(
-            frame
-                .type_word
-                .fetch_and(!TypeWord::PINNED, Ordering::AcqRel),
-        );
-        if before.pinned() {
-            drop(self.adopt_typed(mfn, before.kind()));
-        }
-        before.pinned()
     }
 }

@@ -12,7 +12,8 @@
 //!
 //! Taking a type as a page table *validates* the frame: each of its entries is checked and takes the reference
 //! and the type that it implies in the frame it names, so that the counts always equal what the tables say.
-//! Giving the last one back takes the entries' references away again.
+//! Giving the last one back takes the entries' references away again. Both take time, as large as a tree of tables
+//! can be, and so are done in pieces: [`type_word`] has the rules, [`teardown`] says who does the rest.
 //!
 //! [`FrameRef`] and [`TypedRef`] are these counts as values: getting one counts up, dropping it counts down, and
 //! storing a page-table entry turns it into bits ([`TypedRef::into_bits`]) that a later overwrite turns back.
@@ -21,11 +22,14 @@ mod frame;
 mod heap;
 mod owner;
 mod page_table;
+mod pin;
 mod pte;
 #[cfg(test)]
 pub(crate) mod recount;
 #[cfg(test)]
 mod search;
+mod teardown;
+mod type_word;
 mod walk;
 
 pub use frame::{Frame, FrameRef, FrameState, FrameType, TypedRef};
@@ -33,6 +37,7 @@ pub use heap::MAX_ORDER;
 pub use owner::Owner;
 pub use page_table::{Updated, is_guest_slot};
 pub use pte::{Level, Pte};
+pub use type_word::Stage;
 pub use walk::L1Slot;
 
 use alloc::collections::BTreeMap;
@@ -146,7 +151,7 @@ impl Memory {
             while batch.len < most {
                 let mfn = Mfn(u64::from(dirty.head));
                 let Some(frame) = self.frame(mfn) else { break };
-                self.unlink(frame, &mut dirty);
+                self.unlink(mfn, frame, &mut dirty);
                 self.link(mfn, frame, &mut batch);
             }
             // Under the lock, so that nobody else takes frames off the list while the flush is not complete.
@@ -157,7 +162,7 @@ impl Memory {
         let done = batch.len;
         while let Some(frame) = self.frame(Mfn(u64::from(batch.head))) {
             let mfn = Mfn(u64::from(batch.head));
-            self.unlink(frame, &mut batch);
+            self.unlink(mfn, frame, &mut batch);
             self.machine.zero_frame(mfn);
             self.heap.lock().free(mfn, 0);
         }

@@ -1,10 +1,11 @@
 //! [`Owner`]: a domain as memory knows it: its frames, its limit, and the I/O memory it may map.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypercall_abi::types::{Domid, Mfn};
 
+use super::teardown::Leaving;
 use crate::domain::{covers, set_range};
 use crate::lock::{Mutex, RwLock};
 
@@ -21,6 +22,10 @@ pub struct Owner {
     pub(super) uncounted: AtomicU64,
     /// Its frames, linked through the frame table.
     pub(super) lists: Mutex<Lists>,
+    /// Its page tables that nobody uses any more.
+    pub(super) leaving: Leaving,
+    /// Its end has begun; see [`Self::close`].
+    pub(super) closed: AtomicBool,
     /// Frame ranges, ends included, of I/O memory that it may map.
     io_memory: RwLock<Vec<(u64, u64)>>,
 }
@@ -37,10 +42,16 @@ pub(super) struct Lists {
 pub(super) struct List {
     pub(super) head: u32,
     pub(super) len: u64,
+    /// The next frame to be looked at by [`super::Memory::unpin_all`], once that has begun.
+    pub(super) cursor: Option<u32>,
 }
 
 impl List {
-    pub(super) const EMPTY: Self = Self { head: NONE, len: 0 };
+    pub(super) const EMPTY: Self = Self {
+        head: NONE,
+        len: 0,
+        cursor: None,
+    };
 }
 
 impl Owner {
@@ -54,6 +65,8 @@ impl Owner {
                 allocated: List::EMPTY,
                 lingering: List::EMPTY,
             }),
+            leaving: Leaving::new(),
+            closed: AtomicBool::new(false),
             io_memory: RwLock::new(Vec::new()),
         }
     }

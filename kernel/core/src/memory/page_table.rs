@@ -1,13 +1,11 @@
 //! Validation of page tables and of single entries: here is decided what a guest's processor may be told.
 
-use core::ops::Range;
-
-use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, PAGE_SIZE, Platform, TABLE_ENTRIES};
+use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, Platform, TABLE_ENTRIES};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use zerocopy::IntoBytes;
 
-use super::frame::FrameType;
+use super::frame::{FrameType, TypedRef};
 use super::{Level, Memory, Pte};
 use crate::descriptor;
 
@@ -20,6 +18,14 @@ const HARMLESS: u64 = Pte::ACCESSED
     | Pte::GUEST_KERNEL
     | Pte::GLOBAL
     | Pte::NO_EXECUTE;
+
+/// Why and where the validation of a frame stopped.
+pub(super) struct Stopped {
+    /// Entries that count.
+    pub(super) done: usize,
+    /// `ERESTART` where the time was up, else what is wrong.
+    pub(super) why: Errno,
+}
 
 /// What the update of an entry came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,32 +43,57 @@ pub fn is_guest_slot(level: Level, index: usize) -> bool {
 }
 
 impl Memory {
-    /// Checks a frame's contents for its use as `kind` and takes what they refer to.
+    /// Checks a frame's contents for its use as `kind`, from entry `done` on, and takes what they refer to.
     ///
     /// The frame is not writable by guests any more, nor a table yet, so that nobody else writes to it.
-    pub(super) fn validate(&self, mfn: Mfn, kind: FrameType) -> Result<(), Errno> {
+    ///
+    /// # Errors
+    /// What is wrong, or `ERESTART`, and how many entries count; that is none where `kind` is not a table above L1.
+    pub(super) fn validate(
+        &self,
+        mfn: Mfn,
+        kind: FrameType,
+        done: usize,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stopped> {
         match kind {
-            FrameType::Table(level) => self.validate_table(mfn, level),
-            FrameType::Descriptors => self.validate_descriptors(mfn),
+            FrameType::Table(level) => self.validate_table(mfn, level, done, out_of_time),
+            FrameType::Descriptors => {
+                let checked = self.validate_descriptors(mfn);
+                checked.map_err(|why| Stopped { done: 0, why })
+            }
             FrameType::None | FrameType::Writable => Ok(()),
         }
     }
 
-    fn validate_table(&self, mfn: Mfn, level: Level) -> Result<(), Errno> {
-        let owner = self.owner_of(mfn).ok_or(Errno::EINVAL)?;
+    fn validate_table(
+        &self,
+        mfn: Mfn,
+        level: Level,
+        done: usize,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stopped> {
+        let stop = |done, why| Err(Stopped { done, why });
+        let Some(owner) = self.owner_of(mfn) else {
+            return stop(done, Errno::EINVAL);
+        };
         let mut entries = [0_u64; TABLE_ENTRIES];
-        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
-        for (index, &entry) in entries.iter().enumerate() {
+        self.read_table(mfn, &mut entries);
+        for (index, &entry) in entries.iter().enumerate().skip(done) {
             if entry & Pte::PRESENT == 0 || !is_guest_slot(level, index) {
                 continue;
             }
-            match self.acquire(Pte(entry), level, owner, owner) {
+            match self.acquire(Pte(entry), level, owner, owner, out_of_time) {
                 Ok(stored) if stored.0 != entry => self.machine.store_u64(mfn, index, stored.0),
                 Ok(_) => {}
-                Err(errno) => {
-                    self.release_entries(mfn, level, 0..index);
-                    return Err(errno);
+                Err(why) if level == Level::L1 => {
+                    self.release_entries(mfn, index);
+                    return stop(0, why);
                 }
+                Err(why) => return stop(index, why),
+            }
+            if level != Level::L1 && index + 1 < TABLE_ENTRIES && out_of_time() {
+                return stop(index + 1, Errno::ERESTART);
             }
         }
         if level == Level::L4 {
@@ -75,8 +106,8 @@ impl Memory {
     }
 
     fn validate_descriptors(&self, mfn: Mfn) -> Result<(), Errno> {
-        let mut entries = [0_u64; PAGE_SIZE / 8];
-        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
+        let mut entries = [0_u64; TABLE_ENTRIES];
+        self.read_table(mfn, &mut entries);
         for (index, &entry) in entries.iter().enumerate() {
             let checked = descriptor::check(entry).ok_or(Errno::EINVAL)?;
             if checked != entry {
@@ -86,15 +117,18 @@ impl Memory {
         Ok(())
     }
 
-    /// Gives back what the entries of a table refer to.
-    pub(super) fn release_entries(&self, mfn: Mfn, level: Level, range: Range<usize>) {
+    /// Gives back what the first `count` entries of an L1 table refer to.
+    pub(super) fn release_entries(&self, mfn: Mfn, count: usize) {
         let mut entries = [0_u64; TABLE_ENTRIES];
-        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
-        for (index, &entry) in entries.iter().enumerate().take(range.end).skip(range.start) {
-            if is_guest_slot(level, index) {
-                self.release(Pte(entry), level);
-            }
+        self.read_table(mfn, &mut entries);
+        for &entry in entries.iter().take(count) {
+            self.release(Pte(entry), Level::L1);
         }
+    }
+
+    /// Copies a table.
+    pub(super) fn read_table(&self, mfn: Mfn, entries: &mut [u64; TABLE_ENTRIES]) {
+        self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
     }
 
     /// Checks an entry for a table of `level` that `table_owner` owns, takes what it refers to, and returns it
@@ -105,6 +139,7 @@ impl Memory {
         level: Level,
         table_owner: Domid,
         frame_owner: Domid,
+        out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<Pte, Errno> {
         if !entry.present() {
             return Ok(entry);
@@ -115,7 +150,7 @@ impl Memory {
         let entry = entry.adjusted(level);
         if let Some(below) = level.below() {
             // Tables are never shared between domains.
-            self.get_typed(entry.mfn(), table_owner, FrameType::Table(below))?
+            self.get_table(entry.mfn(), table_owner, below, out_of_time)?
                 .into_bits();
             return Ok(entry);
         }
@@ -157,7 +192,7 @@ impl Memory {
     }
 
     /// Gives back what an entry that was in a table refers to.
-    fn release(&self, entry: Pte, level: Level) {
+    pub(super) fn release(&self, entry: Pte, level: Level) {
         if !entry.present() {
             return;
         }
@@ -169,26 +204,31 @@ impl Memory {
         }
     }
 
-    /// Writes entry `index` of a table that the caller holds as such (a [`super::TypedRef`] of the level).
+    /// Writes entry `index` of a table that the caller holds as such.
     ///
-    /// With `preserve` the processor's accessed and dirty bits of the old entry are kept.
+    /// With `preserve` the processor's accessed and dirty bits of the old entry are kept. In an L1 table it is a
+    /// matter of a moment; else `out_of_time` says when to stop.
     ///
     /// # Errors
     /// `EINVAL`, `EPERM` and `EBUSY` (a frame that is not the owner's, or is in use as something else) as the
-    /// entry's check gives them, `EINVAL` in the hypervisor's slots; nothing is
-    /// changed then.
+    /// entry's check gives them, `EINVAL` in the hypervisor's slots, `ERESTART` as
+    /// [`super::FrameRef::with_type_until`]; the entry is not changed then.
     pub fn update_entry(
         &self,
-        table: Mfn,
-        level: Level,
+        table: &TypedRef<'_>,
         index: usize,
         entry: Pte,
         frame_owner: Domid,
         preserve: bool,
+        out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<Updated, Errno> {
+        let FrameType::Table(level) = table.kind() else {
+            return Err(Errno::EINVAL);
+        };
         if !is_guest_slot(level, index) {
             return Err(Errno::EINVAL);
         }
+        let table = table.mfn();
         let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
         let old = Pte(self.machine.load_u64(table, index));
         let plain = level != Level::L1 || entry.0 & Pte::CACHE == 0;
@@ -202,7 +242,7 @@ impl Memory {
                 }
             }
         }
-        let next = self.acquire(entry, level, table_owner, frame_owner)?;
+        let next = self.acquire(entry, level, table_owner, frame_owner, out_of_time)?;
         let mut expected = old;
         loop {
             if let Some(old) = self.store_entry(table, index, expected, next, preserve) {
@@ -228,7 +268,7 @@ impl Memory {
         frame_owner: Domid,
     ) -> Result<bool, Errno> {
         let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
-        let next = self.acquire(entry, Level::L1, table_owner, frame_owner)?;
+        let next = self.acquire(entry, Level::L1, table_owner, frame_owner, &mut || false)?;
         let exchanged = self
             .machine
             .compare_exchange_u64(table, index, expected.0, next.0)

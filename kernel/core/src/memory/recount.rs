@@ -13,7 +13,7 @@ use std::vec::Vec;
 use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, Platform, TABLE_ENTRIES};
 use hypercall_abi::types::{Domid, Mfn};
 
-use super::{FrameType, Level, Memory, Pte, is_guest_slot};
+use super::{FrameType, Level, Memory, Pte, Stage, is_guest_slot};
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::lifecycle;
@@ -84,10 +84,17 @@ fn counts(hv: &Hypervisor) -> Result<(), String> {
         if state.pinned {
             refer(mfn, state.kind);
         }
-        if let FrameType::Table(level) = state.kind
-            && state.types > 0
-        {
-            for (_, entry) in entries(hv, mfn, level) {
+        let count = match state.stage {
+            Stage::Idle | Stage::Busy => 0,
+            Stage::Valid => TABLE_ENTRIES,
+            Stage::Partial(count) | Stage::Leaving(count) => {
+                refer(mfn, state.kind);
+                count
+            }
+        };
+        if let FrameType::Table(level) = state.kind {
+            let entries = entries(hv, mfn, level).into_iter();
+            for (_, entry) in entries.take_while(|&(index, _)| index < count) {
                 match level.below() {
                     Some(below) => refer(entry.mfn(), FrameType::Table(below)),
                     None if !memory.is_ram(entry.mfn()) => {}
@@ -122,8 +129,19 @@ fn counts(hv: &Hypervisor) -> Result<(), String> {
         {
             return Err(format!("frame {mfn}: {state:?}, but in truth {counts:?}"));
         }
-        if !memory.at_rest(mfn) {
-            return Err(format!("frame {mfn}: {state:?}, a validation without end"));
+        let above_l1 = matches!(state.kind, FrameType::Table(level) if level != Level::L1);
+        let at_rest = match state.stage {
+            Stage::Idle => !state.pinned,
+            Stage::Valid => true,
+            Stage::Partial(count) | Stage::Leaving(count) => {
+                above_l1 && !state.pinned && count <= TABLE_ENTRIES
+            }
+            Stage::Busy => false,
+        };
+        if !at_rest {
+            return Err(format!(
+                "frame {mfn}: {state:?}, with no hypercall under way"
+            ));
         }
     }
     match expected.first_key_value() {
@@ -159,10 +177,27 @@ fn lists(hv: &Hypervisor) -> Result<(), String> {
             }
         }
     }
-    match expected.first_key_value() {
-        Some((owner, frames)) => Err(format!("{owner:?} is gone but owns {frames:?}")),
-        None => Ok(()),
+    if let Some((owner, frames)) = expected.first_key_value() {
+        return Err(format!("{owner:?} is gone but owns {frames:?}"));
     }
+    let mut leaving: BTreeMap<Domid, BTreeSet<Mfn>> = BTreeMap::new();
+    for mfn in managed(memory) {
+        let state = memory.state(mfn).ok_or("a frame without a record")?;
+        if let (Stage::Leaving(_), Some(owner)) = (state.stage, state.owner) {
+            leaving.entry(owner).or_default().insert(mfn);
+        }
+    }
+    for (id, owner) in memory.owners.read().iter() {
+        let (listed, len) = memory.listed_leaving(owner);
+        let set: BTreeSet<_> = listed.iter().copied().collect();
+        let tables = leaving.remove(id).unwrap_or_default();
+        if set != tables || listed.len() != set.len() || listed.len() as u64 != len {
+            return Err(format!(
+                "{id:?} lets go of {tables:?}, but lists {len}: {listed:?}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Looks at the frames that nobody refers to (I4).
@@ -245,6 +280,10 @@ fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
     while let Some((id, mfn, level)) = waiting.pop() {
         if memory.owner_of(mfn) != Some(id) {
             return Err(format!("frame {mfn}: a table of domain {} only", id.0));
+        }
+        let state = memory.state(mfn).ok_or("a table without a record")?;
+        if state.stage != Stage::Valid {
+            return Err(format!("frame {mfn}: {state:?}, reachable as a table"));
         }
         match reach.tables.insert(mfn, level) {
             Some(before) if before != level => {

@@ -8,13 +8,12 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
-use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain};
+use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain, settle};
 use crate::current::Current;
 use crate::descriptor;
 use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
 use crate::hypervisor::Hypervisor;
-use crate::lifecycle;
 use crate::memory::{FrameType, Level};
 
 /// `HYPERVISOR_mmuext_op(operations, count, done, foreigndom)`.
@@ -31,29 +30,39 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let count = raw_count & (PREEMPTED - 1);
     let domain = foreign_domain(cx, Domid(foreign as u16))?;
     let mut index = 0;
-    let mut result = Ok(0);
-    while index < count {
-        if index > 0 && should_preempt(cx) {
-            let at = operations.wrapping_add(index * size_of::<MmuextOp>() as u64);
-            result = Err(Stop::Again([
-                at,
-                (count - index) | PREEMPTED,
-                done_at,
-                foreign,
-                0,
-                0,
-            ]));
-            break;
+    let again = |index| {
+        let at = operations.wrapping_add(index * size_of::<MmuextOp>() as u64);
+        let at = if index < count { at } else { operations };
+        Err(Stop::Again([
+            at,
+            (count - index) | PREEMPTED,
+            done_at,
+            foreign,
+            0,
+            0,
+        ]))
+    };
+    let result = loop {
+        // What an operation let go of may be wanted by the next as something else.
+        if !settle(cx, domain.id) || index > 0 && index < count && should_preempt(cx) {
+            break again(index);
+        }
+        if index >= count {
+            break Ok(0);
         }
         let outcome = cx
             .read_element::<MmuextOp>(operations, index)
             .and_then(|op| apply(cx, &domain, &op));
-        if let Err(errno) = outcome {
-            result = Err(errno.into());
-            break;
+        match outcome {
+            Ok(()) => {}
+            Err(Errno::ERESTART) => break again(index),
+            Err(errno) => {
+                settle(cx, domain.id);
+                break Err(errno.into());
+            }
         }
         index += 1;
-    }
+    };
     if done_at != 0 {
         // The caller's loss if it cannot be written: what was done is done.
         let _ = cx.write(done_at, &done.wrapping_add(index as u32));
@@ -66,15 +75,12 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
     let require_own = || if own { Ok(()) } else { Err(Errno::EPERM) };
     let memory = &cx.hv.memory;
     let mfn = Mfn(op.arg1);
+    let pin = |level| memory.pin(mfn, domain.id, level, &mut || should_preempt(cx));
     match op.cmd {
-        // Nobody would take the pin away again, and the domain would never be gone.
-        MMUEXT_PIN_L1_TABLE..=MMUEXT_PIN_L4_TABLE if lifecycle::is_dying(domain) => {
-            Err(Errno::EINVAL)
-        }
-        MMUEXT_PIN_L1_TABLE => memory.pin(mfn, domain.id, Level::L1),
-        MMUEXT_PIN_L2_TABLE => memory.pin(mfn, domain.id, Level::L2),
-        MMUEXT_PIN_L3_TABLE => memory.pin(mfn, domain.id, Level::L3),
-        MMUEXT_PIN_L4_TABLE => memory.pin(mfn, domain.id, Level::L4),
+        MMUEXT_PIN_L1_TABLE => pin(Level::L1),
+        MMUEXT_PIN_L2_TABLE => pin(Level::L2),
+        MMUEXT_PIN_L3_TABLE => pin(Level::L3),
+        MMUEXT_PIN_L4_TABLE => pin(Level::L4),
         MMUEXT_UNPIN_TABLE => {
             let _frame = memory.get(mfn, domain.id).ok_or(Errno::EINVAL)?;
             if memory.unpin(mfn) {
@@ -146,17 +152,16 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
 /// `mov` to CR3 by the guest's kernel: as `MMUEXT_NEW_BASEPTR`.
 ///
 /// # Errors
-/// `EINVAL` where it names no frame of the domain that can be an L4 table.
+/// `EINVAL` where it names no frame of the domain that can be an L4 table, `ERESTART` where the time was up before it
+/// was one.
 pub fn write_cr3(cx: &mut Current<'_>, value: u64) -> Result<(), Errno> {
     new_kernel_root(cx, cr3_to_mfn(value))
 }
 
 fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
     if cx.state.kernel_root != Some(mfn) {
-        let root = cx
-            .hv
-            .memory
-            .get_typed(mfn, cx.domain.id, FrameType::Table(Level::L4))?;
+        let memory = &cx.hv.memory;
+        let root = memory.get_table(mfn, cx.domain.id, Level::L4, &mut || should_preempt(cx))?;
         // It may have been a user root, which has no machine-to-phys table.
         cx.machine().store_u64(
             mfn,
@@ -180,7 +185,7 @@ fn new_user_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
         _ => Some(
             cx.hv
                 .memory
-                .get_typed(mfn, cx.domain.id, FrameType::Table(Level::L4))?
+                .get_table(mfn, cx.domain.id, Level::L4, &mut || should_preempt(cx))?
                 .into_bits(),
         ),
     };
@@ -208,6 +213,7 @@ fn flush_cache(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle;
     use crate::memory::Pte;
     use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
 

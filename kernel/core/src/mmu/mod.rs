@@ -18,6 +18,7 @@ use hypercall_abi::types::Domid;
 
 use crate::current::Current;
 use crate::domain::Domain;
+use crate::hypercall::should_preempt;
 use crate::hypervisor::Hypervisor;
 
 /// Set in `count` where the call is a continuation (`MMU_UPDATE_PREEMPTED` of the reference: bit 31).
@@ -52,6 +53,22 @@ fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
         Domid::IO => Ok(Domid::IO),
         _ => foreign_domain(cx, id).map(|domain| domain.id),
     }
+}
+
+/// Takes apart the page tables that a domain let go of ([`crate::memory::Memory::take_apart`]); whether that is
+/// finished, or not for the caller to wait for: another domain that runs does it itself, and could make the caller wait
+/// for ever with ever more of them.
+pub(crate) fn settle(cx: &Current<'_>, id: Domid) -> bool {
+    let memory = &cx.hv.memory;
+    let mut out_of_time = || should_preempt(cx);
+    if id == cx.domain.id {
+        return memory.take_apart(&cx.domain.owner, &mut out_of_time);
+    }
+    let Ok(domain) = cx.hv.domain(id) else {
+        return true;
+    };
+    memory.take_apart(&domain.owner, &mut out_of_time)
+        || domain.vcpus().iter().any(|vcpu| vcpu.is_runnable())
 }
 
 /// Makes every CPU that may run the domain forget its translations.

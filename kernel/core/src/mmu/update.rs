@@ -8,7 +8,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
-use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain, frame_owner};
+use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain, frame_owner, settle};
 use crate::current::Current;
 use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
@@ -38,26 +38,39 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
 
     let mut flush = false;
     let mut index = 0;
-    let mut result = Ok(0);
-    while index < count {
-        if index > 0 && should_preempt(cx) {
-            let rest = (count - index) | PREEMPTED;
-            let at = requests.wrapping_add(index * size_of::<MmuUpdate>() as u64);
-            result = Err(Stop::Again([at, rest, done_at, foreign, 0, 0]));
-            break;
+    let again = |index| {
+        let at = requests.wrapping_add(index * size_of::<MmuUpdate>() as u64);
+        let at = if index < count { at } else { requests };
+        Err(Stop::Again([
+            at,
+            (count - index) | PREEMPTED,
+            done_at,
+            foreign,
+            0,
+            0,
+        ]))
+    };
+    let result = loop {
+        // What a request let go of may be wanted by the next as something else.
+        if !settle(cx, tables_of.id) || index > 0 && index < count && should_preempt(cx) {
+            break again(index);
+        }
+        if index >= count {
+            break Ok(0);
         }
         let outcome = cx
             .read_element::<MmuUpdate>(requests, index)
             .and_then(|request| apply(cx, &tables_of, frames_of, &request));
         match outcome {
             Ok(needs_flush) => flush |= needs_flush,
+            Err(Errno::ERESTART) => break again(index),
             Err(errno) => {
-                result = Err(errno.into());
-                break;
+                settle(cx, tables_of.id);
+                break Err(errno.into());
             }
         }
         index += 1;
-    }
+    };
     if flush {
         flush_domain(cx.hv, &tables_of);
     }
@@ -128,8 +141,10 @@ fn write_entry(
     if level != Level::L1 && frames_of != tables_of.id {
         return Err(Errno::EINVAL);
     }
-    let table = frame.with_type(kind)?;
-    let updated = memory.update_entry(table.mfn(), level, index, entry, frames_of, preserve)?;
+    let mut out_of_time = || should_preempt(cx);
+    let table = frame.with_type_until(kind, &mut out_of_time)?;
+    let updated =
+        memory.update_entry(&table, index, entry, frames_of, preserve, &mut out_of_time)?;
     Ok(level != Level::L1 && updated.old.present())
 }
 
@@ -164,12 +179,12 @@ fn update_va_mapping(cx: &mut Current<'_>, args: &Args, frames_of: Domid) -> Hyp
     }
     let table = memory.get_typed(slot.table, cx.domain.id, FrameType::Table(Level::L1))?;
     memory.update_entry(
-        table.mfn(),
-        Level::L1,
+        &table,
         slot.index,
         Pte(entry),
         frames_of,
         false,
+        &mut || false,
     )?;
     drop(table);
 

@@ -70,6 +70,11 @@ pub struct Machine {
     command_line: String,
     cpus: Vec<Mutex<Cpu>>,
     tsc: AtomicU64,
+    /// Ticks that pass with every look at the time-stamp counter.
+    tsc_step: AtomicU64,
+    /// Reads of frames since the last look, and the most between two.
+    reads: AtomicU64,
+    most_reads: AtomicU64,
     donated: Mutex<Vec<(u64, u64)>>,
     record: Mutex<Record>,
 }
@@ -137,6 +142,9 @@ impl Machine {
                 .map(|_| Mutex::new(Cpu::default()))
                 .collect(),
             tsc: AtomicU64::new(1_000_000),
+            tsc_step: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            most_reads: AtomicU64::new(0),
             donated: Mutex::default(),
             record: Mutex::default(),
         }
@@ -235,6 +243,17 @@ impl Machine {
         self.tsc.fetch_add(ticks, SeqCst);
     }
 
+    /// Lets `ticks` pass with every look at the time-stamp counter from here on.
+    pub fn set_tsc_step(&self, ticks: u64) {
+        self.tsc_step.store(ticks, SeqCst);
+    }
+
+    /// The most [`Platform::read_frame`] between two looks at the time-stamp counter, and forgets it.
+    pub fn take_most_reads(&self) -> u64 {
+        self.reads.store(0, SeqCst);
+        self.most_reads.swap(0, SeqCst)
+    }
+
     /// What CPU `cpu` holds.
     pub fn cpu(&self, cpu: u32) -> Cpu {
         self.cpu_slot(cpu).clone()
@@ -327,6 +346,7 @@ impl Platform for Machine {
     }
 
     fn read_frame(&self, mfn: Mfn, offset: usize, out: &mut [u8]) {
+        self.reads.fetch_add(1, SeqCst);
         assert!(
             offset <= PAGE_SIZE && out.len() <= PAGE_SIZE - offset,
             "read across the end of a frame"
@@ -606,7 +626,9 @@ impl Platform for Machine {
     }
 
     fn tsc(&self) -> u64 {
-        self.tsc.load(SeqCst)
+        let reads = self.reads.swap(0, SeqCst);
+        self.most_reads.fetch_max(reads, SeqCst);
+        self.tsc.fetch_add(self.tsc_step.load(SeqCst), SeqCst)
     }
 
     fn tsc_info(&self) -> TscInfo {

@@ -70,7 +70,7 @@ fn the_type_of_each_frame_is_told() {
     let layout = host.layout(DOMU);
     host.hv
         .memory
-        .pin(layout.tables[0], DOMU, Level::L4)
+        .pin(layout.tables[0], DOMU, Level::L4, &mut || false)
         .expect("a root");
     let mut frames: Vec<u64> = layout.tables.iter().map(|mfn| mfn.0).collect();
     frames.extend([

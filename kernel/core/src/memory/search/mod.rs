@@ -86,6 +86,9 @@ enum Step {
     Create(Who),
     /// Spare time for so many freed frames to be scrubbed.
     Scrub(u8),
+    /// From here on a hypercall's time is up when it has looked so often at the clock (0: never), and a guest goes on
+    /// with its call so often, if not until it is finished.
+    Clock(u8, Option<u8>),
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
@@ -200,6 +203,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..3_u8, prop_oneof![1..40_u16, Just(u16::MAX)]).prop_map(|(a, b)| Step::Destroy(a, b)),
         1 => (1..3_u8).prop_map(Step::Create),
         2 => any::<u8>().prop_map(Step::Scrub),
+        4 => (0..5_u8, prop::option::of(0..4_u8)).prop_map(|(a, b)| Step::Clock(a, b)),
     ]
 }
 

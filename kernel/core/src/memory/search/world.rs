@@ -11,6 +11,7 @@ use hypercall_abi::arch_x86::{FLAT_RING3_CS64, VGCF_IN_KERNEL, VcpuGuestContext}
 use hypercall_abi::domctl::{
     Domctl, DomctlVcpucontext, XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_SETVCPUCONTEXT,
 };
+use hypercall_abi::errno::Errno;
 use hypercall_abi::memory::{MemoryExchange, MemoryReservation, XENMEM_EXCHANGE};
 use hypercall_abi::types::{Domid, GuestHandle, Mfn};
 use hypercall_abi::vcpu::{VCPUOP_INITIALISE, VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
@@ -20,7 +21,7 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 use super::{Entry, Frame, Step, Who};
 use crate::memory::recount::{self, Reach};
 use crate::memory::{FrameType, Level, Pte};
-use crate::testing::{Host, RO, RW, SCRATCH, SCRATCH_PAGES};
+use crate::testing::{BUDGET, Host, RO, RW, SCRATCH, SCRATCH_PAGES};
 use crate::traps::error_code;
 use crate::{descriptor, emulate, lifecycle};
 
@@ -52,6 +53,8 @@ pub(super) struct World {
     remembered: BTreeMap<Mfn, (Option<Domid>, Use)>,
     /// Free frames whose contents were looked at.
     scrubbed: BTreeSet<Mfn>,
+    /// Times that a guest goes on with a hypercall.
+    patience: u32,
 }
 
 /// What a processor may remember of a frame.
@@ -70,6 +73,7 @@ impl World {
             arguments: BTreeMap::new(),
             remembered: BTreeMap::new(),
             scrubbed: BTreeSet::new(),
+            patience: u32::MAX,
         };
         world.host.add_domain(IDS[2], false);
         for id in IDS {
@@ -106,7 +110,7 @@ impl World {
             hv.machine.store_u64(frames[2], index, Pte::new(page, RW).0);
         }
         hv.memory
-            .pin(frames[0], id, Level::L3)
+            .pin(frames[0], id, Level::L3, &mut || false)
             .expect("good tables");
         self.arguments.insert(id, frames);
 
@@ -190,17 +194,19 @@ impl World {
         let root = root.expect("a domain that lives has a root");
         let entry = Pte::new(self.arguments[&id][0], RW);
         let index = Level::L4.index(ARGUMENTS);
-        let _held = hv
+        let root = hv
             .memory
             .get_typed(root, id, FrameType::Table(Level::L4))
             .expect("the root is an L4 table");
         hv.memory
-            .update_entry(root, Level::L4, index, entry, id, false)
+            .update_entry(&root, index, entry, id, false, &mut || false)
             .expect("the arguments' tables are good");
     }
 
+    /// Makes a hypercall; a guest that has lost patience makes another call instead of going on with it.
     fn call(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
-        self.host.hypercall(id, number, args)
+        let result = self.host.begin_hypercall(id, number, args, self.patience);
+        result.unwrap_or(Errno::ERESTART.to_return())
     }
 
     pub(super) fn carry_out(&mut self, step: &Step) {
@@ -209,6 +215,12 @@ impl World {
             Step::Create(who) => return self.create(IDS[usize::from(*who)]),
             Step::Scrub(most) => {
                 self.host.hv.memory.scrub((*most).into());
+                return;
+            }
+            Step::Clock(looks, patience) => {
+                let machine = &self.host.hv.machine;
+                machine.set_tsc_step(BUDGET.checked_div((*looks).into()).unwrap_or(0));
+                self.patience = (*patience).map_or(u32::MAX, u32::from);
                 return;
             }
             _ => {}
@@ -311,7 +323,7 @@ impl World {
                 let va = SCRATCH + u64::from(page) * 4096 + u64::from(index) * 8;
                 self.store(id, va, self.entry(id, entry), instruction);
             }
-            Step::Destroy(..) | Step::Create(_) | Step::Scrub(_) => {}
+            Step::Destroy(..) | Step::Create(_) | Step::Scrub(_) | Step::Clock(..) => {}
         }
     }
 
@@ -527,7 +539,7 @@ impl World {
 impl Step {
     fn caller(&self) -> Domid {
         match *self {
-            Self::Forget(..) | Self::Scrub(_) => IDS[0],
+            Self::Forget(..) | Self::Scrub(_) | Self::Clock(..) => IDS[0],
             Self::Update(who, ..)
             | Self::Map(who, ..)
             | Self::Furnish(who, ..)
