@@ -268,7 +268,7 @@ pub fn destroy(
         !core::mem::replace(&mut life.dying, true)
     };
     if first {
-        domain.owner.close();
+        hv.memory.close(&domain.owner);
         pause(hv, domain);
         event::close_all(hv, domain);
         sched_op::stop_watchdogs(hv, domain);

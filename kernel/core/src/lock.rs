@@ -8,7 +8,7 @@
 //! 3. a domain's life ([`crate::domain::Life`])
 //! 4. a domain's event channels, of two domains the lower number's first
 //! 5. the interrupt lines, a domain's watchdogs; then the timers or the scheduler, never both
-//! 6. an owner's page list, the frame heap
+//! 6. the claims on frames; then an owner's page list, the frame heap
 //! 7. the log and the console
 
 /// A mutual-exclusion lock that spins.

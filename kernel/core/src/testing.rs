@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use hv_machine::{MachineRef, Platform};
+use hv_machine::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MachineRef, Platform};
 use hypercall_abi::types::{Domid, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -23,6 +23,20 @@ pub const SCRATCH: u64 = 0x1_0000_0000;
 pub const SCRATCH_PAGES: u64 = 64;
 /// An address that is mapped in no domain.
 pub const UNMAPPED: u64 = 0x2_0000_0000;
+/// Addresses from which a guest reads no two bytes: mapped nowhere, in the hypervisor's range or at its ends, not
+/// canonical, at the end of all addresses, and in a page whose successor is not mapped.
+pub const BAD_ADDRESSES: [u64; 8] = [
+    1,
+    UNMAPPED,
+    HYPERVISOR_VIRT_START,
+    HYPERVISOR_VIRT_START - 1,
+    HYPERVISOR_VIRT_END - 1,
+    1 << 47,
+    u64::MAX,
+    SCRATCH + SCRATCH_PAGES * 4096 - 1,
+];
+/// Numbers that name no domain.
+pub const NOBODY: [Domid; 4] = [Domid(99), Domid::COW, Domid::INVALID, Domid::IDLE];
 /// The control domain.
 pub const DOM0: Domid = Domid(0);
 /// The ordinary domain.

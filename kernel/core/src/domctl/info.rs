@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use hypercall_abi::domctl::*;
 use hypercall_abi::errno::Errno;
-use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::types::Mfn;
 use zerocopy::FromZeros;
 
 use crate::current::Current;
@@ -82,6 +82,7 @@ pub fn domain_info(hv: &Hypervisor, domain: &Domain) -> DomctlGetdomaininfo {
     info.flags = flags;
     info.tot_pages = domain.owner.frames();
     info.max_pages = domain.owner.max_frames();
+    info.outstanding_pages = domain.owner.claim();
     info.shared_info_frame = domain.shared_info.0;
     info.handle = *domain.handle.lock();
     info.gpaddr_bits = 46;
@@ -106,16 +107,20 @@ pub(super) fn page_frame_info(
         cx.write_element(
             arm.array.address(),
             index,
-            &u64::from(frame_info(cx, domain.id, Mfn(frame))),
+            &u64::from(frame_info(cx, domain, Mfn(frame))),
         )?;
     }
     Ok(false)
 }
 
-fn frame_info(cx: &Current<'_>, owner: Domid, mfn: Mfn) -> u32 {
-    let Some(_frame) = cx.hv.memory.get(mfn, owner) else {
+fn frame_info(cx: &Current<'_>, domain: &Domain, mfn: Mfn) -> u32 {
+    let Some(_frame) = cx.hv.memory.get(mfn, domain.id) else {
         return XEN_DOMCTL_PFINFO_XTAB;
     };
+    if mfn == domain.shared_info {
+        // The domain's, but not of its making: whoever saves it leaves the page out.
+        return XEN_DOMCTL_PFINFO_XTAB;
+    }
     let kind = match cx.hv.memory.type_in_use(mfn) {
         FrameType::Table(Level::L1) => XEN_DOMCTL_PFINFO_L1TAB,
         FrameType::Table(Level::L2) => XEN_DOMCTL_PFINFO_L2TAB,

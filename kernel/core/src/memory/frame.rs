@@ -361,12 +361,13 @@ impl Memory {
             .owner_of(mfn)
             .and_then(|id| self.owner(id))
             .ok_or(Errno::EINVAL)?;
-        let before = frame.count.fetch_and(!ALLOCATED, Ordering::AcqRel);
-        if before & ALLOCATED == 0 {
-            return Err(Errno::EINVAL);
-        }
         {
+            // Under the lock, lest the end of the domain take the same reference.
             let mut lists = owner.lists.lock();
+            let before = frame.count.fetch_and(!ALLOCATED, Ordering::AcqRel);
+            if before & ALLOCATED == 0 {
+                return Err(Errno::EINVAL);
+            }
             self.unlink(mfn, frame, &mut lists.allocated);
             self.link(mfn, frame, &mut lists.lingering);
         }

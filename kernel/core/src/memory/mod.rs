@@ -18,6 +18,7 @@
 //! [`FrameRef`] and [`TypedRef`] are these counts as values: getting one counts up, dropping it counts down, and
 //! storing a page-table entry turns it into bits ([`TypedRef::into_bits`]) that a later overwrite turns back.
 
+mod claim;
 mod frame;
 mod heap;
 mod owner;
@@ -32,6 +33,7 @@ mod teardown;
 mod type_word;
 mod walk;
 
+pub use claim::Wanted;
 pub use frame::{Frame, FrameRef, FrameState, FrameType, TypedRef};
 pub use heap::MAX_ORDER;
 pub use owner::Owner;
@@ -66,6 +68,8 @@ pub struct Memory {
     /// Free frames that are not scrubbed yet, to which some CPU may still translate, and which so are not in the
     /// heap: linked through the frame table.
     dirty: Mutex<List>,
+    /// Free frames that owners have a claim on. Held while an owner is given frames, too.
+    claimed: Mutex<u64>,
     owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
     total: u64,
     /// Frames were put on [`Self::dirty`] since all CPUs were last flushed for its sake.
@@ -119,6 +123,7 @@ impl Memory {
             frames,
             heap: Mutex::new(heap),
             dirty: Mutex::new(List::EMPTY),
+            claimed: Mutex::new(0),
             owners: RwLock::new(BTreeMap::new()),
             total,
             freed_since_flush: AtomicBool::new(false),
@@ -220,20 +225,6 @@ impl Memory {
     /// The account of a domain.
     pub fn owner(&self, id: Domid) -> Option<Arc<Owner>> {
         self.owners.read().get(&id).cloned()
-    }
-
-    /// Takes 2^`order` zeroed frames below frame `limit` for an owner, within what it may own.
-    ///
-    /// # Errors
-    /// `ENOMEM` where the heap has no such block, or the owner's limit would be passed.
-    pub fn allocate(&self, owner: &Owner, order: u32, limit: u64) -> Result<Mfn, Errno> {
-        let frames = 1_u64.checked_shl(order).ok_or(Errno::ENOMEM)?;
-        if owner.frames().saturating_add(frames) > owner.max_frames() {
-            return Err(Errno::ENOMEM);
-        }
-        let first = self.take_block(order, limit).ok_or(Errno::ENOMEM)?;
-        self.assign(first, frames, owner);
-        Ok(first)
     }
 
     /// Takes a frame for an owner that serves the hypervisor (its shared-info page): outside its limit, and for as

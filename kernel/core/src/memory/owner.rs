@@ -20,6 +20,8 @@ pub struct Owner {
     max_frames: AtomicU64,
     /// Frames in its list that do not count against the limit: they serve the hypervisor.
     pub(super) uncounted: AtomicU64,
+    /// Free frames that are set aside for it.
+    pub(super) claim: AtomicU64,
     /// Its frames, linked through the frame table.
     pub(super) lists: Mutex<Lists>,
     /// Its page tables that nobody uses any more.
@@ -61,6 +63,7 @@ impl Owner {
             id,
             max_frames: AtomicU64::new(max_frames),
             uncounted: AtomicU64::new(0),
+            claim: AtomicU64::new(0),
             lists: Mutex::new(Lists {
                 allocated: List::EMPTY,
                 lingering: List::EMPTY,
@@ -83,6 +86,11 @@ impl Owner {
     /// Most frames that it may own (`max_pages`).
     pub fn max_frames(&self) -> u64 {
         self.max_frames.load(Ordering::Relaxed)
+    }
+
+    /// Frames that are set aside for it (`outstanding_pages`).
+    pub fn claim(&self) -> u64 {
+        self.claim.load(Ordering::Relaxed)
     }
 
     /// Sets [`Self::max_frames`]; it may be below what it owns, which then can only shrink.

@@ -186,7 +186,9 @@ impl Memory {
                 .is_some_and(|owner| owner.io_memory_allowed(mfn, mfn))
         };
         if !allowed(table_owner) || (frame_owner != Domid::IO && !allowed(frame_owner)) {
-            return Err(Errno::EPERM);
+            // What names no frame at all is a mistake rather than a wish for more.
+            let nothing = mfn == Pte(u64::MAX).mfn();
+            return Err(if nothing { Errno::EINVAL } else { Errno::EPERM });
         }
         Ok(entry)
     }

@@ -105,9 +105,9 @@ impl Memory {
 }
 
 impl Owner {
-    /// Closes the account of a domain that goes: from here on nothing of it is pinned, and no table is left partially
-    /// validated.
-    pub fn close(&self) {
+    /// Closes the account of a domain that goes ([`super::Memory::close`]): from here on nothing of it is pinned, and no
+    /// table is left partially validated.
+    pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         core::sync::atomic::fence(Ordering::SeqCst);
     }

@@ -1,17 +1,14 @@
 //! `mmuext_op` (`xen/xen.h`): pins, roots, flushes, descriptor tables.
 
-use alloc::sync::Arc;
-
 use hv_machine::{FIRST_HYPERVISOR_SLOT, Platform, is_guest_range};
 use hypercall_abi::arch_x86::cr3_to_mfn;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
-use super::{PREEMPTED, any_vcpu, flush_domain, foreign_domain, settle};
+use super::{PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, require_control, settle};
 use crate::current::Current;
 use crate::descriptor;
-use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
 use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
@@ -19,16 +16,14 @@ use crate::memory::{FrameType, Level};
 /// `HYPERVISOR_mmuext_op(operations, count, done, foreigndom)`.
 ///
 /// # Errors
-/// `EFAULT`, `ESRCH`, `EPERM`, `EINVAL`, `EACCES` for a cache flush without I/O memory, `EOPNOTSUPP` for
-/// superpages, `ENOSYS` for an unknown operation. Operations before the failing one are carried out.
+/// `EFAULT`, `ESRCH`, `EPERM`, `EINVAL`, `EBUSY` where a table names a frame that is in use as something else, `EACCES`
+/// for a flush of the caches without devices (`EINVAL` if it is to be all CPUs'), `EOPNOTSUPP` for superpages, `ENOSYS`
+/// for an unknown operation. Operations before the failing one are carried out.
 pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let [operations, raw_count, done_at, foreign, ..] = *args;
-    let mut done = 0_u32;
-    if raw_count & PREEMPTED != 0 && done_at != 0 {
-        done = cx.read(done_at)?;
-    }
-    let count = raw_count & (PREEMPTED - 1);
-    let domain = foreign_domain(cx, Domid(foreign as u16))?;
+    let (count, done) = begin(cx, operations, raw_count, done_at)?;
+    let owner = frame_owner(cx, Domid(foreign as u16))?;
+    require_control(cx, owner)?;
     let mut index = 0;
     let again = |index| {
         let at = operations.wrapping_add(index * size_of::<MmuextOp>() as u64);
@@ -44,7 +39,7 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     };
     let result = loop {
         // What an operation let go of may be wanted by the next as something else.
-        if !settle(cx, domain.id) || index > 0 && index < count && should_preempt(cx) {
+        if !settle(cx, owner) || index > 0 && index < count && should_preempt(cx) {
             break again(index);
         }
         if index >= count {
@@ -52,12 +47,12 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         }
         let outcome = cx
             .read_element::<MmuextOp>(operations, index)
-            .and_then(|op| apply(cx, &domain, &op));
+            .and_then(|op| apply(cx, owner, &op));
         match outcome {
             Ok(()) => {}
             Err(Errno::ERESTART) => break again(index),
             Err(errno) => {
-                settle(cx, domain.id);
+                settle(cx, owner);
                 break Err(errno.into());
             }
         }
@@ -70,19 +65,19 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     result
 }
 
-fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<(), Errno> {
-    let own = Arc::ptr_eq(domain, cx.domain);
+fn apply(cx: &mut Current<'_>, owner: Domid, op: &MmuextOp) -> Result<(), Errno> {
+    let own = owner == cx.domain.id;
     let require_own = || if own { Ok(()) } else { Err(Errno::EPERM) };
     let memory = &cx.hv.memory;
     let mfn = Mfn(op.arg1);
-    let pin = |level| memory.pin(mfn, domain.id, level, &mut || should_preempt(cx));
+    let pin = |level| memory.pin(mfn, owner, level, &mut || should_preempt(cx));
     match op.cmd {
         MMUEXT_PIN_L1_TABLE => pin(Level::L1),
         MMUEXT_PIN_L2_TABLE => pin(Level::L2),
         MMUEXT_PIN_L3_TABLE => pin(Level::L3),
         MMUEXT_PIN_L4_TABLE => pin(Level::L4),
         MMUEXT_UNPIN_TABLE => {
-            let _frame = memory.get(mfn, domain.id).ok_or(Errno::EINVAL)?;
+            let _frame = memory.get(mfn, owner).ok_or(Errno::EINVAL)?;
             if memory.unpin(mfn) {
                 Ok(())
             } else {
@@ -112,35 +107,35 @@ fn apply(cx: &mut Current<'_>, domain: &Arc<Domain>, op: &MmuextOp) -> Result<()
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI => {
             require_own()?;
             if any_vcpu(cx, op.arg2).map_err(|_| Errno::EINVAL)? {
-                flush_domain(cx.hv, domain);
+                flush_domain(cx.hv, cx.domain);
             }
             Ok(())
         }
         MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => {
             require_own()?;
-            flush_domain(cx.hv, domain);
+            flush_domain(cx.hv, cx.domain);
             Ok(())
         }
         MMUEXT_FLUSH_CACHE => {
             require_own()?;
-            flush_cache(cx, domain)
+            flush_caches(cx, Errno::EACCES)
         }
         MMUEXT_FLUSH_CACHE_GLOBAL => {
             require_own()?;
-            flush_cache(cx, domain)
+            flush_caches(cx, Errno::EINVAL)
         }
         MMUEXT_SET_LDT => {
             require_own()?;
             descriptor::set_ldt(cx, op.arg1, op.nr_ents())
         }
         MMUEXT_CLEAR_PAGE => {
-            let page = memory.get_typed(mfn, domain.id, FrameType::Writable)?;
+            let page = memory.get_typed(mfn, owner, FrameType::Writable)?;
             cx.machine().zero_frame(page.mfn());
             Ok(())
         }
         MMUEXT_COPY_PAGE => {
-            let source = memory.get(Mfn(op.arg2), domain.id).ok_or(Errno::EINVAL)?;
-            let page = memory.get_typed(mfn, domain.id, FrameType::Writable)?;
+            let source = memory.get(Mfn(op.arg2), owner).ok_or(Errno::EINVAL)?;
+            let page = memory.get_typed(mfn, owner, FrameType::Writable)?;
             cx.machine().copy_frame(page.mfn(), source.mfn());
             Ok(())
         }
@@ -168,7 +163,10 @@ fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
             FIRST_HYPERVISOR_SLOT,
             cx.machine().hypervisor_slots()[0],
         );
-        let old = cx.state.kernel_root.replace(root.into_bits());
+        let new = root.into_bits();
+        // The pages of the LDT were found by the old tables.
+        descriptor::forget_ldt(cx);
+        let old = cx.state.kernel_root.replace(new);
         cx.machine().load_root(mfn);
         // Only now that the processor has left the old root may it be taken apart.
         drop(old.map(|old| cx.hv.memory.adopt_typed(old, FrameType::Table(Level::L4))));
@@ -202,9 +200,10 @@ pub(crate) fn hide_m2p(hv: &Hypervisor, root: Mfn) {
     hv.machine.store_u64(root, FIRST_HYPERVISOR_SLOT, 0);
 }
 
-fn flush_cache(cx: &Current<'_>, domain: &Domain) -> Result<(), Errno> {
-    if !domain.owner.has_io_memory() {
-        return Err(Errno::EACCES);
+/// Who has no devices need not flush caches, which is slow for everybody: it gets `refusal`.
+fn flush_caches(cx: &Current<'_>, refusal: Errno) -> Result<(), Errno> {
+    if !cx.domain.may_flush_caches() {
+        return Err(refusal);
     }
     cx.machine().flush_caches();
     Ok(())

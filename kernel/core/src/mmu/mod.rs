@@ -10,9 +10,7 @@ pub use extended::{do_mmuext_op, write_cr3};
 pub use fault::fixup_fault;
 pub use update::{do_mmu_update, do_update_va_mapping, do_update_va_mapping_otherdomain};
 
-use alloc::sync::Arc;
-
-use hv_machine::Platform;
+use hv_machine::{Platform, is_guest_range};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
@@ -24,34 +22,46 @@ use crate::hypervisor::Hypervisor;
 /// Set in `count` where the call is a continuation (`MMU_UPDATE_PREEMPTED` of the reference: bit 31).
 const PREEMPTED: u64 = 1 << 31;
 
-/// A domain that a caller names to work on: itself, or, for the control domain, any other.
+/// What a list of requests says of itself: how many there are, and how many calls before this one have done.
 ///
 /// # Errors
-/// `ESRCH` for its own number spelt out and for a domain that is not there, `EPERM` for one that it does not
-/// control.
-fn foreign_domain(cx: &Current<'_>, id: Domid) -> Result<Arc<Domain>, Errno> {
-    if id == Domid::SELF {
-        return Ok(cx.domain.clone());
+/// `EFAULT` where the list does not begin in the guest's own range, even an empty one.
+fn begin(cx: &Current<'_>, list: u64, raw_count: u64, done_at: u64) -> Result<(u64, u32), Errno> {
+    if !is_guest_range(list, 1) {
+        return Err(Errno::EFAULT);
     }
-    if id == cx.domain.id {
-        return Err(Errno::ESRCH);
-    }
-    let domain = cx.hv.domain(id)?;
-    if cx.domain.privileged {
-        Ok(domain)
+    let done = if raw_count & PREEMPTED != 0 && done_at != 0 {
+        // The caller's loss if it took its counter away.
+        cx.read(done_at).unwrap_or_default()
     } else {
-        Err(Errno::EPERM)
+        0
+    };
+    Ok((raw_count & (PREEMPTED - 1), done))
+}
+
+/// Whose frames a call is about: the caller's own, another domain's, or those of [`Domid::IO`] or [`Domid::XEN`],
+/// which are no domains. Whether the caller may is another question ([`require_control`]).
+///
+/// # Errors
+/// `ESRCH` for the caller's own number spelt out, and for a domain that is not there.
+fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
+    match id {
+        Domid::SELF => Ok(cx.domain.id),
+        _ if id == cx.domain.id => Err(Errno::ESRCH),
+        Domid::IO | Domid::XEN => Ok(id),
+        _ => cx.hv.domain(id).map(|domain| domain.id),
     }
 }
 
-/// Whose frames a new entry may name.
+/// Lets a caller at its own frames, and the control domain at everybody's.
 ///
 /// # Errors
-/// As [`foreign_domain`]; every domain may name [`Domid::IO`], whose frames are checked one by one.
-fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
-    match id {
-        Domid::IO => Ok(Domid::IO),
-        _ => foreign_domain(cx, id).map(|domain| domain.id),
+/// `EPERM` for all others.
+fn require_control(cx: &Current<'_>, owner: Domid) -> Result<(), Errno> {
+    if owner == cx.domain.id || cx.domain.privileged {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
     }
 }
 
@@ -64,7 +74,8 @@ pub(crate) fn settle(cx: &Current<'_>, id: Domid) -> bool {
     if id == cx.domain.id {
         return memory.take_apart(&cx.domain.owner, &mut out_of_time);
     }
-    let Ok(domain) = cx.hv.domain(id) else {
+    // Who may not touch another's tables does not tidy up for it either.
+    let Some(domain) = cx.hv.domain(id).ok().filter(|_| cx.domain.privileged) else {
         return true;
     };
     memory.take_apart(&domain.owner, &mut out_of_time)
@@ -88,3 +99,6 @@ fn any_vcpu(cx: &Current<'_>, bitmap: u64) -> Result<bool, Errno> {
             .is_some_and(|byte| byte & 1 << (id % 8) != 0)
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,8 +43,7 @@ pub(super) fn physinfo(cx: &Current<'_>, op: &mut Sysctl) {
         total_pages: memory.total_frames(),
         free_pages: memory.free_frames(),
         scrub_pages: memory.dirty_frames(),
-        // No frame is set aside for anybody.
-        outstanding_pages: 0,
+        outstanding_pages: memory.claimed_frames(),
         max_mfn: machine.frame_limit().saturating_sub(1),
         hw_cap: cx.hv.cpuid.hardware_features(),
     });

@@ -85,6 +85,7 @@ struct Record {
     script: VecDeque<(Exit, Option<GuestContext>)>,
     entered: Vec<GuestContext>,
     flushes: Vec<Flush>,
+    cache_flushes: u32,
     output: Vec<u8>,
     input: VecDeque<u8>,
     ports: BTreeMap<u16, u32>,
@@ -195,6 +196,11 @@ impl Machine {
     /// The TLB flushes asked for, and forgets them.
     pub fn take_flushes(&self) -> Vec<Flush> {
         std::mem::take(&mut self.record().flushes)
+    }
+
+    /// How often caches were flushed, and forgets it.
+    pub fn take_cache_flushes(&self) -> u32 {
+        std::mem::take(&mut self.record().cache_flushes)
     }
 
     /// What was printed on the console, and forgets it.
@@ -610,7 +616,9 @@ impl Platform for Machine {
         (0x8005_0033, 0x3406b0)
     }
 
-    fn flush_caches(&self) {}
+    fn flush_caches(&self) {
+        self.record().cache_flushes += 1;
+    }
 
     fn port_in(&self, port: u16, width: IoWidth) -> u32 {
         let all = self.record().ports.get(&port).copied().unwrap_or(u32::MAX);

@@ -76,6 +76,7 @@ fn the_type_of_each_frame_is_told() {
     frames.extend([
         layout.scratch[0].0,
         host.layout(DOM0).scratch[0].0,
+        host.domain(DOMU).shared_info.0,
         u64::MAX,
         0,
     ]);
@@ -89,6 +90,7 @@ fn the_type_of_each_frame_is_told() {
             XEN_DOMCTL_PFINFO_L2TAB,
             XEN_DOMCTL_PFINFO_L1TAB,
             XEN_DOMCTL_PFINFO_NOTAB,
+            XEN_DOMCTL_PFINFO_XTAB,
             XEN_DOMCTL_PFINFO_XTAB,
             XEN_DOMCTL_PFINFO_XTAB,
             XEN_DOMCTL_PFINFO_XTAB,
@@ -115,4 +117,51 @@ fn a_list_of_frames_may_be_too_long_or_not_there() {
         Errno::EFAULT,
     );
     assert_eq!(types(&host, 0, &[5]), (0, vec![5]));
+}
+
+#[test]
+fn a_list_of_frames_is_read_and_written_where_the_caller_could() {
+    let host = Host::new();
+    let ask = |at| {
+        let arm = DomctlGetpageframeinfo3 {
+            num: 2,
+            array: GuestHandle::new(at),
+        };
+        call(&host, XEN_DOMCTL_GETPAGEFRAMEINFO3, DOMU, &arm).0
+    };
+    for bad in crate::testing::BAD_ADDRESSES {
+        assert_eq!(ask(bad), Errno::EFAULT.to_return(), "{bad:#x}");
+    }
+    // The second element is in a page that is not there, the first is answered.
+    let last = crate::testing::SCRATCH + crate::testing::SCRATCH_PAGES * 4096 - 8;
+    host.put_at(DOM0, last, &host.layout(DOMU).tables[3].0);
+    assert_eq!(ask(last), Errno::EFAULT.to_return());
+    let told: u64 = host.get(DOM0, last);
+    assert_eq!(told, u64::from(XEN_DOMCTL_PFINFO_L1TAB));
+    let va = crate::testing::SCRATCH + 30 * 4096;
+    let read_only = host.layout(DOM0).scratch[30].0 << 12 | crate::testing::RO;
+    let update = hypercall_abi::xen::HYPERVISOR_UPDATE_VA_MAPPING;
+    assert_eq!(host.hypercall(DOM0, update, &[va, read_only, 0]), 0);
+    assert_eq!(ask(va), Errno::EFAULT.to_return());
+}
+
+#[test]
+fn a_limit_may_be_anything_and_holds_at_once() {
+    let host = Host::new();
+    let owner = host.domain(DOMU).owner.clone();
+    for (max_memkb, frames) in [
+        (0, 0),
+        (3, 0),
+        (4, 1),
+        (1023, 255),
+        (1 << 20, 1 << 18),
+        (u64::MAX, u64::from(u32::MAX)),
+    ] {
+        let arm = DomctlMaxMem { max_memkb };
+        succeed(&host, XEN_DOMCTL_MAX_MEM, DOMU, &arm);
+        assert_eq!(owner.max_frames(), frames);
+        let owned = owner.frames();
+        let more = host.hv.memory.allocate(&owner, 0, u64::MAX);
+        assert_eq!(more.is_ok(), frames > owned);
+    }
 }
