@@ -8,16 +8,21 @@ use hypercall_abi::types::Mfn;
 /// Largest block: 2^18 frames, 1 GiB.
 pub const MAX_ORDER: u32 = 18;
 
+/// Zones: one for each width of a frame number, and one for frame 0.
+const ZONES: usize = 33;
+
 const NONE: u32 = u32::MAX;
 /// Marks a frame that does not begin a free block.
 const NOT_FREE: u8 = u8::MAX;
 
 /// Free frames.
 ///
-/// Blocks are linked through a table with an entry a frame, so that freeing and merging never allocate.
+/// Blocks are linked through a table with an entry a frame, so that freeing and merging never allocate. Each zone, of
+/// the frames whose numbers have as many bits, has a list of blocks for each order: whoever needs memory below some
+/// limit finds it at once, however fragmented the heap is.
 pub struct Heap {
     links: Vec<Link>,
-    heads: [u32; MAX_ORDER as usize + 1],
+    heads: [[u32; MAX_ORDER as usize + 1]; ZONES],
     free: u64,
 }
 
@@ -40,7 +45,7 @@ impl Heap {
         let limit = limit.min(u64::from(NONE) - 1) as usize;
         Self {
             links: vec![link; limit],
-            heads: [NONE; MAX_ORDER as usize + 1],
+            heads: [[NONE; MAX_ORDER as usize + 1]; ZONES],
             free: 0,
         }
     }
@@ -53,8 +58,8 @@ impl Heap {
     /// Number of free frames from frame `low` up to, not including, frame `high`.
     pub fn free_frames_between(&self, low: u64, high: u64) -> u64 {
         let mut frames = 0;
-        for (&head, order) in self.heads.iter().zip(0..) {
-            let mut next = head;
+        for (list, order) in self.heads.iter().flat_map(|zone| zone.iter().zip(0..)) {
+            let mut next = *list;
             while let Some(link) = self.links.get(next as usize) {
                 let first = u64::from(next);
                 let end = first + (1 << order);
@@ -65,23 +70,26 @@ impl Heap {
         frames
     }
 
-    /// Takes a block of 2^`order` frames that lies wholly below frame `limit`; low memory is spared for those
-    /// who need it as far as the order of the lists allows.
+    /// Takes a block of 2^`order` frames that lies wholly below frame `limit`, which counts as the power of two that
+    /// it is or lies above; low memory is spared for those who need it.
     pub fn allocate(&mut self, order: u32, limit: u64) -> Option<Mfn> {
-        (order <= MAX_ORDER).then_some(())?;
-        for have in order..=MAX_ORDER {
-            let mut candidate = *self.heads.get(have as usize)?;
-            while candidate != NONE {
-                if u64::from(candidate) + (1 << order) <= limit {
-                    self.unlink(candidate, have);
+        if order > MAX_ORDER || 1 << order > limit {
+            return None;
+        }
+        let highest = zone(self.links.len().saturating_sub(1) as u32);
+        let allowed = highest.min(limit.ilog2() as usize);
+        for zone in (0..=allowed).rev() {
+            for have in order..=MAX_ORDER {
+                let block = self.heads[zone][have as usize];
+                if block != NONE {
+                    self.unlink(block, have);
                     self.free -= 1 << have;
                     // Give back the upper halves until the block has the size asked for.
                     for half in (order..have).rev() {
-                        self.insert(candidate + (1 << half), half);
+                        self.insert(block + (1 << half), half);
                     }
-                    return Some(Mfn(u64::from(candidate)));
+                    return Some(Mfn(u64::from(block)));
                 }
-                candidate = self.links.get(candidate as usize)?.next;
             }
         }
         None
@@ -119,17 +127,18 @@ impl Heap {
     }
 
     fn insert(&mut self, block: u32, order: u32) {
-        let head = self.heads[order as usize];
+        let list = &mut self.heads[zone(block)][order as usize];
+        let head = *list;
         if let Some(link) = self.links.get_mut(block as usize) {
             *link = Link {
                 next: head,
                 prev: NONE,
                 order: order as u8,
             };
+            *list = block;
             if let Some(old) = self.links.get_mut(head as usize) {
                 old.prev = block;
             }
-            self.heads[order as usize] = block;
             self.free += 1 << order;
         }
     }
@@ -146,12 +155,17 @@ impl Heap {
         };
         match self.links.get_mut(prev as usize) {
             Some(before) => before.next = next,
-            None => self.heads[order as usize] = next,
+            None => self.heads[zone(block)][order as usize] = next,
         }
         if let Some(after) = self.links.get_mut(next as usize) {
             after.prev = prev;
         }
     }
+}
+
+/// The zone of a block: all of it, or the block begins at frame 0.
+fn zone(block: u32) -> usize {
+    (u32::BITS - block.leading_zeros()) as usize
 }
 
 #[cfg(test)]
@@ -213,6 +227,23 @@ mod tests {
         assert_eq!(heap.allocate(3, 16).map(|mfn| mfn.0 + 8 <= 16), Some(true));
         assert_eq!(heap.allocate(4, 16), None);
         assert_eq!(heap.allocate(5, u64::MAX), Some(Mfn(32)));
+    }
+
+    #[test]
+    fn memory_below_a_limit_is_found_in_a_heap_full_of_holes() {
+        let mut heap = Heap::new(1 << 12);
+        for frame in (0..1 << 12).step_by(2) {
+            heap.free(Mfn(frame), 0);
+        }
+        for limit in (0..12).map(|bits| 1 << bits) {
+            let mfn = heap.allocate(0, limit).expect("every other is free");
+            assert!(mfn.0 < limit && (limit <= 2 || mfn.0 >= limit / 2), "{mfn}");
+            heap.free(mfn, 0);
+        }
+        assert_eq!(heap.allocate(0, 0), None);
+        assert_eq!(heap.allocate(1, u64::MAX), None);
+        let high = heap.allocate(0, u64::MAX).expect("there is some");
+        assert!(high.0 >= 1 << 11, "low memory is spared");
     }
 
     #[test]

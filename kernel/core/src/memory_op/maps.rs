@@ -56,10 +56,10 @@ fn write_e820(
     cx: &Current<'_>,
     argument: u64,
     mut map: MemoryMap,
-    entries: &[(u64, u64, u32)],
+    entries: impl ExactSizeIterator<Item = (u64, u64, u32)>,
 ) -> HypercallResult {
     let count = entries.len().min(map.nr_entries as usize);
-    for (index, &(base, size, kind)) in (0..).zip(entries.iter().take(count)) {
+    for (index, (base, size, kind)) in (0..).zip(entries.take(count)) {
         let mut packed = [0_u8; E820_ENTRY];
         packed[..8].copy_from_slice(&base.to_le_bytes());
         packed[8..16].copy_from_slice(&size.to_le_bytes());
@@ -77,11 +77,11 @@ fn write_e820(
 /// `EFAULT`, `ENOSYS` where it was given none.
 pub(super) fn memory_map(cx: &mut Current<'_>, argument: u64) -> HypercallResult {
     let map: MemoryMap = cx.read(argument)?;
-    let entries = cx.domain.memory_map.lock().clone();
+    let entries = cx.domain.memory_map.lock();
     if entries.is_empty() {
         return Err(Errno::ENOSYS.into());
     }
-    write_e820(cx, argument, map, &entries)
+    write_e820(cx, argument, map, entries.iter().copied())
 }
 
 /// `XENMEM_machine_memory_map`: the machine's own map, or without a buffer the number of its entries; for the control
@@ -103,11 +103,10 @@ pub(super) fn machine_memory_map(cx: &mut Current<'_>, argument: u64) -> Hyperca
     if (map.nr_entries as usize) <= regions.len() {
         return Err(Errno::EINVAL.into());
     }
-    let entries: Vec<_> = regions
+    let entries = regions
         .iter()
-        .map(|region| (region.base, region.size, region.kind.e820_type()))
-        .collect();
-    write_e820(cx, argument, map, &entries)
+        .map(|region| (region.base, region.size, region.kind.e820_type()));
+    write_e820(cx, argument, map, entries)
 }
 
 /// Most entries of a map that a toolstack gives a domain (`E820MAX`).
