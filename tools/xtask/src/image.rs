@@ -28,6 +28,8 @@ struct Recipe {
     /// Thin LTO merges only modules of one code model, and `core` as rustup ships it has the
     /// target's default one.
     lto: &'static str,
+    /// Without LTO, nothing is inlined from one unit of a crate into another.
+    codegen_units: &'static str,
 }
 
 impl Kind {
@@ -37,18 +39,20 @@ impl Kind {
                 dir: "hypervisor",
                 script: "kernel/linker.ld",
                 flags: &[
-                    "-Crelocation-model=pic",
+                    "-Crelocation-model=pie",
                     "-Ccode-model=small",
                     "-Clink-arg=-no-pie",
                     "-Clink-arg=--no-dynamic-linker",
                 ],
                 lto: "off",
+                codegen_units: "1",
             },
             Self::Guest => Recipe {
                 dir: "guest",
                 script: "pv-guest/guest.ld",
                 flags: &["-Crelocation-model=static"],
                 lto: "thin",
+                codegen_units: "4",
             },
         }
     }
@@ -61,6 +65,11 @@ impl Kind {
     /// The value of the release profile's `lto`.
     pub const fn lto(self) -> &'static str {
         self.recipe().lto
+    }
+
+    /// The value of the release profile's `codegen-units`.
+    pub const fn codegen_units(self) -> &'static str {
+        self.recipe().codegen_units
     }
 
     /// The linker script.

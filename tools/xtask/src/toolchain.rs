@@ -135,6 +135,7 @@ impl Toolchain {
             .arg(self.target_dir(workspace, kind))
             .current_dir(workspace.root())
             .env("CARGO_PROFILE_RELEASE_LTO", kind.lto())
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", kind.codegen_units())
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_BUILD_TARGET");

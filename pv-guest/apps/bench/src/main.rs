@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `rounds=N` | operations in a batch | 1000 |
 //! | `batches=N` | batches | 15 |
+//! | `only=NAME` | the operation to measure | all |
 //! | `tables=N` | page tables to fill, 1 to 512 | 512: 1 GiB of mappings |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

@@ -6,15 +6,21 @@ use pv_guest::{boot, cpu, println};
 pub struct Meter {
     rounds: u64,
     batches: u64,
+    only: Option<&'static str>,
 }
 
 /// The value of `NAME=` on the command line.
-pub fn option(name: &str) -> Option<u64> {
+fn word(name: &str) -> Option<&'static str> {
     boot::command_line()
         .split_ascii_whitespace()
         .filter_map(|word| word.split_once('='))
         .find(|(key, _)| *key == name)
-        .and_then(|(_, value)| value.parse().ok())
+        .map(|(_, value)| value)
+}
+
+/// The number behind `NAME=` on the command line.
+pub fn option(name: &str) -> Option<u64> {
+    word(name)?.parse().ok()
 }
 
 /// Ticks that `action` takes.
@@ -35,6 +41,7 @@ impl Meter {
         Self {
             rounds: option("rounds").unwrap_or(1000).max(1),
             batches: option("batches").unwrap_or(15).max(1),
+            only: word("only"),
         }
     }
 
@@ -45,6 +52,9 @@ impl Meter {
 
     /// Measures an operation that `rounds_of` makes as often as it is told. The first batch warms up.
     pub fn measure_loop(&self, name: &str, mut rounds_of: impl FnMut(u64)) {
+        if self.only.is_some_and(|only| only != name) {
+            return;
+        }
         let best = (0..=self.batches)
             .map(|_| ticks(|| rounds_of(self.rounds)))
             .skip(1)
