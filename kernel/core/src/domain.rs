@@ -33,6 +33,8 @@ pub struct Domain {
     pub events: EventChannels,
     /// How far its life has come.
     pub life: Mutex<Life>,
+    /// As [`Life::dying`], for a look without the lock: each hypercall takes one.
+    pub dying: AtomicBool,
     /// The toolstack's name for it (`XEN_DOMCTL_setdomainhandle`).
     pub handle: Mutex<[u8; 16]>,
     /// `VMASST_TYPE_*` bits that it enabled.
@@ -169,6 +171,7 @@ impl Domain {
             shared_info,
             events: EventChannels::new(new.max_port),
             life: Mutex::new(Life::default()),
+            dying: AtomicBool::new(false),
             handle: Mutex::new(new.handle),
             vm_assist: AtomicU64::new(0),
             access: Mutex::new(Access::default()),

@@ -131,6 +131,6 @@ impl Hypervisor {
         let cpu = self.machine.cpu_id() as usize;
         self.resched
             .get(cpu)
-            .is_some_and(|flag| flag.swap(false, Ordering::AcqRel))
+            .is_some_and(|flag| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel))
     }
 }

@@ -226,7 +226,7 @@ pub fn crash(hv: &Hypervisor, domain: &Domain) {
 
 /// Whether [`destroy`] has begun.
 pub fn is_dying(domain: &Domain) -> bool {
-    domain.life.lock().dying
+    domain.dying.load(Ordering::Acquire)
 }
 
 /// What the end of the control domain means for the machine: whatever is not a wish to switch it off restarts it, so
@@ -265,6 +265,7 @@ pub fn destroy(
 ) -> bool {
     let first = {
         let mut life = domain.life.lock();
+        domain.dying.store(true, Ordering::Release);
         !core::mem::replace(&mut life.dying, true)
     };
     if first {

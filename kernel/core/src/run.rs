@@ -121,9 +121,8 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
             if !settle(&mut cx) {
                 continue;
             }
-            deliver_pending(&mut cx);
             // Delivery crashes a guest that has no stack for it.
-            if !vcpu.is_runnable() {
+            if deliver_pending(&mut cx) && !vcpu.is_runnable() {
                 break;
             }
             let exit = hv.machine.enter_guest(&mut cx.state.context);
@@ -180,13 +179,17 @@ fn settle(cx: &mut Current<'_>) -> bool {
 }
 
 /// Makes the guest see what waits for it: an NMI, and its event callback where the NMI's handler does not mask it.
-fn deliver_pending(cx: &mut Current<'_>) {
-    if traps::nmi_due(cx) {
+/// Gives whether anything did.
+fn deliver_pending(cx: &mut Current<'_>) -> bool {
+    let nmi = traps::nmi_due(cx);
+    if nmi {
         traps::enter_nmi(cx);
     }
-    if event::upcall_due(cx.hv, cx.vcpu) {
+    let upcall = event::upcall_due(cx.hv, cx.vcpu);
+    if upcall {
         traps::enter_upcall(cx);
     }
+    nmi || upcall
 }
 
 fn handle_exit(cx: &mut Current<'_>, exit: Exit) {

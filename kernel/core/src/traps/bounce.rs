@@ -45,17 +45,18 @@ pub fn enter(cx: &mut Current<'_>, entry: Entry) {
         return;
     };
     let regs = &cx.state.context.regs;
-    let mut words = [0; 8];
-    let mut used = 0;
-    let frame = [regs.rcx, regs.r11]
-        .into_iter()
-        .chain(entry.error_code.map(u64::from))
-        .chain(return_frame(regs, &interrupted));
-    for (slot, word) in words.iter_mut().zip(frame) {
-        *slot = word;
-        used += 1;
+    let (rcx, r11) = (regs.rcx, regs.r11);
+    let [rip, cs, rflags, rsp, ss] = return_frame(regs, &interrupted);
+    match entry.error_code {
+        None => {
+            let words = [rcx, r11, rip, cs, rflags, rsp, ss];
+            push(cx, &interrupted, &words, entry);
+        }
+        Some(code) => {
+            let words = [rcx, r11, code.into(), rip, cs, rflags, rsp, ss];
+            push(cx, &interrupted, &words, entry);
+        }
     }
-    push(cx, &interrupted, words.get(..used).unwrap_or(&words), entry);
 }
 
 /// Leaves the frame of the failsafe callback, which has the data selectors that could not be loaded between R11 and
@@ -84,12 +85,13 @@ pub fn enter_failsafe(cx: &mut Current<'_>) {
 }
 
 /// Sees to it that the vCPU is in kernel mode; `None` where the domain had to be crashed.
+#[inline]
 fn interrupt(cx: &mut Current<'_>) -> Option<Interrupted> {
-    let regs = cx.state.context.regs;
     let in_kernel = cx.state.kernel_mode;
     if !in_kernel && !toggle_mode(cx) {
         return None;
     }
+    let regs = &cx.state.context.regs;
     let iopl = if cx.domain.assisted(VMASST_TYPE_ARCHITECTURAL_IOPL) {
         u64::from(cx.state.iopl) << flags::IOPL_SHIFT
     } else {
@@ -121,6 +123,8 @@ fn return_frame(regs: &CpuUserRegs, interrupted: &Interrupted) -> [u64; 5] {
     ]
 }
 
+/// RCX and R11, which are on the stack, get what `syscall` would leave in them: then the machine can go to the guest by
+/// `sysret`.
 fn push(cx: &mut Current<'_>, interrupted: &Interrupted, words: &[u64], entry: Entry) {
     // Frames are aligned as the processor's are.
     let top = interrupted.stack & !0xf;
@@ -146,4 +150,5 @@ fn push(cx: &mut Current<'_>, interrupted: &Interrupted, words: &[u64], entry: E
     regs.rsp = stack;
     regs.cs = FLAT_KERNEL_CS;
     regs.rip = entry.address;
+    (regs.rcx, regs.r11) = (regs.rip, regs.rflags);
 }

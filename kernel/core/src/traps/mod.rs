@@ -265,7 +265,10 @@ fn system_call(cx: &mut Current<'_>, address: u64, masks_events: bool) {
         };
         bounce::enter(cx, entry);
     }
-    cx.state.context.regs.rflags &= !flags::DF;
+    let regs = &mut cx.state.context.regs;
+    regs.rflags &= !flags::DF;
+    // As at every entry; see `bounce`.
+    regs.r11 = regs.rflags;
 }
 
 /// `sysenter`. The processor keeps neither RIP nor RSP; the frame has zeros for them, and a null CS.

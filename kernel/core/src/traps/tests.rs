@@ -63,6 +63,11 @@ fn an_exception_of_the_kernel_leaves_a_frame_with_level_0_on_its_own_stack() {
         assert_eq!(regs.ss, FLAT_KERNEL_SS);
         // TF and RF are cleared; IF stays.
         assert_eq!(regs.rflags, 0x246);
+        assert_eq!(
+            (regs.rcx, regs.r11),
+            (regs.rip, regs.rflags),
+            "as `syscall`"
+        );
         regs.rsp
     });
     assert_eq!(rsp, (STACK & !0xf) - 56);

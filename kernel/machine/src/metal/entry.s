@@ -41,6 +41,7 @@
 .set RSP, 152
 .set SS, 160
 
+.set HYPERVISOR_DS, 0xe010
 .set GUEST_CS32, 0xe023
 .set GUEST_SS, 0xe02b
 .set GUEST_CS64, 0xe033
@@ -109,9 +110,8 @@ enter_guest:
     push %rdi
     mov %rsp, BLOCK_RSP0(%rsi)
 
-    // `sysret` gives what `iret` would if the frame looks like that of a `syscall`. Not to a non-canonical
-    // address (the fault would be taken in ring 0 on the guest's stack), and not while the host's SS is null
-    // (some processors would then leave the guest's SS without attributes).
+    // `sysret` gives what `iret` would if the frame looks like that of a `syscall`, and is much cheaper. Not to a
+    // non-canonical address: the fault would be taken in ring 0 on the guest's stack.
     mov RIP(%rdi), %rcx
     mov RFLAGS(%rdi), %r11
     cmp %rcx, RCX(%rdi)
@@ -124,14 +124,18 @@ enter_guest:
     jne 1f
     test $0x30100, %r11d                   // VM, RF, TF
     jnz 1f
-    mov %ss, %eax
-    test %eax, %eax
-    jz 1f
     mov %rcx, %rax
     shl $16, %rax
     sar $16, %rax
     cmp %rcx, %rax
     jne 1f
+    // An exception has made SS null, with which some processors would leave the guest's SS without attributes.
+    mov %ss, %eax
+    test %eax, %eax
+    jnz 2f
+    mov $HYPERVISOR_DS, %eax
+    mov %eax, %ss
+2:
 
     mov R15(%rdi), %r15
     mov R14(%rdi), %r14

@@ -104,6 +104,7 @@ pub fn run(context: &mut GuestContext) -> Left {
     })
 }
 
+#[inline]
 fn ldt_fault(block: &Block, vector: u16, error_code: u32) -> Option<Exit> {
     if vector != PAGE_FAULT {
         return None;
