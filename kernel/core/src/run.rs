@@ -234,7 +234,8 @@ mod tests {
     use hypercall_abi::xen::{HYPERVISOR_SCHED_OP, HYPERVISOR_XEN_VERSION, VIRQ_TIMER};
 
     use crate::lifecycle;
-    use crate::testing::{DOM0, DOMU, Host, SCRATCH};
+    use crate::memory::{Level, Pte};
+    use crate::testing::{BUDGET, DOM0, DOMU, Host, RW, SCRATCH};
 
     /// A host on which only [`DOMU`] may run.
     fn host() -> Host {
@@ -300,6 +301,33 @@ mod tests {
         let entered = machine.take_entered();
         assert_eq!(entered[0].regs.rip, 0x5000);
         assert!(entered[0].regs.rsp < SCRATCH + 0x8000);
+    }
+
+    #[test]
+    fn a_guest_goes_on_only_when_the_tables_that_it_let_go_of_are_taken_apart() {
+        let host = host();
+        let (hv, domain) = (&host.hv, host.domain(DOMU));
+        let [.., l1] = host.layout(DOMU).tables;
+        let l2 = hv.memory.allocate(&domain.owner, 0, u64::MAX);
+        let l2 = l2.expect("a frame");
+        for index in 0..8 {
+            let entry = Pte::new(l1, RW).0;
+            hv.machine.store_u64(l2, index, entry);
+        }
+        let pin = hv.memory.pin(l2, DOMU, Level::L2, &mut || false);
+        assert_eq!(pin, Ok(()));
+        assert!(hv.memory.unpin(l2));
+        assert!(!domain.owner.is_settled());
+        // Its time is up before that is done, and an interrupt waits.
+        hv.machine.set_tsc_step(BUDGET / 2);
+        hv.machine.type_input(b"xy");
+        hv.machine.script(Exit::Interrupt(Irq::Console), None);
+        hv.machine.script(Exit::Syscall, shutdown(&host));
+        step(hv);
+        assert!(domain.owner.is_settled());
+        assert_eq!(hv.machine.take_entered().len(), 1, "after the interrupt");
+        let mut typed = [0; 4];
+        assert_eq!(hv.log.read_input(&mut typed), 2);
     }
 
     #[test]

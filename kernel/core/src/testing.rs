@@ -19,6 +19,8 @@ use crate::vcpu::Vcpu;
 
 /// Where each domain's scratch pages are mapped, writable.
 pub const SCRATCH: u64 = 0x1_0000_0000;
+/// Where the guest's instruction pointer is behind the `syscall` of a hypercall.
+const RIP: u64 = 0x1000;
 /// Number of scratch pages.
 pub const SCRATCH_PAGES: u64 = 64;
 /// An address that is mapped in no domain.
@@ -177,21 +179,29 @@ impl Host {
     /// Makes a hypercall as vCPU 0 of a domain, through its registers, until it is finished; gives the register
     /// that the guest would read: a result or a negated errno.
     pub fn hypercall(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
-        self.begin_hypercall(id, number, args, 1_000_000)
+        self.begin_hypercall(id, 0, number, args);
+        self.go_on(id, 0, 1_000_000)
             .unwrap_or_else(|| panic!("hypercall {number} does not end"))
     }
 
-    /// As [`Self::hypercall`], but continues the call at most `most` times; `None` where it then is not finished.
-    pub fn begin_hypercall(&self, id: Domid, number: u32, args: &[u64], most: u32) -> Option<i64> {
-        self.as_guest(id, |cx| {
-            const RIP: u64 = 0x1000;
+    /// Puts a vCPU on the `syscall` of a hypercall, which [`Self::go_on`] makes.
+    pub fn begin_hypercall(&self, id: Domid, vcpu: u32, number: u32, args: &[u64]) {
+        self.as_vcpu(id, vcpu, |cx| {
             let mut all = [0; 6];
             all[..args.len()].copy_from_slice(args);
             let regs = &mut cx.state.context.regs;
             regs.rax = u64::from(number);
             regs.rip = RIP;
             [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = all;
-            for _ in 0..=most {
+        });
+    }
+
+    /// Makes the hypercall on which a vCPU is, and again where it is continued, at most `most` times in all; `None`
+    /// where it is not finished then.
+    pub fn go_on(&self, id: Domid, vcpu: u32, most: u32) -> Option<i64> {
+        self.as_vcpu(id, vcpu, |cx| {
+            let number = cx.state.context.regs.rax;
+            for _ in 0..most {
                 hypercall::enter(cx);
                 let regs = &mut cx.state.context.regs;
                 if regs.rip == RIP {
@@ -203,11 +213,7 @@ impl Host {
                     RIP - 2,
                     "a continued hypercall leaves RIP on `syscall`"
                 );
-                assert_eq!(
-                    regs.rax,
-                    u64::from(number),
-                    "a continued hypercall keeps its number"
-                );
+                assert_eq!(regs.rax, number, "a continued hypercall keeps its number");
                 regs.rip = RIP;
             }
             None

@@ -29,6 +29,8 @@ pub struct Frame {
 
 const ALLOCATED: u32 = 1 << 31;
 const COUNT: u32 = ALLOCATED - 1;
+/// Most references that are given out; the others are for [`Frame::hold`] and the end of the owner.
+const MOST: u32 = COUNT - 0xff;
 const NO_OWNER: u32 = u32::MAX;
 /// Frames that [`Memory::release_all`] takes between two looks at the clock.
 const RELEASE_BATCH: usize = 16;
@@ -204,12 +206,15 @@ impl Memory {
         (self.owner_of(mfn) == Some(owner)).then_some(reference)
     }
 
-    /// A reference to a frame, whoever owns it; `None` where nobody does, or there are as many as can be counted. One
-    /// is left for [`Frame::hold`].
+    /// A reference to a frame, whoever owns it; `None` where nobody does, or there are [`MOST`].
     pub fn get_any(&self, mfn: Mfn) -> Option<FrameRef<'_>> {
+        self.refer(mfn, MOST)
+    }
+
+    /// A reference to a frame that has some, and less than `most`.
+    pub(super) fn refer(&self, mfn: Mfn, most: u32) -> Option<FrameRef<'_>> {
         let frame = self.frame(mfn)?;
-        let more =
-            |count: u32| (count & COUNT != 0 && count & COUNT < COUNT - 1).then(|| count + 1);
+        let more = |count: u32| (count & COUNT != 0 && count & COUNT < most).then(|| count + 1);
         frame
             .count
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)

@@ -78,7 +78,8 @@ impl Memory {
                     list.cursor = Some(frame.next());
                     let word = frame.word();
                     if word.pinned() || matches!(word.stage(), Stage::Partial(_)) {
-                        kept = self.get(mfn, owner.id);
+                        // Under the lock, under which frames leave their owner.
+                        kept = self.refer(mfn, u32::MAX);
                         break;
                     }
                 }

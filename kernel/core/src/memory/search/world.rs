@@ -53,7 +53,7 @@ pub(super) struct World {
     remembered: BTreeMap<Mfn, (Option<Domid>, Use)>,
     /// Free frames whose contents were looked at.
     scrubbed: BTreeSet<Mfn>,
-    /// Times that a guest goes on with a hypercall.
+    /// Times that a guest makes a hypercall that is continued.
     patience: u32,
 }
 
@@ -205,7 +205,8 @@ impl World {
 
     /// Makes a hypercall; a guest that has lost patience makes another call instead of going on with it.
     fn call(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
-        let result = self.host.begin_hypercall(id, number, args, self.patience);
+        self.host.begin_hypercall(id, 0, number, args);
+        let result = self.host.go_on(id, 0, self.patience);
         result.unwrap_or(Errno::ERESTART.to_return())
     }
 
@@ -220,7 +221,7 @@ impl World {
             Step::Clock(looks, patience) => {
                 let machine = &self.host.hv.machine;
                 machine.set_tsc_step(BUDGET.checked_div((*looks).into()).unwrap_or(0));
-                self.patience = (*patience).map_or(u32::MAX, u32::from);
+                self.patience = (*patience).map_or(u32::MAX, |more| u32::from(more) + 1);
                 return;
             }
             _ => {}

@@ -1,6 +1,7 @@
 //! What the calls answer to requests that are wrong or hostile, and what they do when they are interrupted.
 
 mod extended;
+mod pieces;
 mod update;
 mod va_mapping;
 
@@ -132,7 +133,8 @@ fn whose_frames_are_meant_is_checked_before_what_is_to_be_done() {
 fn a_dying_domain_gets_nothing_done() {
     let host = Host::new();
     let va = SCRATCH + 8 * 4096;
-    host.domain(DOMU).life.lock().dying = true;
+    let dying = &host.domain(DOMU).dying;
+    dying.store(true, core::sync::atomic::Ordering::Release);
     for (call, args) in [
         (HYPERVISOR_MMU_UPDATE, [SCRATCH, 0, 0, SELF]),
         (HYPERVISOR_MMUEXT_OP, [SCRATCH, 0, 0, SELF]),
