@@ -17,31 +17,41 @@ use hypercall_abi::xen::VIRQ_TIMER;
 use crate::events::EventChannel;
 use crate::hypercall::{sched, vcpu};
 use crate::timers::{TimerId, TimerQueue};
+use crate::vcpus::{self, MAX_VCPUS};
 use crate::{cpu, time_scale};
 
-static SLEEPERS: Mutex<RefCell<TimerQueue>> = Mutex::new(RefCell::new(TimerQueue::new()));
+/// By vCPU: who sleeps there.
+static SLEEPERS: [Mutex<RefCell<TimerQueue>>; MAX_VCPUS] =
+    [const { Mutex::new(RefCell::new(TimerQueue::new())) }; MAX_VCPUS];
 
-/// Binds the timer.
+/// Uses the sleepers of a vCPU.
+fn with_sleepers<T>(vcpu: u32, action: impl FnOnce(&mut TimerQueue) -> T) -> T {
+    critical_section::with(|cs| action(&mut SLEEPERS[vcpu as usize].borrow_ref_mut(cs)))
+}
+
+/// Binds the timer of this vCPU.
 pub(crate) fn init() {
     // A hypervisor without periodic timers has none to stop.
-    _ = vcpu::stop_periodic_timer(0);
+    _ = vcpu::stop_periodic_timer(vcpus::current());
     let timer = EventChannel::bind_virq(VIRQ_TIMER).expect("the timer can be bound");
     timer.set_handler(expire);
     core::mem::forget(timer);
 }
 
-/// Wakes whom it is time to wake, and sets the timer for the next.
+/// Wakes whom it is time to wake, and sets the timer for the next. It comes to the vCPU that they
+/// sleep on.
 fn expire(_: Port) {
-    while let Some(waker) = critical_section::with(|cs| SLEEPERS.borrow_ref_mut(cs).pop_due(now()))
-    {
+    let vcpu = vcpus::current();
+    while let Some(waker) = with_sleepers(vcpu, |sleepers| sleepers.pop_due(now())) {
         waker.wake();
     }
-    program();
+    program(vcpu);
 }
 
-/// Sets the timer for the earliest sleeper. A deadline that passed meanwhile fires at once.
-fn program() {
-    if let Some(deadline) = critical_section::with(|cs| SLEEPERS.borrow_ref(cs).next_deadline()) {
+/// Sets the timer for the earliest sleeper of this vCPU. A deadline that passed meanwhile fires at
+/// once.
+fn program(vcpu: u32) {
+    if let Some(deadline) = with_sleepers(vcpu, |sleepers| sleepers.next_deadline()) {
         sched::set_timer(deadline).expect("a timer can be set");
     }
 }
@@ -85,7 +95,8 @@ pub fn sleep_until(deadline: u64) -> Sleep {
 #[must_use = "sleeping happens when it is awaited"]
 pub struct Sleep {
     deadline: u64,
-    timer: Option<TimerId>,
+    /// Where it is queued: the vCPU that polled it last.
+    timer: Option<(u32, TimerId)>,
 }
 
 impl Future for Sleep {
@@ -95,20 +106,18 @@ impl Future for Sleep {
         if now() >= self.deadline {
             return Poll::Ready(());
         }
-        let (deadline, timer) = (self.deadline, self.timer);
-        let (id, earliest) = critical_section::with(|cs| {
-            let mut sleepers = SLEEPERS.borrow_ref_mut(cs);
-            if let Some(id) = timer {
-                // A timer that fired a little early took the entry out; inserting anew covers that
-                // too.
-                sleepers.remove(id);
-            }
+        if let Some((vcpu, id)) = self.timer {
+            // A timer that fired a little early took the entry out; inserting anew covers that too.
+            with_sleepers(vcpu, |sleepers| sleepers.remove(id));
+        }
+        let (vcpu, deadline) = (vcpus::current(), self.deadline);
+        let (id, earliest) = with_sleepers(vcpu, |sleepers| {
             let id = sleepers.insert(deadline, context.waker().clone());
             (id, sleepers.next_deadline() == Some(deadline))
         });
-        self.timer = Some(id);
+        self.timer = Some((vcpu, id));
         if earliest {
-            program();
+            program(vcpu);
         }
         Poll::Pending
     }
@@ -116,8 +125,8 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(timer) = self.timer {
-            critical_section::with(|cs| SLEEPERS.borrow_ref_mut(cs).remove(timer));
+        if let Some((vcpu, id)) = self.timer {
+            with_sleepers(vcpu, |sleepers| sleepers.remove(id));
         }
     }
 }

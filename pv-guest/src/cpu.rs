@@ -1,12 +1,11 @@
 //! The vCPU as the guest sees it: the shared info page, the upcall mask in place of an interrupt
-//! flag, the time-stamp counter, and what identifies the processor.
-//!
-//! There is one vCPU. That is what makes masking upcalls a critical section.
+//! flag, the critical section of all vCPUs, the time-stamp counter, and what identifies the
+//! processor.
 
 use core::arch::x86_64::_rdtsc;
 use core::arch::{asm, x86_64::CpuidResult};
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::compiler_fence;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicU32, compiler_fence};
 
 use critical_section::RawRestoreState;
 use hypercall_abi::types::Mfn;
@@ -15,6 +14,7 @@ use hypercall_abi::xen::{StartInfo, UVMF_INVLPG};
 use crate::hypercall::{mmu, system};
 use crate::pte::{Flags, Pte};
 use crate::shared::{SharedInfo, Vcpu};
+use crate::{sync, vcpus};
 
 unsafe extern "C" {
     /// A page of the image, behind which the shared info page is mapped.
@@ -44,7 +44,7 @@ pub fn shared() -> &'static SharedInfo {
 
 /// This vCPU's part of it.
 pub fn vcpu() -> &'static Vcpu {
-    &shared().vcpu[0]
+    &shared().vcpu[vcpus::current() as usize]
 }
 
 /// Holds back upcalls; whether they were already.
@@ -69,19 +69,46 @@ pub fn enable_upcalls() {
     }
 }
 
-struct Masked;
+/// The vCPU in the critical section, or [`NOBODY`].
+static HOLDER: AtomicU32 = AtomicU32::new(NOBODY);
 
-critical_section::set_impl!(Masked);
+const NOBODY: u32 = u32::MAX;
 
-// SAFETY: there is one vCPU, and with upcalls masked nothing but exceptions, which do not return to
-// ordinary code, interrupts it; sections nest because the previous state is restored.
-unsafe impl critical_section::Impl for Masked {
+/// In a section's state: upcalls were masked before it.
+const WAS_MASKED: u8 = 1;
+
+/// In a section's state: it is not inside another.
+const OUTERMOST: u8 = 2;
+
+struct Section;
+
+critical_section::set_impl!(Section);
+
+// SAFETY: one vCPU is inside at a time, and with upcalls masked nothing but exceptions, which do not
+// return to ordinary code, interrupts it; sections nest because only the outermost gives up what it
+// took, and each restores the mask.
+unsafe impl critical_section::Impl for Section {
     unsafe fn acquire() -> RawRestoreState {
-        disable_upcalls()
+        let masked = if disable_upcalls() { WAS_MASKED } else { 0 };
+        let me = vcpus::current();
+        if HOLDER.load(Relaxed) == me {
+            return masked;
+        }
+        let mut attempts = 0;
+        while HOLDER
+            .compare_exchange_weak(NOBODY, me, Acquire, Relaxed)
+            .is_err()
+        {
+            sync::relax(&mut attempts);
+        }
+        masked | OUTERMOST
     }
 
-    unsafe fn release(masked: RawRestoreState) {
-        if !masked {
+    unsafe fn release(state: RawRestoreState) {
+        if state & OUTERMOST != 0 {
+            HOLDER.store(NOBODY, Release);
+        }
+        if state & WAS_MASKED == 0 {
             enable_upcalls();
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! An upcall clears each pending port and marks it as fired; a port's task or handler then does the
 //! work. A port has one waiter. Events coalesce: many before the waiter looks are one.
+//!
+//! A port's upcalls come to one vCPU: the one that bound it for an interrupt or for itself, and the
+//! boot vCPU for a port that has a peer.
 
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -9,10 +12,13 @@ use core::future::poll_fn;
 use core::task::{Context, Poll, Waker};
 
 use critical_section::Mutex;
+use hypercall_abi::errno::Errno;
 use hypercall_abi::event_channel::{BIND_PIRQ_WILL_SHARE, EvtchnStatus, EvtchnStatusUnbound};
 use hypercall_abi::types::{Domid, Port};
 
+use crate::evtchn_bits::Bound;
 use crate::hypercall::{Result, event_channel};
+use crate::vcpus::{self, MAX_VCPUS};
 use crate::{cpu, evtchn_bits};
 
 /// Runs in the upcall, with upcalls masked: it must be short, and must not wait.
@@ -28,6 +34,9 @@ struct Slot {
 /// By port number.
 static SLOTS: Mutex<RefCell<Vec<Slot>>> = Mutex::new(RefCell::new(Vec::new()));
 
+/// By vCPU: its ports.
+static BOUND: [Bound; MAX_VCPUS] = [const { Bound::none() }; MAX_VCPUS];
+
 fn with_slot<T>(port: Port, action: impl FnOnce(&mut Slot) -> T) -> T {
     critical_section::with(|cs| {
         let mut slots = SLOTS.borrow_ref_mut(cs);
@@ -41,7 +50,8 @@ fn with_slot<T>(port: Port, action: impl FnOnce(&mut Slot) -> T) -> T {
 
 /// Serves every pending port. Called with upcalls masked.
 pub(crate) fn upcall() {
-    evtchn_bits::take_pending(cpu::shared(), cpu::vcpu(), |port| {
+    let bound = &BOUND[vcpus::current() as usize];
+    evtchn_bits::take_pending(cpu::shared(), cpu::vcpu(), bound, |port| {
         let (handler, waker) = with_slot(port, |slot| {
             slot.fired = true;
             (slot.handler, slot.waker.take())
@@ -62,6 +72,9 @@ pub fn own_domid() -> Result<Domid> {
     Ok(status.u.get::<EvtchnStatusUnbound>().dom)
 }
 
+/// Where upcalls of ports with a peer come.
+const BOOT: u32 = 0;
+
 /// A bound port. Dropping it closes the port.
 #[derive(Debug)]
 pub struct EventChannel {
@@ -72,11 +85,13 @@ impl EventChannel {
     /// Takes over a port that the domain builder bound, such as the console's, and lets it cause
     /// upcalls.
     pub fn from_builder(port: Port) -> Self {
-        Self::adopt(port)
+        Self::adopt(port, BOOT)
     }
 
-    fn adopt(port: Port) -> Self {
+    /// Takes over a port whose upcalls come to `vcpu`.
+    fn adopt(port: Port, vcpu: u32) -> Self {
         with_slot(port, |slot| *slot = Slot::default());
+        BOUND[vcpu as usize].add(port);
         let channel = Self { port };
         channel.unmask();
         channel
@@ -84,7 +99,7 @@ impl EventChannel {
 
     /// A port that `remote` may connect to.
     pub fn alloc_unbound(remote: Domid) -> Result<Self> {
-        Self::alloc_unbound_for(Domid::SELF, remote).map(Self::adopt)
+        Self::alloc_unbound_for(Domid::SELF, remote).map(|port| Self::adopt(port, BOOT))
     }
 
     /// A port of another domain, that `remote` may connect to; for the domain builder. It is that
@@ -95,24 +110,33 @@ impl EventChannel {
 
     /// A port connected to another domain's unbound one.
     pub fn bind_interdomain(remote: Domid, remote_port: Port) -> Result<Self> {
-        event_channel::bind_interdomain(remote, remote_port).map(Self::adopt)
+        event_channel::bind_interdomain(remote, remote_port).map(|port| Self::adopt(port, BOOT))
     }
 
-    /// A port for a virtual interrupt (`VIRQ_*`).
+    /// A port for a virtual interrupt (`VIRQ_*`); of one that each vCPU has, this vCPU's.
     pub fn bind_virq(virq: u32) -> Result<Self> {
-        event_channel::bind_virq(virq, 0).map(Self::adopt)
+        let vcpu = vcpus::current();
+        event_channel::bind_virq(virq, vcpu).map(|port| Self::adopt(port, vcpu))
     }
 
     /// A port for a physical interrupt that `PHYSDEVOP_map_pirq` gave; `shared` if others may have
     /// it too.
     pub fn bind_pirq(pirq: u32, shared: bool) -> Result<Self> {
         let flags = if shared { BIND_PIRQ_WILL_SHARE } else { 0 };
-        event_channel::bind_pirq(pirq, flags).map(Self::adopt)
+        event_channel::bind_pirq(pirq, flags).map(|port| Self::adopt(port, BOOT))
     }
 
     /// A port to notify this vCPU itself.
     pub fn bind_ipi() -> Result<Self> {
-        event_channel::bind_ipi(0).map(Self::adopt)
+        Self::bind_ipi_of(vcpus::current())
+    }
+
+    /// A port to notify a vCPU of this domain, which has its upcalls.
+    pub fn bind_ipi_of(vcpu: u32) -> Result<Self> {
+        if vcpu as usize >= MAX_VCPUS {
+            return Err(Errno::ENOENT.into());
+        }
+        event_channel::bind_ipi(vcpu).map(|port| Self::adopt(port, vcpu))
     }
 
     /// Its number.
@@ -175,6 +199,9 @@ impl Drop for EventChannel {
         self.mask();
         // The one failure is a port that the peer's end already closed for good.
         _ = event_channel::close(self.port);
+        for bound in &BOUND {
+            bound.remove(self.port);
+        }
         evtchn_bits::clear(cpu::shared(), self.port);
         with_slot(self.port, |slot| *slot = Slot::default());
     }

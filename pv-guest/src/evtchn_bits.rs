@@ -5,6 +5,7 @@
 //! in the vCPU's selector, then the vCPU's pending flag. The guest clears them the other way round,
 //! so an event that arrives in between is found in the next round and none is lost.
 
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, SeqCst};
 
 use hypercall_abi::types::Port;
@@ -61,16 +62,47 @@ pub fn clear(shared: &SharedInfo, port: Port) -> bool {
         .is_some_and(|(word, bit)| shared.evtchn_pending[word].fetch_and(!bit, SeqCst) & bit != 0)
 }
 
-/// Takes every pending and unmasked port of `vcpu`, clears it, and hands it to `serve`, until none
-/// is left.
-pub fn take_pending(shared: &SharedInfo, vcpu: &Vcpu, mut serve: impl FnMut(Port)) {
+/// A bit for each port.
+type Ports = [AtomicU64; 64];
+
+/// The ports whose events a vCPU gets.
+#[derive(Debug)]
+pub struct Bound(Ports);
+
+impl Bound {
+    /// None.
+    pub const fn none() -> Self {
+        Self([const { AtomicU64::new(0) }; 64])
+    }
+
+    /// Adds a port. One beyond the bitmap is ignored.
+    pub fn add(&self, port: Port) {
+        if let Some((word, bit)) = place(port) {
+            self.0[word].fetch_or(bit, SeqCst);
+        }
+    }
+
+    /// Takes a port out.
+    pub fn remove(&self, port: Port) {
+        if let Some((word, bit)) = place(port) {
+            self.0[word].fetch_and(!bit, SeqCst);
+        }
+    }
+}
+
+/// Takes every port of `bound` that is pending and not masked, clears it, and hands it to `serve`,
+/// until none is left. `vcpu` is the one that they are bound to: ports of others share its words of
+/// the bitmap, and are left to them.
+pub fn take_pending(shared: &SharedInfo, vcpu: &Vcpu, bound: &Bound, mut serve: impl FnMut(Port)) {
     while vcpu.upcall_pending.swap(0, SeqCst) != 0 {
         let mut selector = vcpu.pending_sel.swap(0, SeqCst);
         while selector != 0 {
             let word = selector.trailing_zeros();
             selector &= selector - 1;
             let pending = &shared.evtchn_pending[word as usize];
-            let mut ready = pending.load(SeqCst) & !shared.evtchn_mask[word as usize].load(SeqCst);
+            let mut ready = pending.load(SeqCst)
+                & !shared.evtchn_mask[word as usize].load(SeqCst)
+                & bound.0[word as usize].load(SeqCst);
             while ready != 0 {
                 let bit = ready.trailing_zeros();
                 ready &= ready - 1;
@@ -98,9 +130,16 @@ mod tests {
         }
     }
 
+    /// Every port.
+    fn all() -> Bound {
+        let bound = Bound::none();
+        (0..PORTS).for_each(|port| bound.add(Port(port)));
+        bound
+    }
+
     fn served(shared: &SharedInfo) -> Vec<u32> {
         let mut ports = Vec::new();
-        take_pending(shared, &shared.vcpu[0], |port| ports.push(port.0));
+        take_pending(shared, &shared.vcpu[0], &all(), |port| ports.push(port.0));
         ports
     }
 
@@ -137,7 +176,7 @@ mod tests {
         let shared = SharedInfo::default();
         raise(&shared, 5);
         let mut ports = Vec::new();
-        take_pending(&shared, &shared.vcpu[0], |port| {
+        take_pending(&shared, &shared.vcpu[0], &all(), |port| {
             ports.push(port.0);
             if ports.len() == 1 {
                 raise(&shared, 3);
@@ -155,6 +194,21 @@ mod tests {
         raise(&shared, 10);
         assert_eq!(served(&shared), [10]);
         assert!(is_pending(&shared, Port(9)));
+    }
+
+    #[test]
+    fn a_port_of_another_vcpu_is_left_to_it() {
+        let shared = SharedInfo::default();
+        let ours = Bound::none();
+        [4, 6, 7].iter().for_each(|port| ours.add(Port(*port)));
+        ours.remove(Port(6));
+        for port in [4, 5, 6, 7] {
+            raise(&shared, port);
+        }
+        let mut ports = Vec::new();
+        take_pending(&shared, &shared.vcpu[0], &ours, |port| ports.push(port.0));
+        assert_eq!(ports, [4, 7]);
+        assert!(is_pending(&shared, Port(5)) && is_pending(&shared, Port(6)));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The async executor: tasks of one vCPU, polled when something woke them.
 //!
 //! Tasks need not be `Send`: they are polled by one vCPU only. Wakers are `Send`, and may be used
-//! from an upcall while the executor is doing anything at all, so they touch nothing but the ready
-//! queue, inside a critical section.
+//! from an upcall or another vCPU while the executor is doing anything at all, so they touch nothing
+//! but the ready queue, inside a critical section.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -19,25 +19,28 @@ use critical_section::Mutex;
 
 /// Tasks that were woken and not polled since.
 #[derive(Debug)]
-struct ReadyQueue(Mutex<RefCell<VecDeque<u64>>>);
-
-impl Default for ReadyQueue {
-    fn default() -> Self {
-        Self(Mutex::new(RefCell::default()))
-    }
+struct ReadyQueue {
+    tasks: Mutex<RefCell<VecDeque<u64>>>,
+    kick: Kick,
 }
+
+/// Makes the vCPU of an executor look at its ready queue. Called with the number that came with it,
+/// after something was added, on whatever vCPU did that.
+pub type Kick = (fn(u32), u32);
 
 impl ReadyQueue {
     fn push(&self, task: u64) {
-        critical_section::with(|cs| self.0.borrow_ref_mut(cs).push_back(task));
+        critical_section::with(|cs| self.tasks.borrow_ref_mut(cs).push_back(task));
+        let (kick, vcpu) = self.kick;
+        kick(vcpu);
     }
 
     fn pop(&self) -> Option<u64> {
-        critical_section::with(|cs| self.0.borrow_ref_mut(cs).pop_front())
+        critical_section::with(|cs| self.tasks.borrow_ref_mut(cs).pop_front())
     }
 
     fn len(&self) -> usize {
-        critical_section::with(|cs| self.0.borrow_ref(cs).len())
+        critical_section::with(|cs| self.tasks.borrow_ref(cs).len())
     }
 }
 
@@ -66,7 +69,6 @@ struct Task {
 }
 
 /// A set of tasks and the queue of those to poll.
-#[derive(Default)]
 pub struct Executor {
     ready: Arc<ReadyQueue>,
     /// Tasks not being polled at the moment.
@@ -75,9 +77,17 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor with no tasks.
-    pub fn new() -> Self {
-        Self::default()
+    /// An executor with no tasks, whose vCPU is told by `kick` that there is one to poll.
+    pub fn new(kick: Kick) -> Self {
+        let ready = ReadyQueue {
+            tasks: Mutex::new(RefCell::default()),
+            kick,
+        };
+        Self {
+            ready: Arc::new(ready),
+            tasks: RefCell::default(),
+            spawned: Cell::new(0),
+        }
     }
 
     /// Adds a task, which is polled from the next [`Self::run_ready`] on. Dropping the handle lets
@@ -217,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_task_is_polled_only_when_it_was_woken() {
-        let executor = Executor::new();
+        let executor = Executor::new((|_| (), 0));
         let polls = Rc::new(Cell::new(0));
         let kept = Rc::new(RefCell::new(None));
         let (task_polls, task_kept) = (polls.clone(), kept.clone());
@@ -254,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_task_that_wakes_itself_does_not_starve_the_others() {
-        let executor = Executor::new();
+        let executor = Executor::new((|_| (), 0));
         let log = Rc::new(RefCell::new(Vec::new()));
         for name in ["a", "b"] {
             let log = log.clone();
@@ -274,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_handle_gives_the_result_whether_awaited_before_or_after_the_end() {
-        let executor = Rc::new(Executor::new());
+        let executor = Rc::new(Executor::new((|_| (), 0)));
         let inner = executor.clone();
         let outer = executor.spawn(async move {
             let child = inner.spawn(async {
@@ -293,8 +303,25 @@ mod tests {
     }
 
     #[test]
+    fn the_vcpu_of_an_executor_is_kicked_for_each_task_that_becomes_ready() {
+        static KICKS: Mutex<RefCell<Vec<u32>>> = Mutex::new(RefCell::new(Vec::new()));
+        fn kick(vcpu: u32) {
+            critical_section::with(|cs| KICKS.borrow_ref_mut(cs).push(vcpu));
+        }
+        let executor = Executor::new((kick, 3));
+        executor.spawn(yield_now()).detach();
+        drain(&executor);
+        let kicks = critical_section::with(|cs| KICKS.take(cs));
+        assert_eq!(
+            kicks,
+            [3, 3],
+            "when it is spawned, and when it wakes itself"
+        );
+    }
+
+    #[test]
     fn a_wake_from_another_thread_is_seen() {
-        let executor = Executor::new();
+        let executor = Executor::new((|_| (), 0));
         let fired = Arc::new(AtomicBool::new(false));
         let (wakers, receiver) = std::sync::mpsc::channel::<Waker>();
         let task_fired = fired.clone();

@@ -15,9 +15,9 @@
 //! }
 //! ```
 //!
-//! The guest runs on one vCPU, in tasks that take turns (`spawn`); when no task is ready, the
-//! vCPU blocks. When `main` is done, the domain powers off. A panic or an unexpected trap prints
-//! registers and crashes the domain.
+//! The guest runs in tasks that take turns (`spawn`); when no task is ready, the vCPU blocks. When
+//! `main` is done, the domain powers off. A panic or an unexpected trap prints registers and crashes
+//! the domain. `main` runs on the boot vCPU; others run what they are started with (`vcpus`).
 //!
 //! # What is where
 //!
@@ -32,6 +32,9 @@
 //! | `ports` | I/O ports |
 //! | `power` | power off, reboot, crash |
 //! | `traps` | a hook on every exception |
+//! | `sync` | a lock between vCPUs |
+//! | `user` | user mode: address spaces, threads, copy-on-write fork |
+//! | `vcpus` | starting further vCPUs |
 //! | `cpu` | shared info, upcall mask, CPUID |
 //! | `hypercall` | the typed hypercalls of `hypercall_abi::caller` |
 //!
@@ -56,7 +59,7 @@
 //!
 //! Code that runs in an upcall (`events::EventChannel::set_handler`, wakers) or in a trap hook
 //! must not map memory or wait; it may use the heap, send events and wake tasks. There is no
-//! floating point, and no thread but the executor's.
+//! floating point, and no thread but the executor of each vCPU.
 //!
 //! Everything that is not hardware builds and is tested on the host.
 #![cfg_attr(not(test), no_std)]
@@ -94,9 +97,15 @@ pub mod power;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
+pub mod sync;
+#[cfg(target_os = "none")]
 mod task;
 #[cfg(target_os = "none")]
 pub mod traps;
+#[cfg(target_os = "none")]
+pub mod user;
+#[cfg(target_os = "none")]
+pub mod vcpus;
 
 pub use executor::{JoinHandle, yield_now};
 #[cfg(target_os = "none")]

@@ -6,13 +6,11 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::console::{flush, print_emergency};
 use crate::power::{Reason, shutdown};
-use crate::{cpu, traps};
+use crate::{cpu, traps, vcpus};
 
 unsafe extern "C" {
     static __image_start: u8;
     static __rodata_start: u8;
-    static __stack_bottom: u8;
-    static __stack_top: u8;
 }
 
 /// How many words of the stack that look like return addresses are shown.
@@ -39,13 +37,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 fn print_trace(stack: u64) {
     let address = |symbol: *const u8| symbol.addr() as u64;
     let text = address(&raw const __image_start)..address(&raw const __rodata_start);
-    let bounds = address(&raw const __stack_bottom)..address(&raw const __stack_top);
+    let bounds = vcpus::stack();
     if !bounds.contains(&stack) {
         return;
     }
     let words = (stack.next_multiple_of(8)..bounds.end).step_by(8);
     let words = words.map(|place| {
-        // SAFETY: within the image's stack, and aligned; the words are only printed.
+        // SAFETY: within this vCPU's stack, and aligned; the words are only printed.
         unsafe { core::ptr::with_exposed_provenance::<u64>(place as usize).read_volatile() }
     });
     for word in words.filter(|word| text.contains(word)).take(TRACE) {

@@ -82,6 +82,16 @@ impl Pte {
     pub const fn is_present(self) -> bool {
         self.0 & Flags::PRESENT.bits() != 0
     }
+
+    /// Whether what it maps can be written.
+    pub const fn is_writable(self) -> bool {
+        self.0 & Flags::WRITABLE.bits() != 0
+    }
+
+    /// The same entry without some flags.
+    pub const fn without(self, flags: Flags) -> Self {
+        Self(self.0 & !flags.bits())
+    }
 }
 
 impl fmt::Debug for Pte {
@@ -114,6 +124,10 @@ mod tests {
         let pte = Pte::new(Mfn(0xf_ffff_ffff), Flags::READ_WRITE);
         assert_eq!(pte.0, 0x8000_ffff_ffff_f063);
         assert_eq!(pte.frame(), Some(Mfn(0xf_ffff_ffff)));
+        assert!(pte.is_writable());
+        let read_only = pte.without(Flags::WRITABLE | Flags::DIRTY);
+        assert!(!read_only.is_writable());
+        assert_eq!(read_only, Pte::new(Mfn(0xf_ffff_ffff), Flags::READ));
         assert_eq!(Pte(0x1000).frame(), None);
     }
 }

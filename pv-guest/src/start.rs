@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use hypercall_abi::arch_x86::HYPERVISOR_VIRT_START;
 use hypercall_abi::{elfnote, features, xen::StartInfo};
 
-use crate::{clock, console, cpu, evtchn_bits, memory, task, traps};
+use crate::{clock, console, cpu, evtchn_bits, memory, traps, vcpus};
 
 /// Where the image's ELF addresses begin, as in the linker script.
 pub(crate) const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -97,6 +97,8 @@ unsafe extern "C" fn start(info: *const StartInfo, stack: u64) -> ! {
     // SAFETY: the entry convention of PV guests puts the address of the start info, mapped and
     // initialised, into rsi.
     let info = unsafe { info.read() };
+    // SAFETY: this is the first thing done.
+    unsafe { vcpus::init_boot() };
     // SAFETY: this is the one call, before anything else is set up; the page is the one that the
     // start info names.
     unsafe { cpu::map_shared_info(&info) };
@@ -109,6 +111,5 @@ unsafe extern "C" fn start(info: *const StartInfo, stack: u64) -> ! {
     console::init();
     clock::init();
     cpu::enable_upcalls();
-    task::init();
     __pv_guest_main()
 }

@@ -16,7 +16,7 @@ use hypercall_abi::arch_x86::TrapInfo;
 use hypercall_abi::callback::{self, CallbackRegister};
 
 use crate::hypercall::trap;
-use crate::{cpu, events};
+use crate::{cpu, events, vcpus};
 
 /// The hypervisor's flat code segment for guest kernels.
 pub const KERNEL_CS: u16 = 0xe033;
@@ -27,6 +27,10 @@ pub const USER_CS: u16 = 0xe033;
 /// The hypervisor's flat data segment for user mode.
 pub const USER_SS: u16 = 0xe02b;
 
+/// [`Frame::vector`] of a use of floating point after `fpu_taskswitch`.
+pub const DEVICE_NOT_AVAILABLE: u64 = 7;
+/// [`Frame::vector`] of a page fault.
+pub const PAGE_FAULT: u64 = 14;
 /// [`Frame::vector`] of an event upcall.
 pub const EVENT: u64 = 0x100;
 /// [`Frame::vector`] of the failsafe callback: a segment register could not be loaded on the way
@@ -239,7 +243,27 @@ global_asm!(
         push r14
         push r15
         cld
-        mov rdi, rsp
+        // From user mode that the kernel went to by `user::enter`, the trap is that function's
+        // return: on the kernel's stack, with a copy of the frame.
+        test byte ptr [rsp + 144], 3
+        jz 3f
+        mov rax, gs:[{kernel_stack}]
+        test rax, rax
+        jz 3f
+        mov qword ptr gs:[{kernel_stack}], 0
+        mov rsi, rsp
+        mov rsp, rax
+        pop rdi
+        mov ecx, 22
+        rep movsq
+        pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop rbp
+        pop rbx
+        ret
+    3:  mov rdi, rsp
         call {dispatch}
         pop r15
         pop r14
@@ -290,6 +314,7 @@ global_asm!(
     event = const EVENT,
     failsafe = const FAILSAFE,
     syscall = const SYSCALL,
+    kernel_stack = const vcpus::KERNEL_STACK,
     dispatch = sym dispatch,
     iret = const hypercall_abi::xen::HYPERVISOR_IRET,
 );
@@ -345,7 +370,7 @@ unsafe extern "C" fn dispatch(frame: &mut Frame) {
     }
     let address = cpu::vcpu().cr2.load(Relaxed);
     match frame.vector {
-        14 => panic!("page fault at {address:#018x}\n{frame}"),
+        PAGE_FAULT => panic!("page fault at {address:#018x}\n{frame}"),
         _ => panic!("{}\n{frame}", frame.name()),
     }
 }
@@ -357,7 +382,8 @@ pub fn entry_point(vector: u8) -> Option<u64> {
     entries[..EXCEPTIONS].get(usize::from(vector)).copied()
 }
 
-/// Registers the entry points: at start of day, and again where a kernel had others in between.
+/// Registers the entry points of this vCPU: at its start, and again where a kernel had others in
+/// between.
 pub fn register() {
     /// Upcalls are masked on entry.
     const MASK_EVENTS: u8 = 4;

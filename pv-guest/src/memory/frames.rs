@@ -102,8 +102,17 @@ impl Frames {
         unsafe { core::slice::from_raw_parts_mut(self.base.as_ptr(), PAGE_SIZE << self.order) }
     }
 
+    /// Takes back what [`Self::leak`] gave up.
+    ///
+    /// # Safety
+    ///
+    /// The block was one of 2^order frames, and is used by nothing else any more.
+    pub(crate) unsafe fn reclaim(base: NonNull<u8>, order: u32) -> Self {
+        Self { base, order }
+    }
+
     /// Gives up ownership without freeing; the first byte.
-    pub(super) fn leak(self) -> NonNull<u8> {
+    pub(crate) fn leak(self) -> NonNull<u8> {
         let base = self.base;
         core::mem::forget(self);
         base

@@ -2,8 +2,8 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use lock_api::{GuardNoSend, RawMutex};
 use talc::base::Talc;
@@ -12,8 +12,8 @@ use talc::source::Source;
 use talc::sync::TalcLock;
 
 use super::frames;
-use crate::cpu;
 use crate::pte::PAGE_SIZE;
+use crate::{cpu, sync, vcpus};
 
 /// At least this many frames are taken at a time.
 const STEP: usize = 64;
@@ -27,43 +27,52 @@ static HEAP: TalcLock<MaskingLock, FrameSource, DefaultBinning> =
 
 /// A lock that also holds back upcalls, whose handlers use the heap.
 struct MaskingLock {
-    locked: AtomicBool,
+    /// The vCPU that has it, or [`NOBODY`].
+    holder: AtomicU32,
     were_masked: AtomicBool,
 }
 
-// SAFETY: the flag is taken by one holder only, and given back by it.
+const NOBODY: u32 = u32::MAX;
+
+// SAFETY: one vCPU takes it at a time, and gives it back.
 unsafe impl RawMutex for MaskingLock {
     const INIT: Self = Self {
-        locked: AtomicBool::new(false),
+        holder: AtomicU32::new(NOBODY),
         were_masked: AtomicBool::new(false),
     };
 
     type GuardMarker = GuardNoSend;
 
     fn lock(&self) {
-        // There is one vCPU, and upcalls are masked while the lock is held: whoever finds it taken
-        // interrupted its holder by an exception, and would wait for ever.
-        assert!(
-            self.try_lock(),
-            "the heap is used by a trap handler that interrupted it"
-        );
+        let mut attempts = 0;
+        while !self.try_lock() {
+            // Upcalls are masked while the lock is held: whoever finds that its own vCPU has it
+            // interrupted the holder by an exception, and would wait for ever.
+            assert!(
+                self.holder.load(Relaxed) != vcpus::current(),
+                "the heap is used by a trap handler that interrupted it"
+            );
+            sync::relax(&mut attempts);
+        }
     }
 
     fn try_lock(&self) -> bool {
         let masked = cpu::disable_upcalls();
-        if self.locked.swap(true, Acquire) {
-            if !masked {
-                cpu::enable_upcalls();
-            }
-            return false;
+        let taken = self
+            .holder
+            .compare_exchange(NOBODY, vcpus::current(), Acquire, Relaxed)
+            .is_ok();
+        if taken {
+            self.were_masked.store(masked, Relaxed);
+        } else if !masked {
+            cpu::enable_upcalls();
         }
-        self.were_masked.store(masked, Relaxed);
-        true
+        taken
     }
 
     unsafe fn unlock(&self) {
         let masked = self.were_masked.load(Relaxed);
-        self.locked.store(false, Release);
+        self.holder.store(NOBODY, Release);
         if !masked {
             cpu::enable_upcalls();
         }

@@ -8,13 +8,15 @@
 //! - the *map range*, where foreign frames and device registers are mapped on request
 //!   ([`Mapping`]).
 
+mod batch;
 mod dma;
 mod foreign;
 mod frames;
 mod heap;
 mod init;
 mod mapping;
-mod tables;
+mod stack;
+pub(crate) mod tables;
 mod window;
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,15 +25,20 @@ use hypercall_abi::arch_x86::MACH2PHYS_VIRT_START;
 use hypercall_abi::types::{Mfn, Pfn};
 use spin::Once;
 
+use crate::hypercall::Result;
 use crate::p2m::P2m;
 use crate::pte::PAGE_SIZE;
+use crate::sync::Mutex;
 
+pub(crate) use batch::Batch;
 pub use dma::DmaMemory;
 pub use foreign::ForeignDomain;
 pub use frames::Frames;
 pub(crate) use init::init;
 pub use mapping::{Access, Mapping};
+pub(crate) use stack::Stack;
 pub use tables::{machine_entry, translate};
+pub(crate) use window::copy;
 pub use window::{Window, Word};
 
 /// Where the linear map begins: the first address above the hypervisor's.
@@ -42,6 +49,21 @@ pub const MAP_BASE: u64 = 0xffff_c000_0000_0000;
 
 /// Pages in the map range.
 pub const MAP_PAGES: u64 = 1 << 28;
+
+/// Whether [`share_kernel_tables`] did its work.
+static SHARED: Mutex<bool> = Mutex::new(false);
+
+/// Makes the kernel's part of the root final, so that other kernel roots can have the same.
+pub(crate) fn share_kernel_tables() -> Result<()> {
+    let mut shared = SHARED.lock();
+    if !*shared {
+        const SPAN: usize = 1 << 39;
+        let map_end = MAP_BASE + MAP_PAGES * PAGE_SIZE as u64;
+        tables::settle_root((MAP_BASE..map_end).step_by(SPAN))?;
+        *shared = true;
+    }
+    Ok(())
+}
 
 struct Layout {
     p2m: P2m<'static>,
@@ -60,7 +82,7 @@ fn layout() -> &'static Layout {
 static BASE: AtomicU64 = AtomicU64::new(crate::start::VIRT_BASE);
 
 /// The address of a frame of this guest.
-fn address_of(pfn: Pfn) -> u64 {
+pub(crate) fn address_of(pfn: Pfn) -> u64 {
     BASE.load(Relaxed) + pfn.0 * PAGE_SIZE as u64
 }
 

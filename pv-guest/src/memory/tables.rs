@@ -6,14 +6,16 @@ use core::sync::atomic::Ordering::Relaxed;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Pfn};
 use hypercall_abi::xen::{
-    MMU_NORMAL_PT_UPDATE, MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp,
-    UVMF_INVLPG,
+    MMU_NORMAL_PT_UPDATE, MMUEXT_INVLPG_ALL, MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_ALL,
+    MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, UVMF_ALL, UVMF_INVLPG, UVMF_LOCAL,
 };
 
 use super::frames::Frames;
 use super::{address_of, layout, machine_to_physical};
 use crate::hypercall::{Result, mmu};
-use crate::pte::{Flags, PAGE_SIZE, Pte, index};
+use crate::pte::{ENTRIES, Flags, PAGE_SIZE, Pte, index};
+use crate::sync::Mutex;
+use crate::vcpus;
 
 /// Whether the processor knows the no-execute bit; without it, an entry that has it is refused.
 static NO_EXECUTE: AtomicBool = AtomicBool::new(false);
@@ -23,7 +25,7 @@ pub(super) fn allow_no_execute(allowed: bool) {
 }
 
 /// An entry that this processor accepts.
-pub(super) fn entry(frame: Mfn, flags: Flags) -> Pte {
+pub(crate) fn entry(frame: Mfn, flags: Flags) -> Pte {
     let refused = if NO_EXECUTE.load(Relaxed) {
         Flags::empty()
     } else {
@@ -33,19 +35,33 @@ pub(super) fn entry(frame: Mfn, flags: Flags) -> Pte {
 }
 
 /// Machine address of an entry of a table.
-pub(super) fn entry_address(table: Mfn, index: usize) -> u64 {
+pub(crate) fn entry_address(table: Mfn, index: usize) -> u64 {
     (table.0 << 12) | (index as u64 * 8)
 }
 
-/// Reads an entry of one of this guest's page tables.
-fn read(table: Mfn, index: usize) -> Pte {
-    // SAFETY: a table in this guest's tree is one of its own frames, which the machine-to-physical
+/// One of this guest's page tables, in the linear map.
+fn table_at(table: Mfn) -> *const u64 {
+    // SAFETY: a table in this guest's trees is one of its own frames, which the machine-to-physical
     // table has.
     let pfn = unsafe { machine_to_physical(table) };
-    let table = core::ptr::with_exposed_provenance::<u64>(address_of(pfn) as usize);
+    core::ptr::with_exposed_provenance(address_of(pfn) as usize)
+}
+
+/// Reads an entry of one of this guest's page tables.
+pub(crate) fn read(table: Mfn, index: usize) -> Pte {
+    debug_assert!(index < ENTRIES);
     // SAFETY: the frame is mapped there, readable, and its contents change by hypercall or by the
     // processor.
-    Pte(unsafe { table.add(index).read_volatile() })
+    Pte(unsafe { table_at(table).add(index).read_volatile() })
+}
+
+/// The entries of one of this guest's page tables that map something, with their places.
+pub(crate) fn present(table: Mfn) -> impl Iterator<Item = (usize, Pte)> {
+    let table = table_at(table);
+    (0..ENTRIES)
+        // SAFETY: as in `read`.
+        .map(move |place| (place, Pte(unsafe { table.add(place).read_volatile() })))
+        .filter(|(_, entry)| entry.is_present())
 }
 
 /// The table of `level` that maps an address, and the address' entry in it.
@@ -125,7 +141,16 @@ impl Updates {
 /// As [`mmu::mmu_update`].
 pub(super) unsafe fn set(address: u64, entry: Pte) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { mmu::update_va_mapping(address, entry.0, UVMF_INVLPG) }
+    unsafe { mmu::update_va_mapping(address, entry.0, UVMF_INVLPG | flush_scope()) }
+}
+
+/// Whose TLBs are to forget what this vCPU changed.
+fn flush_scope() -> u64 {
+    if vcpus::is_alone() {
+        UVMF_LOCAL
+    } else {
+        UVMF_ALL
+    }
 }
 
 /// A new, empty page table.
@@ -139,10 +164,28 @@ fn new_table() -> Result<Mfn> {
     Ok(mfn)
 }
 
-/// The table of level 1 for an address, made where there is none.
+/// Held while tables are added to the kernel's, so that two vCPUs do not add one at the same place.
+static GROWING: Mutex<()> = Mutex::new(());
+
+/// The table of level 1 for an address of the kernel, made where there is none.
 fn table_for(address: u64) -> Result<Mfn> {
+    lowest_table_for(address, 1)
+}
+
+/// Makes sure that there is a table of level 3 for each of these addresses, and so that the kernel's
+/// part of the root stays as it is.
+pub(super) fn settle_root(addresses: impl Iterator<Item = u64>) -> Result<()> {
+    for address in addresses {
+        lowest_table_for(address, 3)?;
+    }
+    Ok(())
+}
+
+/// The table of `lowest` level for an address of the kernel, made where there is none.
+fn lowest_table_for(address: u64, lowest: u32) -> Result<Mfn> {
+    let _growing = GROWING.lock();
     let mut table = layout().root;
-    for level in (2..=4).rev() {
+    for level in (lowest + 1..=4).rev() {
         let place = index(address, level);
         table = match read(table, place).frame() {
             Some(next) => next,
@@ -204,18 +247,13 @@ pub(super) unsafe fn unmap(address: u64, pages: usize) -> Result<()> {
         }
     }
     updates.send()?;
-    let flush = if pages == 1 {
-        MmuextOp {
-            cmd: MMUEXT_INVLPG_LOCAL,
-            arg1: address,
-            ..MmuextOp::default()
-        }
-    } else {
-        MmuextOp {
-            cmd: MMUEXT_TLB_FLUSH_LOCAL,
-            ..MmuextOp::default()
-        }
+    let cmd = match (pages == 1, vcpus::is_alone()) {
+        (true, true) => MMUEXT_INVLPG_LOCAL,
+        (true, false) => MMUEXT_INVLPG_ALL,
+        (false, true) => MMUEXT_TLB_FLUSH_LOCAL,
+        (false, false) => MMUEXT_TLB_FLUSH_ALL,
     };
+    let flush = MmuextOp::address(cmd, if pages == 1 { address } else { 0 });
     // SAFETY: a flush changes no mapping.
     unsafe { mmu::mmuext_op(&[flush], None, Domid::SELF) }
 }

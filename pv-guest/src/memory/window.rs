@@ -126,7 +126,7 @@ impl Window {
 /// # Safety
 ///
 /// Both ranges must be mapped, the destination writable and not behind a shared reference.
-unsafe fn copy(to: *mut u8, from: *const u8, size: usize) {
+pub(crate) unsafe fn copy(to: *mut u8, from: *const u8, size: usize) {
     // By words and then the rest, since software emulation spends as much on a byte as on a word.
     //
     // SAFETY: the direction flag is clear, as the ABI has it; the rest is the caller's promise.

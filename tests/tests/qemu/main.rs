@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod first_light;
+mod forks;
 mod iso;
 mod lifecycle;
 mod run;

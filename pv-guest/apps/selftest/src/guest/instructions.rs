@@ -5,6 +5,7 @@ use hypercall_abi::arch_x86::{
 };
 use hypercall_abi::errno::Errno;
 use pv_guest::hypercall::{physdev, trap};
+use pv_guest::pte::Pte;
 use pv_guest::{boot, cpu, memory};
 
 use super::probe::{Trap, probe};
@@ -290,22 +291,35 @@ fn model_specific_registers(tap: &mut Tap) {
 
 fn segment_bases(tap: &mut Tap) {
     let non_canonical = 0x8000_0000_0000_0000_u64;
+    let kernel_gs = rdmsr(MSR_GS_BASE).unwrap_or_default();
+    let (somewhere, elsewhere) = (0xffff_8800_1234_5678, 0x1234_5678);
     let bases = [
-        ("FS", SEGBASE_FS, MSR_FS_BASE),
-        ("GS", SEGBASE_GS_KERNEL, MSR_GS_BASE),
-        ("GS of user mode", SEGBASE_GS_USER, MSR_KERNEL_GS_BASE),
+        ("FS", SEGBASE_FS, MSR_FS_BASE, somewhere, elsewhere, 0),
+        (
+            "GS",
+            SEGBASE_GS_KERNEL,
+            MSR_GS_BASE,
+            in_linear_map(kernel_gs),
+            kernel_gs,
+            kernel_gs,
+        ),
+        (
+            "GS of user mode",
+            SEGBASE_GS_USER,
+            MSR_KERNEL_GS_BASE,
+            somewhere,
+            elsewhere,
+            0,
+        ),
     ];
-    for (name, which, register) in bases {
-        // SAFETY: the guest uses no segment bases.
+    for (name, which, register, first, second, last) in bases {
+        // SAFETY: the kernel uses no base but that of GS, and finds the same memory by each that it
+        // gets here.
         unsafe {
-            tap.call(
-                name,
-                trap::set_segment_base(which, 0xffff_8800_1234_5678),
-                OK,
-            );
-            tap.is("reads back", rdmsr(register), Ok(0xffff_8800_1234_5678));
-            tap.is("is written by wrmsr", wrmsr(register, 0x1234_5678), None);
-            tap.is("reads back", rdmsr(register), Ok(0x1234_5678));
+            tap.call(name, trap::set_segment_base(which, first), OK);
+            tap.is("reads back", rdmsr(register), Ok(first));
+            tap.is("is written by wrmsr", wrmsr(register, second), None);
+            tap.is("reads back", rdmsr(register), Ok(second));
             tap.is(
                 "takes no address that is none",
                 wrmsr(register, non_canonical),
@@ -316,7 +330,7 @@ fn segment_bases(tap: &mut Tap) {
                 trap::set_segment_base(which, non_canonical),
                 Err(Errno::EINVAL),
             );
-            tap.call("goes back to 0", trap::set_segment_base(which, 0), OK);
+            tap.call("goes back", trap::set_segment_base(which, last), OK);
         }
     }
     // SAFETY: there is no such base.
@@ -325,6 +339,15 @@ fn segment_bases(tap: &mut Tap) {
         unsafe { trap::set_segment_base(9, 0) },
         Err(Errno::EINVAL),
     );
+}
+
+/// Where the linear map has what is at an address of the kernel.
+fn in_linear_map(address: u64) -> u64 {
+    let frame = memory::translate(address).and_then(Pte::frame);
+    let pfn = frame
+        .and_then(memory::pfn_of)
+        .expect("it is the guest's own memory");
+    memory::LINEAR_BASE + pfn.0 * 4096 + address % 4096
 }
 
 fn refused(tap: &mut Tap) {
