@@ -495,7 +495,10 @@ impl Memory {
                 Stage::Partial(done) => done,
                 Stage::Idle => 0,
             };
-            let next = if contents_matter {
+            let changes =
+                stage == Stage::Idle && word.kind() != FrameType::None && word.kind() != kind;
+            // Nobody else may use it as what it becomes until everybody has forgotten what it was.
+            let next = if contents_matter || changes {
                 TypeWord::busy(kind)
             } else {
                 TypeWord::valid(kind)
@@ -503,7 +506,7 @@ impl Memory {
             if !frame.replace_word(word, next) {
                 continue;
             }
-            if stage == Stage::Idle && word.kind() != FrameType::None && word.kind() != kind {
+            if changes {
                 // A stale writable translation would let the guest edit a page table that is in use; a stale
                 // paging-structure entry would let it edit one through a page that no longer is a table.
                 self.flush_stale_translations();
@@ -513,6 +516,9 @@ impl Memory {
                 drop(self.adopt(mfn));
             }
             if !contents_matter {
+                if changes {
+                    frame.set_word(TypeWord::valid(kind));
+                }
                 return Ok(());
             }
             return match self.validate(mfn, kind, done, out_of_time) {

@@ -18,6 +18,8 @@
 //! [`FrameRef`] and [`TypedRef`] are these counts as values: getting one counts up, dropping it counts down, and
 //! storing a page-table entry turns it into bits ([`TypedRef::into_bits`]) that a later overwrite turns back.
 
+#[cfg(test)]
+mod advisories;
 mod claim;
 mod frame;
 mod heap;

@@ -178,7 +178,8 @@ impl Memory {
         Ok(Pte(entry.0 & !Pte::CACHE))
     }
 
-    /// An L1 entry that names a frame which is no RAM of the hypervisor's: the owner needs permission for it.
+    /// An L1 entry that names a frame which is no RAM of the hypervisor's: the owner needs permission for it, and does
+    /// not get to cache it. Two mappings of a device's registers of which one is cached are a hazard on real hardware.
     fn acquire_io(&self, entry: Pte, table_owner: Domid, frame_owner: Domid) -> Result<Pte, Errno> {
         let mfn = entry.mfn();
         let allowed = |id: Domid| {
@@ -190,7 +191,13 @@ impl Memory {
             let nothing = mfn == Pte(u64::MAX).mfn();
             return Err(if nothing { Errno::EINVAL } else { Errno::EPERM });
         }
-        Ok(entry)
+        let uncached = match entry.0 & (Pte::PWT | Pte::PCD) {
+            0 if entry.has(Pte::PAT) => 0,
+            0 => Pte::PWT | Pte::PCD,
+            Pte::PWT => Pte::PCD,
+            _ => 0,
+        };
+        Ok(Pte(entry.0 | uncached))
     }
 
     /// Gives back what an entry that was in a table refers to.
