@@ -13,19 +13,17 @@ const CHUNK: usize = 128;
 /// returns how many.
 ///
 /// # Errors
-/// `EPERM` for any caller but the control domain, `EFAULT`, `E2BIG` for a count above 2^31, `ENOSYS` for an unknown
-/// command.
+/// `EPERM` for any caller but the control domain, `EFAULT`, `E2BIG` for reading more than a result can tell (2^31),
+/// `ENOSYS` for an unknown command.
 pub fn do_console_io(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let [command, count, buffer, ..] = *args;
     if !cx.domain.privileged {
         return Err(Errno::EPERM.into());
     }
     let count = count & 0xffff_ffff;
-    if count > i32::MAX as u64 {
-        return Err(Errno::E2BIG.into());
-    }
     match command as u32 {
         CONSOLEIO_WRITE => write(cx, count, buffer),
+        CONSOLEIO_READ if count > i32::MAX as u64 => Err(Errno::E2BIG.into()),
         CONSOLEIO_READ => read(cx, count, buffer),
         _ => Err(Errno::ENOSYS.into()),
     }
@@ -76,7 +74,7 @@ fn read(cx: &mut Current<'_>, count: u64, buffer: u64) -> HypercallResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{DOM0, DOMU, Host, UNMAPPED};
+    use crate::testing::{DOM0, DOMU, Host, SCRATCH, SCRATCH_PAGES, UNMAPPED};
     use hypercall_abi::xen::HYPERVISOR_CONSOLE_IO;
 
     const WRITE: u64 = CONSOLEIO_WRITE as u64;
@@ -119,11 +117,16 @@ mod tests {
         let host = Host::new();
         let call = |args: &[u64]| host.hypercall(DOM0, HYPERVISOR_CONSOLE_IO, args);
         assert_eq!(call(&[WRITE, 8, UNMAPPED]), Errno::EFAULT.to_return());
-        assert_eq!(
-            call(&[WRITE, 0x8000_0000, UNMAPPED]),
-            Errno::E2BIG.to_return()
-        );
-        assert_eq!(call(&[7, 0, 0]), Errno::ENOSYS.to_return());
+        for count in [0x8000_0000, u32::MAX.into()] {
+            assert_eq!(call(&[READ, count, 0]), Errno::E2BIG.to_return());
+            assert_eq!(call(&[7, count, 0]), Errno::ENOSYS.to_return());
+            assert_eq!(call(&[WRITE, count, 0]), Errno::EFAULT.to_return());
+        }
+        // As far as there is text.
+        let end = SCRATCH + SCRATCH_PAGES * 4096;
+        host.hv.machine.take_output();
+        assert_eq!(call(&[WRITE, 256, end - 128]), Errno::EFAULT.to_return());
+        assert_eq!(host.hv.machine.take_output().len(), 128);
         host.hv.machine.type_input(b"x");
         host.hv.console_interrupt();
         assert_eq!(call(&[READ, 8, UNMAPPED]), Errno::EFAULT.to_return());

@@ -249,12 +249,9 @@ pub fn read(cx: &mut Current<'_>, selector: u16) -> Option<u64> {
 mod tests {
     use super::*;
 
-    use hypercall_abi::xen::{
-        HYPERVISOR_SET_GDT, HYPERVISOR_UPDATE_DESCRIPTOR, HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG,
-    };
+    use hypercall_abi::xen::{HYPERVISOR_SET_GDT, HYPERVISOR_UPDATE_DESCRIPTOR};
 
-    use crate::memory::Pte;
-    use crate::testing::{DOM0, DOMU, Host, RO, SCRATCH, UNMAPPED};
+    use crate::testing::{DOM0, DOMU, Host, SCRATCH, UNMAPPED};
 
     /// Flat 64-bit code of level 0.
     const CODE_0: u64 = 0x00af_9a00_0000_ffff;
@@ -303,14 +300,6 @@ mod tests {
     }
 
     /// Takes a scratch page's writable mapping away, so that the page can become a descriptor table.
-    fn make_read_only(host: &Host, id: Domid, page: usize) -> Mfn {
-        let mfn = host.layout(id).scratch[page];
-        let va = SCRATCH + 4096 * page as u64;
-        let args = [va, Pte::new(mfn, RO).0, UVMF_INVLPG];
-        assert_eq!(host.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
-        mfn
-    }
-
     fn set_gdt_by_call(host: &Host, frames: &[Mfn], entries: u64) -> i64 {
         let list = host.put_slice(DOMU, frames);
         host.hypercall(DOMU, HYPERVISOR_SET_GDT, &[list, entries])
@@ -320,7 +309,7 @@ mod tests {
     fn a_gdt_is_checked_held_and_loaded() {
         let host = Host::new();
         host.put_at(DOMU, SCRATCH + 63 * 4096 + 8, &CODE_0);
-        let mfn = make_read_only(&host, DOMU, 63);
+        let mfn = host.make_read_only(DOMU, 63);
         assert_eq!(set_gdt_by_call(&host, &[mfn], 512), 0);
         assert_eq!(host.hv.machine.cpu(0).gdt, [mfn]);
         assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::Descriptors);
@@ -340,10 +329,10 @@ mod tests {
     #[test]
     fn a_gdt_that_is_refused_leaves_the_old_one() {
         let host = Host::new();
-        let good = make_read_only(&host, DOMU, 62);
+        let good = host.make_read_only(DOMU, 62);
         assert_eq!(set_gdt_by_call(&host, &[good], 8), 0);
         host.put_at(DOMU, SCRATCH + 61 * 4096, &TSS);
-        let with_tss = make_read_only(&host, DOMU, 61);
+        let with_tss = host.make_read_only(DOMU, 61);
         let writable = host.layout(DOMU).scratch[0];
         let table = host.layout(DOMU).tables[3];
         let foreign = host.layout(DOM0).scratch[0];
@@ -368,7 +357,7 @@ mod tests {
     #[test]
     fn a_descriptor_is_written_after_its_check() {
         let host = Host::new();
-        let mfn = make_read_only(&host, DOMU, 63);
+        let mfn = host.make_read_only(DOMU, 63);
         assert_eq!(set_gdt_by_call(&host, &[mfn], 512), 0);
         let call = |address, descriptor| {
             host.hypercall(DOMU, HYPERVISOR_UPDATE_DESCRIPTOR, &[address, descriptor])
@@ -404,7 +393,7 @@ mod tests {
     fn pages_of_the_ldt_are_mapped_when_they_are_used_and_forgotten_with_it() {
         let host = Host::new();
         host.put_at(DOMU, SCRATCH + 63 * 4096 + 8, &CODE_0);
-        let mfn = make_read_only(&host, DOMU, 63);
+        let mfn = host.make_read_only(DOMU, 63);
         host.as_guest(DOMU, |cx| {
             assert_eq!(set_ldt(cx, SCRATCH + 63 * 4096, 512), Ok(()));
             assert_eq!(cx.machine().cpu(0).ldt_entries, 512);

@@ -1,5 +1,6 @@
 //! `HYPERVISOR_multicall` (`xen/xen.h`): several hypercalls in one.
 
+use hv_machine::is_guest_range;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::{HYPERVISOR_IRET, HYPERVISOR_MULTICALL, MulticallEntry};
 
@@ -13,10 +14,14 @@ use crate::lifecycle;
 /// replace registers (`ENOSYS` in their entry) and multicalls in multicalls (`EINVAL`) are not carried out.
 ///
 /// # Errors
-/// `EFAULT` for an entry that cannot be read, or written back. Calls before it are done.
+/// `EFAULT` for a list that is the hypervisor's, even an empty one, and for an entry that cannot be read, or written
+/// back. Calls before it are done.
 pub fn do_multicall(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let [calls, count, ..] = *args;
     let count = count & 0xffff_ffff;
+    if !is_guest_range(calls, 1) {
+        return Err(Errno::EFAULT.into());
+    }
     let mut index = 0;
     while index < count {
         if index > 0 && (should_preempt(cx) || stopped(cx)) {
@@ -101,6 +106,10 @@ mod tests {
         let host = Host::new();
         assert_eq!(call(&host, UNMAPPED, 1), Errno::EFAULT.to_return());
         assert_eq!(call(&host, UNMAPPED, 0), 0);
+        let hypervisors = hv_machine::HYPERVISOR_VIRT_START;
+        assert_eq!(call(&host, hypervisors, 0), Errno::EFAULT.to_return());
+        let most = u32::MAX.into();
+        assert_eq!(call(&host, UNMAPPED, most), Errno::EFAULT.to_return());
         let va = SCRATCH + 63 * 4096;
         let at = va + 4096 - size_of::<MulticallEntry>() as u64;
         host.put_at(

@@ -100,7 +100,7 @@ fn poll(cx: &mut Current<'_>, op: &SchedPoll) -> Result<(), Errno> {
                 let _ = cx.vcpu.polling.compare_exchange(one.0, one.1, order, seen);
             }
             if op.timeout != 0 {
-                time::set_poll_timeout(cx.hv, cx.vcpu, op.timeout);
+                time::set_poll_timeout(cx.hv, cx.vcpu, time::signed_deadline(op.timeout));
             }
             sched::sleep(cx.hv, cx.vcpu);
             Ok(())

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use hv_machine::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MachineRef, Platform};
 use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::xen::{HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::current::Current;
@@ -247,6 +248,23 @@ impl Host {
             cx.write_bytes(va, values.as_bytes())
                 .expect("scratch memory")
         });
+        va
+    }
+
+    /// Maps a scratch page read-only; gives its frame.
+    pub fn make_read_only(&self, id: Domid, page: usize) -> Mfn {
+        let mfn = self.layout(id).scratch[page];
+        let va = SCRATCH + 4096 * page as u64;
+        let args = [va, Pte::new(mfn, RO).0, UVMF_INVLPG];
+        assert_eq!(self.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
+        mfn
+    }
+
+    /// Puts bytes into a scratch page of their own, which the domain can then only read; gives their address.
+    pub fn put_read_only(&self, id: Domid, bytes: &[u8]) -> u64 {
+        let va = self.room(id, 4096);
+        self.as_guest(id, |cx| cx.write_bytes(va, bytes).expect("scratch memory"));
+        self.make_read_only(id, ((va - SCRATCH) / 4096) as usize);
         va
     }
 

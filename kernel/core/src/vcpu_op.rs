@@ -65,12 +65,7 @@ pub fn do_vcpu_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             let op: VcpuSetSingleshotTimer = cx.read(at)?;
             // `VCPU_SSHOTTMR_future` may be ignored, and is: a guest that is refused its timer has no way to
             // get its tick, one that gets it late has.
-            // System time is signed: what is beyond its range is long past.
-            let deadline = if op.timeout_abs_ns >> 63 == 0 {
-                op.timeout_abs_ns
-            } else {
-                0
-            };
+            let deadline = time::signed_deadline(op.timeout_abs_ns);
             time::set_singleshot(cx.hv, &vcpu, deadline);
         }
         VCPUOP_STOP_SINGLESHOT_TIMER => {

@@ -23,14 +23,14 @@ const EXTRA_VERSION: &str = concat!(
 const CAPABILITIES: &str = "xen-3.0-x86_64";
 /// Bytes of a command line.
 const COMMAND_LINE_LEN: usize = 1024;
-/// What a guest without the right to know reads.
-const DENIED: &str = "<denied>";
+/// What a guest without the right to know reads, and no more: it need not have room for the whole.
+const DENIED: &[u8] = b"<denied>\0";
 
 /// `HYPERVISOR_xen_version(command, buffer)`.
 ///
 /// # Errors
-/// `EFAULT`; `EINVAL` for features that there are none of; `EPERM`, or `ENODATA` as the image has none, for the
-/// build id; `ENOSYS` for an unknown command.
+/// `EFAULT`; `EINVAL` for features that there are none of, a page size with a buffer, or a build id without room;
+/// `EPERM`, or `ENODATA` as the image has none, for the build id; `ENOSYS` for an unknown command.
 pub fn do_xen_version(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let [command, buffer, ..] = *args;
     match command as u32 {
@@ -75,6 +75,7 @@ pub fn do_xen_version(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             cx.write(buffer, &info)?;
             Ok(0)
         }
+        XENVER_PAGESIZE if buffer != 0 => Err(Errno::EINVAL.into()),
         XENVER_PAGESIZE => Ok(hv_machine::PAGE_SIZE as u64),
         XENVER_GUEST_HANDLE => {
             let handle = *cx.domain.handle.lock();
@@ -82,16 +83,21 @@ pub fn do_xen_version(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             Ok(0)
         }
         XENVER_COMMANDLINE => {
-            let line = if cx.domain.privileged {
-                cx.hv.options.line.as_str()
+            if cx.domain.privileged {
+                let line = text::<COMMAND_LINE_LEN>(cx.hv.options.line.as_str());
+                cx.write(buffer, &line)?;
             } else {
-                DENIED
-            };
-            cx.write(buffer, &text::<COMMAND_LINE_LEN>(line))?;
+                cx.write_bytes(buffer, DENIED)?;
+            }
             Ok(0)
         }
-        XENVER_BUILD_ID if cx.domain.privileged => Err(Errno::ENODATA.into()),
-        XENVER_BUILD_ID => Err(Errno::EPERM.into()),
+        XENVER_BUILD_ID if !cx.domain.privileged => Err(Errno::EPERM.into()),
+        XENVER_BUILD_ID => {
+            if buffer != 0 && cx.read::<u32>(buffer)? == 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            Err(Errno::ENODATA.into())
+        }
         _ => Err(Errno::ENOSYS.into()),
     }
 }
@@ -123,7 +129,7 @@ pub(crate) fn text<const N: usize>(value: &str) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{DOM0, DOMU, Host, UNMAPPED};
+    use crate::testing::{DOM0, DOMU, Host, SCRATCH, SCRATCH_PAGES};
     use hypercall_abi::types::Domid;
     use hypercall_abi::xen::HYPERVISOR_XEN_VERSION;
 
@@ -184,31 +190,35 @@ mod tests {
             call(&host, DOMU, XENVER_BUILD_ID, at),
             Errno::EPERM.to_return()
         );
+        let build_id = |at| call(&host, DOM0, XENVER_BUILD_ID, at);
+        assert_eq!(build_id(0), Errno::ENODATA.to_return());
+        let room = host.put(DOM0, &20_u32);
+        assert_eq!(build_id(room), Errno::ENODATA.to_return());
+        let no_room = host.put(DOM0, &0_u32);
+        assert_eq!(build_id(no_room), Errno::EINVAL.to_return());
+    }
+
+    #[test]
+    fn a_guest_without_the_right_needs_room_for_the_refusal_alone() {
+        let host = Host::new();
+        let end = SCRATCH + SCRATCH_PAGES * 4096;
+        assert_eq!(call(&host, DOMU, XENVER_COMMANDLINE, end - 9), 0);
+        assert_eq!(host.get::<[u8; 9]>(DOMU, end - 9), *b"<denied>\0");
         assert_eq!(
-            call(&host, DOM0, XENVER_BUILD_ID, at),
-            Errno::ENODATA.to_return()
+            call(&host, DOMU, XENVER_COMMANDLINE, end - 8),
+            Errno::EFAULT.to_return()
         );
     }
 
     #[test]
-    fn every_buffer_may_be_bad() {
+    fn what_has_no_answer_is_refused() {
         let host = Host::new();
-        for command in [
-            XENVER_EXTRAVERSION,
-            XENVER_COMPILE_INFO,
-            XENVER_CAPABILITIES,
-            XENVER_CHANGESET,
-            XENVER_PLATFORM_PARAMETERS,
-            XENVER_GET_FEATURES,
-            XENVER_GUEST_HANDLE,
-            XENVER_COMMANDLINE,
-        ] {
-            assert_eq!(
-                call(&host, DOM0, command, UNMAPPED),
-                Errno::EFAULT.to_return(),
-                "{command}"
-            );
+        let at = host.room(DOMU, 8);
+        let refused = call(&host, DOMU, XENVER_PAGESIZE, at);
+        assert_eq!(refused, Errno::EINVAL.to_return());
+        for command in [11, 99, u32::MAX] {
+            let refused = call(&host, DOMU, command, at);
+            assert_eq!(refused, Errno::ENOSYS.to_return());
         }
-        assert_eq!(call(&host, DOM0, 99, UNMAPPED), Errno::ENOSYS.to_return());
     }
 }

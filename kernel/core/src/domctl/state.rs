@@ -99,11 +99,11 @@ pub(super) fn set_extended(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Re
         if image.is_empty() {
             return Ok(());
         }
-        if image.len() != image_size(cx, ever) {
-            return Err(Errno::EINVAL);
-        }
         if image.get(COMPACTED).is_some_and(|byte| byte & 0x80 != 0) {
             return Err(Errno::EOPNOTSUPP);
+        }
+        if image.len() != image_size(cx, ever) {
+            return Err(Errno::EINVAL);
         }
         if !state.fpu.set_extended(image, ever) {
             return Err(Errno::EINVAL);

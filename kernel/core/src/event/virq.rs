@@ -8,7 +8,7 @@ use hypercall_abi::types::Domid;
 use hypercall_abi::xen::NR_VIRQS;
 
 use super::{deliver, is_global_virq};
-use crate::{Domain, Hypervisor, Vcpu};
+use crate::{Domain, Hypervisor, Vcpu, lifecycle};
 
 /// Which domain handles which of the host's global virtual interrupts, where it is not the control
 /// domain (`XEN_DOMCTL_set_virq_handler`).
@@ -30,9 +30,9 @@ impl VirqHandlers {
 /// Makes a domain the handler of a global virtual interrupt.
 ///
 /// # Errors
-/// `EINVAL` for one that is not global.
+/// `EINVAL` for one that is not global, or a domain that is going: its number may be another's next.
 pub fn set_virq_handler(hv: &Hypervisor, domain: &Domain, virq: u32) -> Result<(), Errno> {
-    if !is_global_virq(virq) {
+    if !is_global_virq(virq) || lifecycle::is_dying(domain) {
         return Err(Errno::EINVAL);
     }
     hv.virq_handlers.lock().0.insert(virq, domain.id);

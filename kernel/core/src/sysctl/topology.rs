@@ -2,9 +2,11 @@
 
 use hv_machine::{PAGE_SIZE, Platform};
 use hypercall_abi::errno::Errno;
+use hypercall_abi::physdev::PhysdevPciDevice;
 use hypercall_abi::sysctl::*;
 
 use crate::current::Current;
+use crate::hypercall::should_preempt;
 
 /// Distance of a node to itself, as firmware tables give it.
 const LOCAL_DISTANCE: u32 = 10;
@@ -100,14 +102,28 @@ pub(super) fn nodes(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
     Ok(())
 }
 
-/// `XEN_SYSCTL_pcitopoinfo`: no node is known of any device.
+/// `XEN_SYSCTL_pcitopoinfo`: no node is known of any device, so that it tells which devices there are. It may stop
+/// after some, and says how many.
 ///
 /// # Errors
-/// `EINVAL` without buffers, else `ENODEV`.
-pub(super) fn devices(_cx: &Current<'_>, op: &Sysctl) -> Result<(), Errno> {
-    let arm: SysctlPcitopoinfo = op.u.get();
+/// `EINVAL` without buffers, `EFAULT`.
+pub(super) fn devices(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
+    let mut arm: SysctlPcitopoinfo = op.u.get();
     if arm.devs.is_null() || arm.nodes.is_null() {
         return Err(Errno::EINVAL);
     }
-    Err(Errno::ENODEV)
+    let mut done = 0;
+    while done < arm.num_devs && (done == 0 || !should_preempt(cx)) {
+        let device: PhysdevPciDevice = cx.read_element(arm.devs.address(), done.into())?;
+        let function = (device.seg, device.bus, device.devfn);
+        let node = match cx.hv.pirqs.lock().pci_devices.contains(&function) {
+            true => XEN_INVALID_NODE_ID,
+            false => XEN_INVALID_DEV,
+        };
+        cx.write_element(arm.nodes.address(), done.into(), &node)?;
+        done += 1;
+    }
+    arm.num_devs = done;
+    op.u.set(&arm);
+    Ok(())
 }

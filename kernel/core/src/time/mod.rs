@@ -46,6 +46,11 @@ pub fn now(hv: &Hypervisor) -> u64 {
     hv.clock.at(hv.machine.tsc())
 }
 
+/// A guest's deadline as the timers take it. System time is signed: what is beyond its range is long past.
+pub fn signed_deadline(deadline: u64) -> u64 {
+    if deadline >> 63 == 0 { deadline } else { 0 }
+}
+
 /// Sets the hardware's timer of this CPU to its earliest deadline.
 pub fn arm(hv: &Hypervisor) {
     let mut timers = hv.timers.lock();
