@@ -302,19 +302,32 @@ mod tests {
         let host = Host::new();
         let call =
             |command: u32, va| host.hypercall(DOMU, HYPERVISOR_CALLBACK_OP, &[command.into(), va]);
-        assert_eq!(register(&host, 3, 0, KERNEL), Errno::ENOSYS.to_return());
-        assert_eq!(register(&host, 99, 0, KERNEL), Errno::ENOSYS.to_return());
-        assert_eq!(
-            register(&host, 0, 0, NOT_CANONICAL),
-            Errno::EINVAL.to_return()
-        );
+        for type_ in [3, 6, 99, u16::MAX] {
+            assert_eq!(register(&host, type_, 0, KERNEL), Errno::ENOSYS.to_return());
+        }
+        for type_ in [
+            CALLBACKTYPE_EVENT,
+            CALLBACKTYPE_FAILSAFE,
+            CALLBACKTYPE_SYSCALL,
+            CALLBACKTYPE_SYSCALL32,
+            CALLBACKTYPE_SYSENTER,
+            CALLBACKTYPE_NMI,
+        ] {
+            let refused = register(&host, type_, 0, NOT_CANONICAL);
+            assert_eq!(refused, Errno::EINVAL.to_return(), "{type_}");
+        }
         assert_eq!(call(0, UNMAPPED), Errno::EFAULT.to_return());
         assert_eq!(call(1, UNMAPPED), Errno::EFAULT.to_return());
         assert_eq!(call(2, UNMAPPED), Errno::ENOSYS.to_return());
         for (type_, errno) in [
             (CALLBACKTYPE_EVENT, Errno::EINVAL),
+            (CALLBACKTYPE_FAILSAFE, Errno::EINVAL),
+            (CALLBACKTYPE_SYSCALL, Errno::EINVAL),
+            (CALLBACKTYPE_SYSCALL32, Errno::EINVAL),
             (CALLBACKTYPE_SYSENTER, Errno::EINVAL),
+            (3, Errno::ENOSYS),
             (6, Errno::ENOSYS),
+            (u16::MAX, Errno::ENOSYS),
         ] {
             let va = host.put(DOMU, &CallbackUnregister { type_, _unused: 0 });
             assert_eq!(call(1, va), errno.to_return(), "{type_}");

@@ -109,10 +109,12 @@ mod tests {
     use hypercall_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, FLAT_USER_CS};
     use hypercall_abi::sched::SHUTDOWN_CRASH;
     use hypercall_abi::xen::{
-        HYPERVISOR_FPU_TASKSWITCH, HYPERVISOR_SET_SEGMENT_BASE, HYPERVISOR_STACK_SWITCH,
+        HYPERVISOR_FPU_TASKSWITCH, HYPERVISOR_IRET, HYPERVISOR_SET_SEGMENT_BASE,
+        HYPERVISOR_STACK_SWITCH,
     };
 
-    use crate::testing::{DOMU, Host, UNMAPPED};
+    use crate::hypercall;
+    use crate::testing::{BAD_ADDRESSES, DOMU, Host};
 
     const NOT_CANONICAL: u64 = 0x0000_8000_0000_0000;
 
@@ -130,11 +132,16 @@ mod tests {
         }
     }
 
+    fn call_iret(cx: &mut Current<'_>, rsp: u64) {
+        cx.state.context.regs.rax = HYPERVISOR_IRET.into();
+        cx.state.context.regs.rsp = rsp;
+        hypercall::enter(cx);
+    }
+
     fn return_by(host: &Host, frame: &IretContext) {
         let va = host.put(DOMU, frame);
         host.as_guest(DOMU, |cx| {
-            cx.state.context.regs.rsp = va;
-            assert_eq!(do_iret(cx, &[0; 6]), Err(Stop::RegistersSet));
+            call_iret(cx, va);
         });
     }
 
@@ -231,11 +238,10 @@ mod tests {
 
     #[test]
     fn a_frame_that_cannot_be_read_crashes_the_domain() {
-        for rsp in [UNMAPPED, hv_machine::HYPERVISOR_VIRT_START, u64::MAX - 8] {
+        for rsp in BAD_ADDRESSES {
             let host = Host::new();
             host.as_guest(DOMU, |cx| {
-                cx.state.context.regs.rsp = rsp;
-                let _ = do_iret(cx, &[0; 6]);
+                call_iret(cx, rsp);
             });
             assert!(crashed(&host), "{rsp:#x}");
         }
@@ -267,7 +273,9 @@ mod tests {
         for which in [SEGBASE_FS, SEGBASE_GS_USER, SEGBASE_GS_KERNEL] {
             assert_eq!(call(which, NOT_CANONICAL), Errno::EINVAL.to_return());
         }
-        assert_eq!(call(4, 0), Errno::EINVAL.to_return());
+        for which in [4, u32::MAX] {
+            assert_eq!(call(which, 0), Errno::EINVAL.to_return());
+        }
     }
 
     #[test]

@@ -62,9 +62,13 @@ fn rest(calls: u64, count: u64, index: u64) -> Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{DOMU, Host, SCRATCH, UNMAPPED};
+    use crate::testing::{DOM0, DOMU, Host, SCRATCH, UNMAPPED};
+    use hypercall_abi::domctl::{Domctl, XEN_DOMCTL_PAUSEDOMAIN};
     use hypercall_abi::version::XENVER_PAGESIZE;
-    use hypercall_abi::xen::{HYPERVISOR_UPDATE_VA_MAPPING, HYPERVISOR_XEN_VERSION};
+    use hypercall_abi::xen::{
+        HYPERVISOR_DOMCTL, HYPERVISOR_UPDATE_VA_MAPPING, HYPERVISOR_XEN_VERSION,
+    };
+    use zerocopy::IntoBytes;
 
     fn entry(op: u32, first: u64) -> MulticallEntry {
         MulticallEntry {
@@ -143,5 +147,24 @@ mod tests {
             );
         });
         assert_eq!(call(&host, at, 3), 0);
+    }
+
+    #[test]
+    fn a_call_that_goes_on_must_be_noted_in_the_list() {
+        let host = Host::new();
+        let pause = Domctl::new(XEN_DOMCTL_PAUSEDOMAIN, DOMU);
+        let pause = entry(HYPERVISOR_DOMCTL, host.put(DOM0, &pause));
+        let (writable, fixed) = (
+            host.put(DOM0, &pause),
+            host.put_read_only(DOM0, pause.as_bytes()),
+        );
+        // Another operation is under way.
+        let _other = host.hv.toolstack.lock();
+        host.as_guest(DOM0, |cx| {
+            let mut step = |at| do_multicall(cx, &[at, 1, 0, 0, 0, 0]);
+            let again = [writable, 1, 0, 0, 0, 0];
+            assert_eq!(step(writable), Err(Stop::Again(again)));
+            assert_eq!(step(fixed), Err(Stop::Error(Errno::EFAULT)));
+        });
     }
 }

@@ -292,9 +292,6 @@ fn write_io_apic(cx: &Current<'_>, op: &PhysdevApic) -> Result<(), Errno> {
     let gsi = table_line(cx, op.reg).ok_or(Errno::EINVAL)?;
     let pirq = op.value & 0xff;
     let masked = op.value & ENTRY_MASKED != 0;
-    if !masked && pirq >= interrupt::pirq_count(cx.hv, cx.domain) {
-        return Err(Errno::EINVAL);
-    }
     let (.., bound) = interrupt::signalling(cx.hv, gsi);
     if bound {
         return Ok(());

@@ -12,7 +12,8 @@ use hypercall_abi::xen::*;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::testing::{DOM0, DOMU, Host, UNMAPPED};
+use crate::hypercall::Stop;
+use crate::testing::{DOM0, DOMU, Host};
 use crate::{event, lifecycle};
 
 const OTHER: Domid = Domid(2);
@@ -449,29 +450,32 @@ fn a_reset_closes_all_ports_of_a_domain_that_is_held() {
 
 #[test]
 fn a_reset_that_takes_long_goes_on_where_it_stopped() {
+    const CONTINUED: u64 = 14;
     let host = host();
     let domain = host.domain(DOMU);
     for _ in 0..300 {
         event::bind_ipi(&domain, 0).unwrap();
     }
-    assert_eq!(
-        event::reset(&host.hv, &domain, false, &mut || true),
-        Ok(None)
-    );
+    let at = host.put(DOMU, &EvtchnReset { dom: Domid::SELF });
+    let step = |command| {
+        host.as_guest(DOMU, |cx| {
+            cx.deadline = 0;
+            event::do_event_channel_op(cx, &[command, at, 0, 0, 0, 0])
+        })
+    };
+    let again = Err(Stop::Again([CONTINUED, at, 0, 0, 0, 0]));
+    let busy = Err(Stop::Error(Errno::EBUSY));
+    let reset = u64::from(EVTCHNOP_RESET);
+    assert_eq!(step(reset), again);
     assert_eq!(domain.events.active(), 300 - 63);
-    assert_eq!(
-        event::reset(&host.hv, &domain, false, &mut || true),
-        Err(Errno::EBUSY)
-    );
+    assert_eq!(step(reset), busy, "one is under way");
     let mut rounds = 0;
-    while event::reset(&host.hv, &domain, true, &mut || true) == Ok(None) {
+    while step(CONTINUED) == again {
         rounds += 1;
     }
     assert_eq!((rounds, domain.events.active()), (3, 0));
-    assert_eq!(
-        event::reset(&host.hv, &domain, true, &mut || true),
-        Err(Errno::EBUSY)
-    );
+    assert_eq!(step(CONTINUED), busy, "none is");
+    assert_eq!(step(reset), Ok(0));
 }
 
 #[test]
@@ -526,28 +530,14 @@ fn events_for_a_domain_without_vcpus_are_not_lost() {
 }
 
 #[test]
-fn bad_pointers_and_unknown_commands_are_refused() {
+fn unknown_commands_are_refused() {
     let host = host();
-    let raw = |command: u64, at| host.hypercall(DOMU, HYPERVISOR_EVENT_CHANNEL_OP, &[command, at]);
-    let efault = Errno::EFAULT.to_return();
-    for command in 0..=10 {
-        for at in [
-            UNMAPPED,
-            0xffff_8000_0000_0000,
-            u64::MAX - 3,
-            0x0000_8000_0000_0000,
-        ] {
-            assert_eq!(raw(command, at), efault, "command {command} at {at:#x}");
-        }
-    }
+    let raw =
+        |command: u32, at| host.hypercall(DOMU, HYPERVISOR_EVENT_CHANNEL_OP, &[command.into(), at]);
     let at = host.put(DOMU, &[0_u64; 4]);
-    for command in [11, 12, 15, 1000, 0xffff_ffff] {
+    for command in [11, 12, EVTCHNOP_SET_PRIORITY, 15, 1000, u32::MAX] {
         assert_eq!(raw(command, at), Errno::ENOSYS.to_return());
     }
-    assert_eq!(
-        raw(EVTCHNOP_SET_PRIORITY.into(), at),
-        Errno::ENOSYS.to_return()
-    );
     let far = host.put(
         DOMU,
         &EvtchnSetPriority {
@@ -555,10 +545,66 @@ fn bad_pointers_and_unknown_commands_are_refused() {
             priority: 0,
         },
     );
-    assert_eq!(
-        raw(EVTCHNOP_SET_PRIORITY.into(), far),
-        Errno::EINVAL.to_return()
-    );
+    let refused = raw(EVTCHNOP_SET_PRIORITY, far);
+    assert_eq!(refused, Errno::EINVAL.to_return());
+}
+
+#[test]
+fn ports_and_vcpus_that_are_not_there_are_refused() {
+    let host = host();
+    for port in [64, 4095, 4096, u32::MAX].map(Port) {
+        assert_eq!(close(&host, DOMU, port), Err(Errno::EINVAL));
+        assert_eq!(send(&host, DOMU, port), Err(Errno::EINVAL));
+        assert_eq!(unmask(&host, DOMU, port), Err(Errno::EINVAL));
+        assert_eq!(bind_vcpu(&host, DOMU, port, 0), Err(Errno::EINVAL));
+        assert_eq!(connect(&host, DOMU, DOM0, port), Err(Errno::EINVAL));
+        let asked = status(&host, DOMU, Domid::SELF, port);
+        assert_eq!(asked.err(), Some(Errno::EINVAL));
+    }
+    // Port 0 exists, and is nobody's; port 1 is free.
+    for port in [0, 1].map(Port) {
+        assert_eq!(close(&host, DOMU, port), Err(Errno::EINVAL));
+        assert_eq!(send(&host, DOMU, port), Err(Errno::EINVAL));
+        assert_eq!(bind_vcpu(&host, DOMU, port, 0), Err(Errno::EINVAL));
+        assert_eq!(unmask(&host, DOMU, port), Ok(()));
+    }
+    let port = alloc(&host, DOMU, Domid::SELF, DOM0).unwrap();
+    for vcpu in [1, 32, 128, u32::MAX] {
+        assert_eq!(bind_ipi(&host, DOMU, vcpu), Err(Errno::ENOENT));
+        assert_eq!(bind_vcpu(&host, DOMU, port, vcpu), Err(Errno::ENOENT));
+        let timer = bind_virq(&host, DOMU, VIRQ_TIMER, vcpu);
+        assert_eq!(timer, Err(Errno::ENOENT));
+    }
+}
+
+#[test]
+fn reserved_numbers_are_no_domains() {
+    let host = host();
+    for dom in [Domid::IO, Domid::XEN, Domid::COW, Domid::INVALID, Domid(77)] {
+        for caller in [DOM0, DOMU] {
+            let refused = Errno::ESRCH;
+            assert_eq!(alloc(&host, caller, dom, DOM0), Err(refused));
+            assert_eq!(connect(&host, caller, dom, Port(1)), Err(refused));
+            let asked = status(&host, caller, dom, Port(1));
+            assert_eq!(asked.err(), Some(refused));
+            let reset = call(&host, caller, EVTCHNOP_RESET, &EvtchnReset { dom });
+            assert_eq!(outcome(reset.0), Err(refused));
+        }
+    }
+}
+
+#[test]
+fn a_domain_that_is_taken_apart_is_not_connected_to() {
+    let host = host();
+    let waits = alloc(&host, DOMU, Domid::SELF, DOM0).unwrap();
+    assert!(!lifecycle::destroy(
+        &host.hv,
+        &host.domain(DOMU),
+        &mut || { true }
+    ));
+    assert_eq!(alloc(&host, DOM0, DOMU, DOM0), Err(Errno::EINVAL));
+    assert_eq!(connect(&host, DOM0, DOMU, waits), Err(Errno::EINVAL));
+    assert_eq!(host.domain(DOM0).events.active(), 0);
 }
 
 #[test]

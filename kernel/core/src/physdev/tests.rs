@@ -9,7 +9,7 @@ use hypercall_abi::xen::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::memory::FrameType;
-use crate::testing::{DOM0, DOMU, Host, SCRATCH, UNMAPPED};
+use crate::testing::{DOM0, DOMU, Host, SCRATCH, SCRATCH_PAGES};
 
 fn call<T: FromBytes + IntoBytes + Immutable>(
     host: &Host,
@@ -59,7 +59,18 @@ fn setup(host: &Host, gsi: i32, level: bool) -> Result<(), Errno> {
 }
 
 fn bind(host: &Host, id: Domid, pirq: u32, flags: u32) -> Result<Port, Errno> {
-    event::bind_pirq(&host.hv, &host.domain(id), pirq, flags)
+    let op = EvtchnBindPirq {
+        pirq,
+        flags,
+        port: Port(0),
+    };
+    let at = host.put(id, &op);
+    let args = [EVTCHNOP_BIND_PIRQ.into(), at];
+    let result = host.hypercall(id, HYPERVISOR_EVENT_CHANNEL_OP, &args);
+    match Errno::from_return(result) {
+        Some(errno) => Err(errno),
+        None => Ok(host.get::<EvtchnBindPirq>(id, at).port),
+    }
 }
 
 fn eoi(host: &Host, id: Domid, irq: u32) -> Result<(), Errno> {
@@ -309,6 +320,9 @@ fn free_numbers_are_lines_from_below_and_others_from_above() {
         Ok(16),
         "a reserved number is there to be used"
     );
+    while free(MAP_PIRQ_TYPE_GSI).is_ok() {}
+    assert_eq!(errno(free(MAP_PIRQ_TYPE_GSI)), Some(Errno::ENOSPC));
+    assert_eq!(map(&host, DOM0, DOMU, 5, -1), Err(Errno::ENOSPC));
 }
 
 #[test]
@@ -536,33 +550,94 @@ fn pci_functions_come_and_go_by_the_control_domain() {
 }
 
 #[test]
-fn bad_pointers_and_unknown_commands_are_refused() {
+fn only_functions_that_are_there_have_messages_set_up() {
     let host = Host::new();
-    for command in [
-        5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 19, 20, 21, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    let device = |devfn| PhysdevPciDevice {
+        seg: 0,
+        bus: 1,
+        devfn,
+    };
+    let old = |devfn| PhysdevRestoreMsi { bus: 1, devfn };
+    host.hv.pirqs.lock().pci_devices.insert((0, 1, 8));
+    // Who may not learns of a function's absence where Xen says so first.
+    for (caller, devfn, restored, prepared) in [
+        (DOM0, 8, None, None),
+        (DOM0, 9, Some(Errno::ENODEV), Some(Errno::ENODEV)),
+        (DOMU, 8, Some(Errno::EPERM), Some(Errno::EPERM)),
+        (DOMU, 9, Some(Errno::ENODEV), Some(Errno::EPERM)),
     ] {
-        let result = host.hypercall(DOM0, HYPERVISOR_PHYSDEV_OP, &[command, UNMAPPED]);
-        assert_eq!(
-            Errno::from_return(result),
-            Some(Errno::EFAULT),
-            "command {command}"
-        );
+        let restore = call(&host, caller, PHYSDEVOP_RESTORE_MSI, &old(devfn));
+        assert_eq!(errno(restore), restored);
+        for (command, expected) in [
+            (PHYSDEVOP_RESTORE_MSI_EXT, restored),
+            (PHYSDEVOP_PREPARE_MSIX, prepared),
+            (PHYSDEVOP_RELEASE_MSIX, prepared),
+        ] {
+            let result = call(&host, caller, command, &device(devfn));
+            assert_eq!(errno(result), expected, "{command} {caller} {devfn}");
+        }
     }
-    for command in [0, 11, 18, 22, 32, 1000] {
-        let result = host.hypercall(DOM0, HYPERVISOR_PHYSDEV_OP, &[command, SCRATCH]);
-        assert_eq!(
-            Errno::from_return(result),
-            Some(Errno::ENOSYS),
-            "command {command}"
-        );
+}
+
+#[test]
+fn a_proximity_domain_must_be_there_where_it_is_promised() {
+    let host = Host::new();
+    let add = |flags| PhysdevPciDeviceAdd {
+        seg: 0,
+        bus: 1,
+        devfn: 8,
+        flags,
+        physfn: PhysdevPhysfn { bus: 0, devfn: 0 },
+        _pad0: 0,
+    };
+    let end = SCRATCH + SCRATCH_PAGES * 4096;
+    let at = end - size_of::<PhysdevPciDeviceAdd>() as u64;
+    let args = [PHYSDEVOP_PCI_DEVICE_ADD.into(), at];
+    host.put_at(DOM0, at, &add(XEN_PCI_DEV_PXM));
+    let refused = host.hypercall(DOM0, HYPERVISOR_PHYSDEV_OP, &args);
+    assert_eq!(refused, Errno::EFAULT.to_return());
+    assert!(host.hv.pirqs.lock().pci_devices.is_empty());
+    host.put_at(DOM0, at, &add(0));
+    assert_eq!(host.hypercall(DOM0, HYPERVISOR_PHYSDEV_OP, &args), 0);
+}
+
+#[test]
+fn unknown_commands_and_callers_without_the_right_are_refused() {
+    let host = Host::new();
+    for command in [0, 1, 2, 3, 11, 18, 22, 32, 99, u32::MAX] {
+        for caller in [DOM0, DOMU] {
+            let result = call(&host, caller, command, &[0_u64; 8]);
+            assert_eq!(errno(result), Some(Errno::ENOSYS), "{command}");
+        }
     }
-    for command in [24, 29] {
-        let result = host.hypercall(DOMU, HYPERVISOR_PHYSDEV_OP, &[command, SCRATCH]);
-        assert_eq!(
-            Errno::from_return(result),
-            Some(Errno::EPERM),
-            "command {command}"
-        );
+    for command in [
+        PHYSDEVOP_APIC_READ,
+        PHYSDEVOP_APIC_WRITE,
+        PHYSDEVOP_ALLOC_IRQ_VECTOR,
+        PHYSDEVOP_MAP_PIRQ,
+        PHYSDEVOP_UNMAP_PIRQ,
+        PHYSDEVOP_MANAGE_PCI_ADD,
+        PHYSDEVOP_MANAGE_PCI_REMOVE,
+        PHYSDEVOP_MANAGE_PCI_ADD_EXT,
+        PHYSDEVOP_SETUP_GSI,
+        PHYSDEVOP_PCI_MMCFG_RESERVED,
+        PHYSDEVOP_PCI_DEVICE_ADD,
+        PHYSDEVOP_PCI_DEVICE_REMOVE,
+        PHYSDEVOP_DBGP_OP,
+    ] {
+        // Zeroes name domain 0.
+        let result = call(&host, DOMU, command, &[0_u64; 8]);
+        assert_eq!(errno(result), Some(Errno::EPERM), "{command}");
+    }
+    for reserved in [Domid::IO, Domid::XEN, Domid::COW, Domid::INVALID] {
+        assert_eq!(map(&host, DOM0, reserved, 17, 17), Err(Errno::ESRCH));
+        let op = PhysdevUnmapPirq {
+            domid: reserved,
+            _pad0: 0,
+            pirq: 17,
+        };
+        let result = call(&host, DOM0, PHYSDEVOP_UNMAP_PIRQ, &op);
+        assert_eq!(errno(result), Some(Errno::ESRCH));
     }
 }
 

@@ -562,6 +562,7 @@ fn the_pool_cannot_be_changed() {
         (XEN_SYSCTL_CPUPOOL_OP_ADDCPU, 0, 64, 0, Some(Errno::EINVAL)),
         (XEN_SYSCTL_CPUPOOL_OP_RMCPU, 1, 0, 0, Some(Errno::ENOENT)),
         (XEN_SYSCTL_CPUPOOL_OP_RMCPU, 0, any, 0, Some(Errno::EBUSY)),
+        (XEN_SYSCTL_CPUPOOL_OP_RMCPU, 0, 0, 0, Some(Errno::EBUSY)),
         (XEN_SYSCTL_CPUPOOL_OP_RMCPU, 0, 64, 0, Some(Errno::EINVAL)),
         (
             XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN,

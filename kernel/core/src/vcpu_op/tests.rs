@@ -8,7 +8,7 @@ use hypercall_abi::arch_x86::{VGCF_IN_KERNEL, VGCF_ONLINE};
 use hypercall_abi::types::Mfn;
 use hypercall_abi::xen::{HYPERVISOR_VCPU_OP, SharedInfo};
 
-use crate::testing::{DOM0, DOMU, Host, UNMAPPED};
+use crate::testing::{BAD_ADDRESSES, DOM0, DOMU, Host, UNMAPPED};
 
 fn raw(host: &Host, command: u32, vcpu: u64, at: u64) -> Result<u64, Errno> {
     let result = host.hypercall(DOMU, HYPERVISOR_VCPU_OP, &[command.into(), vcpu, at]);
@@ -254,6 +254,24 @@ fn an_nmi_is_requested_and_wakes_the_vcpu() {
     assert_eq!(raw(&host, VCPUOP_SEND_NMI, 0, 0), Ok(0));
     assert!(vcpu.nmi_requested.load(Ordering::SeqCst));
     assert!(!vcpu.blocked.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_place_may_be_anywhere_but_with_the_hypervisor() {
+    let host = host();
+    for command in [
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA,
+        VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA,
+    ] {
+        for vcpu in [0, 1] {
+            for addr in BAD_ADDRESSES {
+                // What is not mapped yet is written once it is.
+                let guests = addr < 1 << 47;
+                let expected = if guests { Ok(0) } else { Err(Errno::EFAULT) };
+                assert_eq!(call(&host, command, vcpu, &addr), expected, "{addr:#x}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -109,13 +109,14 @@ fn a_list_of_frames_may_be_too_long_or_not_there() {
         num: 1,
         array: GuestHandle::new(UNMAPPED),
     };
-    fail(
-        &host,
-        XEN_DOMCTL_GETPAGEFRAMEINFO3,
-        DOMU,
-        &arm,
-        Errno::EFAULT,
-    );
+    let unwritable = DomctlGetpageframeinfo3 {
+        num: 1,
+        array: GuestHandle::new(host.put_read_only(DOM0, &[0; 8])),
+    };
+    for arm in [arm, unwritable] {
+        let cmd = XEN_DOMCTL_GETPAGEFRAMEINFO3;
+        fail(&host, cmd, DOMU, &arm, Errno::EFAULT);
+    }
     assert_eq!(types(&host, 0, &[5]), (0, vec![5]));
 }
 

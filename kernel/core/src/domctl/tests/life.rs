@@ -398,6 +398,9 @@ fn global_interrupts_can_be_given_to_another_domain() {
     for virq in [VIRQ_TIMER, 24, u32::MAX] {
         fail(&host, cmd, DOMU, &arm(virq), Errno::EINVAL);
     }
+    let domain = host.domain(DOMU);
+    assert!(!lifecycle::destroy(&host.hv, &domain, &mut || true));
+    fail(&host, cmd, DOMU, &arm(VIRQ_CONSOLE), Errno::EINVAL);
 }
 
 #[test]

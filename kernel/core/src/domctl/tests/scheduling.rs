@@ -151,6 +151,7 @@ fn a_domain_is_on_the_one_node() {
         (XEN_DOMCTL_SETNODEAFFINITY, arm(at, 0), Errno::EINVAL),
         (XEN_DOMCTL_SETNODEAFFINITY, bad, Errno::EFAULT),
         (XEN_DOMCTL_GETNODEAFFINITY, bad, Errno::EFAULT),
+        (XEN_DOMCTL_GETNODEAFFINITY, arm(at, u32::MAX), Errno::E2BIG),
     ] {
         fail(&host, cmd, DOMU, &arm, errno);
     }

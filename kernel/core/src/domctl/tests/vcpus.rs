@@ -163,11 +163,17 @@ fn a_context_that_cannot_be_takes_nothing() {
             c.gdt_ents = 1;
             c.gdt_frames[0] = frame;
         });
-        assert!(set_context(&host, 1, &context) < 0);
+        let result = set_context(&host, 1, &context);
+        assert_eq!(result, Errno::EINVAL.to_return());
     }
     let after = host.hv.memory.state(layout.tables[0]).map(|s| s.types);
     assert_eq!(after, count, "no table is held");
     assert_eq!(set_context(&host, 1, &good), 0);
+    // The first vCPU's context has the domain's assistances.
+    let arm = DomctlVcpucontext::new_zeroed();
+    succeed(&host, XEN_DOMCTL_SETVCPUCONTEXT, DOMU, &arm);
+    let unknown = with(&|c| c.vm_assist = 1 << 63);
+    assert_eq!(set_context(&host, 0, &unknown), Errno::EINVAL.to_return());
 }
 
 #[test]
