@@ -72,6 +72,22 @@ impl<'a> Current<'a> {
         self.read(element_address::<T>(va, index)?)
     }
 
+    /// Reads elements of an array of `T` at a guest address, from element `index` on.
+    ///
+    /// # Errors
+    /// `EFAULT`, also where an address wraps.
+    pub fn read_elements<T: FromBytes + IntoBytes>(
+        &self,
+        va: u64,
+        index: u64,
+        elements: &mut [T],
+    ) -> Result<(), Errno> {
+        let va = element_address::<T>(va, index)?;
+        self.machine()
+            .copy_from_guest(va, elements.as_mut_bytes())
+            .map_err(|_| Errno::EFAULT)
+    }
+
     /// Writes element `index` of an array of `T` at a guest address.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub struct Domain {
     pub events: EventChannels,
     /// How far its life has come.
     pub life: Mutex<Life>,
-    /// As [`Life::dying`], for a look without the lock: each hypercall takes one.
+    /// `XEN_DOMCTL_destroydomain` has begun. It is set with [`Self::life`] locked, and read at each hypercall, without.
     pub dying: AtomicBool,
     /// The toolstack's name for it (`XEN_DOMCTL_setdomainhandle`).
     pub handle: Mutex<[u8; 16]>,
@@ -70,8 +70,6 @@ pub struct Life {
     pub shutdown: Option<u32>,
     /// The reason that the next shutdown will have, whatever it says (`SCHEDOP_shutdown_code`).
     pub reason: Option<u32>,
-    /// `XEN_DOMCTL_destroydomain` has begun.
-    pub dying: bool,
     /// The toolstack has let it run at least once.
     pub started: bool,
     /// Times that the toolstack paused it (`XEN_DOMCTL_pausedomain`).

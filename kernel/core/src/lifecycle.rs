@@ -87,7 +87,7 @@ pub fn create_vcpus(hv: &Hypervisor, domain: &Arc<Domain>, count: u32) -> Result
             let life = domain.life.lock();
             u32::from(life.toolstack_pauses > 0)
                 + u32::from(life.shutdown.is_some())
-                + u32::from(life.dying)
+                + u32::from(is_dying(domain))
         };
         vcpu.pause_count.store(held, Ordering::Release);
         let vcpu = Arc::new(vcpu);
@@ -264,9 +264,8 @@ pub fn destroy(
     out_of_time: &mut dyn FnMut() -> bool,
 ) -> bool {
     let first = {
-        let mut life = domain.life.lock();
-        domain.dying.store(true, Ordering::Release);
-        !core::mem::replace(&mut life.dying, true)
+        let _life = domain.life.lock();
+        !domain.dying.swap(true, Ordering::AcqRel)
     };
     if first {
         hv.memory.close(&domain.owner);

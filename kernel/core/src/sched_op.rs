@@ -192,7 +192,7 @@ pub fn stop_watchdogs(hv: &Hypervisor, domain: &Domain) {
 pub fn watchdog_expired(hv: &Hypervisor, domain: &Domain) {
     let ended = {
         let life = domain.life.lock();
-        life.dying || life.shutdown.is_some()
+        lifecycle::is_dying(domain) || life.shutdown.is_some()
     };
     if !ended {
         lifecycle::shutdown(hv, domain, SHUTDOWN_WATCHDOG);

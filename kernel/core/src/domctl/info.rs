@@ -12,7 +12,7 @@ use crate::current::Current;
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
-use crate::runstate;
+use crate::{lifecycle, runstate};
 
 /// Most frames in one call for frame types.
 const MAX_FRAMES: u64 = 1024;
@@ -66,7 +66,7 @@ pub fn domain_info(hv: &Hypervisor, domain: &Domain) -> DomctlGetdomaininfo {
     if info.nr_online_vcpus == 0 {
         flags = 0;
     }
-    if life.dying {
+    if lifecycle::is_dying(domain) {
         flags |= XEN_DOMINF_DYING;
     }
     if life.toolstack_pauses > 0 {

@@ -112,8 +112,8 @@ fn apply(cx: &Current<'_>, domain: &Arc<Domain>, op: &mut Domctl) -> Result<bool
             let seconds = arm.time_offset_seconds as u64;
             domain.time_offset.store(seconds, Ordering::Relaxed);
             // A domain that is going may have lost its shared-info page.
-            let life = domain.life.lock();
-            if !life.dying {
+            let _life = domain.life.lock();
+            if !lifecycle::is_dying(domain) {
                 crate::time::publish_wall_clock(cx.hv, domain);
             }
             Ok(false)

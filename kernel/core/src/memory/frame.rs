@@ -70,6 +70,13 @@ impl Frame {
             .is_ok()
     }
 
+    /// Changes the type word as `change` says, where it says so and nobody else changes it meanwhile; whether it did.
+    #[inline]
+    fn try_change(&self, change: impl FnOnce(TypeWord) -> Option<TypeWord>) -> bool {
+        let word = self.word();
+        change(word).is_some_and(|new| self.replace_word(word, new))
+    }
+
     /// Changes the type word, which is the caller's alone to change.
     pub(super) fn set_word(&self, new: TypeWord) {
         self.type_word.store(new.0, Ordering::Release);
@@ -141,6 +148,7 @@ impl<'m> FrameRef<'m> {
     ///
     /// # Errors
     /// `EINVAL` where the frame is in use as something else, or its contents do not make it a `kind`.
+    #[inline]
     pub fn with_type(self, kind: FrameType) -> Result<TypedRef<'m>, Errno> {
         self.with_type_until(kind, &mut || false)
     }
@@ -150,17 +158,22 @@ impl<'m> FrameRef<'m> {
     /// # Errors
     /// As there, and `ERESTART` where `out_of_time` said so before the frame was what it is to be: the next call goes
     /// on, from where this one stopped or somebody else did. Each call gets on by an entry of a table at least.
+    #[inline]
     pub fn with_type_until(
         self,
         kind: FrameType,
         out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<TypedRef<'m>, Errno> {
-        self.memory.take_type(self.mfn, kind, out_of_time)?;
+        let used = |frame: &Frame| frame.try_change(|word| word.used_again(kind));
+        if !self.memory.frame(self.mfn).is_some_and(used) {
+            self.memory.take_type(self.mfn, kind, out_of_time)?;
+        }
         Ok(TypedRef { frame: self, kind })
     }
 }
 
 impl Drop for FrameRef<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.memory.put(self.mfn);
     }
@@ -194,24 +207,32 @@ impl TypedRef<'_> {
 }
 
 impl Drop for TypedRef<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.frame.memory.put_type(self.frame.mfn);
+        let FrameRef { memory, mfn } = self.frame;
+        let less = |frame: &Frame| frame.try_change(TypeWord::used_less);
+        if !memory.frame(mfn).is_some_and(less) {
+            memory.put_type(mfn);
+        }
     }
 }
 
 impl Memory {
     /// A reference to a frame that `owner` owns; `None` where it does not, or the frame is being freed.
+    #[inline]
     pub fn get(&self, mfn: Mfn, owner: Domid) -> Option<FrameRef<'_>> {
         let reference = self.get_any(mfn)?;
         (self.owner_of(mfn) == Some(owner)).then_some(reference)
     }
 
     /// A reference to a frame, whoever owns it; `None` where nobody does, or there are [`MOST`].
+    #[inline]
     pub fn get_any(&self, mfn: Mfn) -> Option<FrameRef<'_>> {
         self.refer(mfn, MOST)
     }
 
     /// A reference to a frame that has some, and less than `most`.
+    #[inline]
     pub(super) fn refer(&self, mfn: Mfn, most: u32) -> Option<FrameRef<'_>> {
         let frame = self.frame(mfn)?;
         let more = |count: u32| (count & COUNT != 0 && count & COUNT < most).then(|| count + 1);
@@ -226,6 +247,7 @@ impl Memory {
     ///
     /// # Errors
     /// `EINVAL` where either fails.
+    #[inline]
     pub fn get_typed(
         &self,
         mfn: Mfn,
@@ -265,6 +287,7 @@ impl Memory {
     }
 
     /// Who owns the frame.
+    #[inline]
     pub fn owner_of(&self, mfn: Mfn) -> Option<Domid> {
         match self.frame(mfn)?.owner.load(Ordering::Acquire) {
             NO_OWNER => None,
@@ -425,6 +448,7 @@ impl Memory {
             .is_some_and(|frame| frame.count.load(Ordering::Acquire) == 1)
     }
 
+    #[inline]
     fn put(&self, mfn: Mfn) {
         let Some(frame) = self.frame(mfn) else { return };
         let before = frame.count.fetch_sub(1, Ordering::AcqRel);
@@ -438,6 +462,7 @@ impl Memory {
     }
 
     /// Frees a frame without references.
+    #[cold]
     fn free_unreferenced(&self, mfn: Mfn, frame: &Frame) {
         if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
             self.unlink(mfn, frame, &mut owner.lists.lock().lingering);
@@ -456,6 +481,7 @@ impl Memory {
 
     /// Counts one more use of a frame as `kind`; the caller holds a reference. Errors as
     /// [`FrameRef::with_type_until`].
+    #[inline(never)]
     fn take_type(
         &self,
         mfn: Mfn,
@@ -561,6 +587,7 @@ impl Memory {
 
     /// Counts one use of the frame's type less; the last use of a table above L1 puts it on its owner's list of those
     /// to be taken apart.
+    #[inline(never)]
     fn put_type(&self, mfn: Mfn) {
         let Some(frame) = self.frame(mfn) else { return };
         loop {

@@ -272,6 +272,7 @@ impl Memory {
     }
 
     /// The record of a frame that the hypervisor manages.
+    #[inline]
     fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         let slot = self.frames.get(usize::try_from(mfn.0).ok()?)?;
         slot.managed.then_some(&slot.frame)

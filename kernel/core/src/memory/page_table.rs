@@ -133,6 +133,7 @@ impl Memory {
 
     /// Checks an entry for a table of `level` that `table_owner` owns, takes what it refers to, and returns it
     /// as it is to be stored. `frame_owner` is whose frame it may name; [`Domid::IO`] for I/O memory.
+    #[inline]
     fn acquire(
         &self,
         entry: Pte,
@@ -180,6 +181,7 @@ impl Memory {
 
     /// An L1 entry that names a frame which is no RAM of the hypervisor's: the owner needs permission for it, and does
     /// not get to cache it. Two mappings of a device's registers of which one is cached are a hazard on real hardware.
+    #[cold]
     fn acquire_io(&self, entry: Pte, table_owner: Domid, frame_owner: Domid) -> Result<Pte, Errno> {
         let mfn = entry.mfn();
         let allowed = |id: Domid| {
@@ -201,6 +203,7 @@ impl Memory {
     }
 
     /// Gives back what an entry that was in a table refers to.
+    #[inline]
     pub(super) fn release(&self, entry: Pte, level: Level) {
         if !entry.present() {
             return;
@@ -288,6 +291,7 @@ impl Memory {
 
     /// Replaces `old` (with whatever accessed and dirty bits the processor has set meanwhile) by `new`; returns
     /// what was replaced, or `None` where the entry is not `old` any more.
+    #[inline]
     fn store_entry(
         &self,
         table: Mfn,

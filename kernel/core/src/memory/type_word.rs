@@ -66,13 +66,15 @@ impl TypeWord {
     const POSITION_SHIFT: u32 = 48;
 
     /// A frame that nobody uses; `kind` is what it was used as.
+    #[inline]
     pub(super) fn idle(kind: FrameType) -> Self {
-        Self(match kind {
+        let number = match kind {
             FrameType::None => 0,
-            FrameType::Table(level) => (level as u64) << 32,
-            FrameType::Descriptors => 5 << 32,
-            FrameType::Writable => 7 << 32,
-        })
+            FrameType::Table(level) => level as u64,
+            FrameType::Descriptors => 5,
+            FrameType::Writable => 7,
+        };
+        Self(number << 32)
     }
 
     /// A frame of which a CPU looks through the contents.
@@ -97,6 +99,28 @@ impl TypeWord {
 
     fn at(position: usize) -> u64 {
         (position as u64 & Self::POSITION) << Self::POSITION_SHIFT
+    }
+
+    /// With one use more of a frame that is a `kind` already, or with the first of one that was a `kind` last, whose
+    /// contents do not matter; `None` where that takes a closer look.
+    #[inline]
+    pub(super) fn used_again(self, kind: FrameType) -> Option<Self> {
+        let valid = Self::valid(kind);
+        let count = self.0 & Self::COUNT;
+        if (self.0 ^ valid.0) & !(Self::COUNT | Self::PINNED) == 0 && count != Self::COUNT {
+            Some(Self(self.0 + 1))
+        } else if kind == FrameType::Writable && self == Self::idle(kind) {
+            Some(valid)
+        } else {
+            None
+        }
+    }
+
+    /// With one use less of several; `None` where that takes a closer look.
+    #[inline]
+    pub(super) fn used_less(self) -> Option<Self> {
+        let several = self.0 & Self::VALID != 0 && self.0 & Self::COUNT > 1;
+        several.then(|| Self(self.0 - 1))
     }
 
     /// What it is, or was last.
@@ -149,6 +173,8 @@ impl TypeWord {
 mod tests {
     use super::*;
 
+    use alloc::vec::Vec;
+
     #[test]
     fn a_word_tells_what_it_was_made_of() {
         let kinds = [
@@ -193,5 +219,37 @@ mod tests {
         }
         assert_eq!(TypeWord::leaving(FrameType::None, 0, 77).next(), 77);
         assert!(TypeWord(TypeWord::valid(FrameType::Writable).0 | TypeWord::PINNED).pinned());
+    }
+
+    #[test]
+    fn only_what_is_no_decision_is_counted_without_a_closer_look() {
+        let tables = [Level::L1, Level::L2, Level::L3, Level::L4].map(FrameType::Table);
+        let others = [FrameType::Descriptors, FrameType::Writable];
+        let kinds: Vec<FrameType> = tables.into_iter().chain(others).collect();
+        for &kind in &kinds {
+            let valid = TypeWord::valid(kind);
+            let pinned = TypeWord(valid.0 | TypeWord::PINNED);
+            let most = TypeWord(valid.0 | TypeWord::COUNT);
+            for &wanted in &kinds {
+                let next = |word: TypeWord| word.used_again(wanted).map(|word| word.0);
+                let same = |word: TypeWord| (wanted == kind).then_some(word.0 + 1);
+                assert_eq!(next(valid), same(valid));
+                assert_eq!(next(pinned), same(pinned));
+                assert_eq!(next(most), None);
+                for stage in [
+                    TypeWord::busy(kind),
+                    TypeWord::partial(kind, 3),
+                    TypeWord::leaving(kind, 3, 5),
+                ] {
+                    assert_eq!(next(stage), None);
+                    assert!(stage.used_less().is_none());
+                }
+                let writable = kind == wanted && kind == FrameType::Writable;
+                assert_eq!(next(TypeWord::idle(kind)), writable.then_some(valid.0));
+            }
+            assert!(valid.used_less().is_none() && TypeWord::idle(kind).used_less().is_none());
+            let two = TypeWord(valid.0 + 1);
+            assert_eq!(two.used_less().map(|word| word.0), Some(valid.0));
+        }
     }
 }

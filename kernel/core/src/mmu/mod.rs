@@ -68,7 +68,13 @@ fn require_control(cx: &Current<'_>, owner: Domid) -> Result<(), Errno> {
 /// Takes apart the page tables that a domain let go of ([`crate::memory::Memory::take_apart`]); whether that is
 /// finished, or not for the caller to wait for: another domain that runs does it itself, and could make the caller wait
 /// for ever with ever more of them.
+#[inline(always)]
 pub(crate) fn settle(cx: &Current<'_>, id: Domid) -> bool {
+    id == cx.domain.id && cx.domain.owner.is_settled() || settle_some(cx, id)
+}
+
+#[cold]
+fn settle_some(cx: &Current<'_>, id: Domid) -> bool {
     let memory = &cx.hv.memory;
     let mut out_of_time = || should_preempt(cx);
     if id == cx.domain.id {

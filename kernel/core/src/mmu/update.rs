@@ -2,6 +2,7 @@
 //! table.
 
 use alloc::sync::Arc;
+use core::ops::Range;
 
 use hv_machine::{Platform, is_guest_range};
 use hypercall_abi::errno::Errno;
@@ -16,6 +17,10 @@ use crate::memory::{FrameType, Level, Pte};
 
 /// Bits of a request's address that say what to do: an entry has 8 bytes.
 const COMMAND: u64 = 7;
+/// Requests that are read at a time.
+const BATCH: usize = 8;
+/// Requests that are a matter of a moment and are carried out between two looks at the clock.
+const CLOCK_INTERVAL: u64 = 16;
 
 /// `HYPERVISOR_mmu_update(requests, count, done, foreigndom)`.
 ///
@@ -35,8 +40,10 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     }
     let frames_of = frame_owner(cx, Domid(foreign as u16))?;
 
+    let mut requests_read = Requests::new(requests, count);
     let mut flush = false;
     let mut index = 0;
+    let mut long = false;
     let again = |index| {
         let at = requests.wrapping_add(index * size_of::<MmuUpdate>() as u64);
         let at = if index < count { at } else { requests };
@@ -51,17 +58,22 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     };
     let result = loop {
         // What a request let go of may be wanted by the next as something else.
-        if !settle(cx, tables_of.id) || index > 0 && index < count && should_preempt(cx) {
+        let look = index > 0 && index < count && (long || index % CLOCK_INTERVAL == 0);
+        if !settle(cx, tables_of.id) || look && should_preempt(cx) {
             break again(index);
         }
         if index >= count {
             break Ok(0);
         }
-        let outcome = cx
-            .read_element::<MmuUpdate>(requests, index)
+        let outcome = requests_read
+            .get(cx, index)
             .and_then(|request| apply(cx, &tables_of, frames_of, &request));
         match outcome {
-            Ok(needs_flush) => flush |= needs_flush,
+            Ok(Applied::Page) => long = false,
+            Ok(Applied::Table { replaced }) => {
+                long = true;
+                flush |= replaced;
+            }
             Err(Errno::ERESTART) => break again(index),
             Err(errno) => {
                 settle(cx, tables_of.id);
@@ -80,13 +92,70 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     result
 }
 
-/// Carries out one request; returns whether translations of upper levels changed.
+/// A guest's list of requests, read a few at a time.
+struct Requests {
+    list: u64,
+    count: u64,
+    batch: [MmuUpdate; BATCH],
+    /// Numbers of those in the batch.
+    held: Range<u64>,
+}
+
+impl Requests {
+    fn new(list: u64, count: u64) -> Self {
+        Self {
+            list,
+            count,
+            batch: [MmuUpdate { ptr: 0, val: 0 }; BATCH],
+            held: 0..0,
+        }
+    }
+
+    /// Request `index`, which is below the count.
+    ///
+    /// # Errors
+    /// `EFAULT` where it cannot be read, whatever the next ones are.
+    #[inline]
+    fn get(&mut self, cx: &Current<'_>, index: u64) -> Result<MmuUpdate, Errno> {
+        if !self.held.contains(&index) {
+            self.fill(cx, index)?;
+        }
+        let place = (index - self.held.start) as usize;
+        self.batch.get(place).copied().ok_or(Errno::EFAULT)
+    }
+
+    fn fill(&mut self, cx: &Current<'_>, index: u64) -> Result<(), Errno> {
+        self.held = 0..0;
+        let wanted = (self.count - index).min(BATCH as u64);
+        for count in [wanted, 1] {
+            let part = self.batch.get_mut(..count as usize).unwrap_or_default();
+            if cx.read_elements(self.list, index, part).is_ok() {
+                self.held = index..index + count;
+                return Ok(());
+            }
+        }
+        Err(Errno::EFAULT)
+    }
+}
+
+/// What a request came to.
+enum Applied {
+    /// A word of something other than a page table above L1 was written: a matter of a moment.
+    Page,
+    /// An entry of a page table above L1 was written.
+    Table {
+        /// It was in use before.
+        replaced: bool,
+    },
+}
+
+/// Carries out one request.
 fn apply(
     cx: &Current<'_>,
     tables_of: &Arc<Domain>,
     frames_of: Domid,
     request: &MmuUpdate,
-) -> Result<bool, Errno> {
+) -> Result<Applied, Errno> {
     let command = request.ptr & COMMAND;
     let address = request.ptr & !COMMAND;
     let mfn = Mfn(address >> 12);
@@ -115,7 +184,7 @@ fn apply(
             require_control(cx, frames_of)?;
             let frame = cx.hv.memory.get(mfn, frames_of).ok_or(Errno::EINVAL)?;
             cx.machine().set_m2p(frame.mfn(), request.val);
-            Ok(false)
+            Ok(Applied::Page)
         }
         _ => Err(Errno::ENOSYS),
     }
@@ -130,14 +199,14 @@ fn write_entry(
     index: usize,
     entry: Pte,
     preserve: bool,
-) -> Result<bool, Errno> {
+) -> Result<Applied, Errno> {
     let memory = &cx.hv.memory;
     let frame = memory.get(mfn, tables_of.id).ok_or(Errno::EINVAL)?;
     let kind = memory.type_in_use(mfn);
     let FrameType::Table(level) = kind else {
         let page = frame.with_type(FrameType::Writable)?;
         cx.machine().store_u64(page.mfn(), index, entry.0);
-        return Ok(false);
+        return Ok(Applied::Page);
     };
     if level != Level::L1 && frames_of != tables_of.id {
         return Err(Errno::EINVAL);
@@ -146,7 +215,12 @@ fn write_entry(
     let table = frame.with_type_until(kind, &mut out_of_time)?;
     let updated =
         memory.update_entry(&table, index, entry, frames_of, preserve, &mut out_of_time)?;
-    Ok(level != Level::L1 && updated.old.present())
+    Ok(match level {
+        Level::L1 => Applied::Page,
+        _ => Applied::Table {
+            replaced: updated.old.present(),
+        },
+    })
 }
 
 /// `HYPERVISOR_update_va_mapping(va, entry, flags)`.

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use hv_machine::Platform;
 use hypercall_abi::xen::{SharedInfo, VcpuInfo, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT};
 
-use crate::{Domain, Hypervisor, Vcpu};
+use crate::{Domain, Hypervisor, Vcpu, lifecycle};
 
 /// Stamps younger than this many milliseconds are left as they are: the counter's rate is constant, so
 /// that they are as good as new ones.
@@ -87,8 +87,8 @@ pub fn set_wall_clock(hv: &Hypervisor, seconds: u64, nanoseconds: u32, system_ti
     hv.clock.set_wall(seconds, nanoseconds, system_time);
     for domain in hv.domains.read().values() {
         // A domain that is going may have lost its shared-info page.
-        let life = domain.life.lock();
-        if !life.dying {
+        let _life = domain.life.lock();
+        if !lifecycle::is_dying(domain) {
             publish_wall_clock(hv, domain);
         }
     }

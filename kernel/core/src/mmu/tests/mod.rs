@@ -5,6 +5,8 @@ mod pieces;
 mod update;
 mod va_mapping;
 
+use core::sync::atomic::Ordering;
+
 use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
@@ -133,8 +135,7 @@ fn whose_frames_are_meant_is_checked_before_what_is_to_be_done() {
 fn a_dying_domain_gets_nothing_done() {
     let host = Host::new();
     let va = SCRATCH + 8 * 4096;
-    let dying = &host.domain(DOMU).dying;
-    dying.store(true, core::sync::atomic::Ordering::Release);
+    host.domain(DOMU).dying.store(true, Ordering::Relaxed);
     for (call, args) in [
         (HYPERVISOR_MMU_UPDATE, [SCRATCH, 0, 0, SELF]),
         (HYPERVISOR_MMUEXT_OP, [SCRATCH, 0, 0, SELF]),
