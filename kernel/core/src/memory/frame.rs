@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI16, AtomicU32, AtomicU64, Ordering};
 
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
@@ -25,6 +25,9 @@ pub struct Frame {
     type_word: AtomicU64,
     next: AtomicU32,
     prev: AtomicU32,
+    /// Entries of the table that name others of its level, or, negative, such entries elsewhere that name it; see
+    /// [`super::linear`].
+    pub(super) linear: AtomicI16,
 }
 
 const ALLOCATED: u32 = 1 << 31;
@@ -56,6 +59,7 @@ impl Frame {
             type_word: AtomicU64::new(0),
             next: AtomicU32::new(NONE),
             prev: AtomicU32::new(NONE),
+            linear: AtomicI16::new(0),
         }
     }
 

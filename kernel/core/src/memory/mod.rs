@@ -23,6 +23,7 @@ mod advisories;
 mod claim;
 mod frame;
 mod heap;
+mod linear;
 mod owner;
 mod page_table;
 mod pin;

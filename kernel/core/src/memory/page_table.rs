@@ -83,7 +83,7 @@ impl Memory {
             if entry & Pte::PRESENT == 0 || !is_guest_slot(level, index) {
                 continue;
             }
-            match self.acquire(Pte(entry), level, owner, owner, out_of_time) {
+            match self.acquire(Pte(entry), mfn, level, owner, out_of_time) {
                 Ok(stored) if stored.0 != entry => self.machine.store_u64(mfn, index, stored.0),
                 Ok(_) => {}
                 Err(why) if level == Level::L1 => {
@@ -122,7 +122,7 @@ impl Memory {
         let mut entries = [0_u64; TABLE_ENTRIES];
         self.read_table(mfn, &mut entries);
         for &entry in entries.iter().take(count) {
-            self.release(Pte(entry), Level::L1);
+            self.release(Pte(entry), mfn, Level::L1);
         }
     }
 
@@ -131,14 +131,14 @@ impl Memory {
         self.machine.read_frame(mfn, 0, entries.as_mut_bytes());
     }
 
-    /// Checks an entry for a table of `level` that `table_owner` owns, takes what it refers to, and returns it
-    /// as it is to be stored. `frame_owner` is whose frame it may name; [`Domid::IO`] for I/O memory.
+    /// Checks an entry for a table of `level`, takes what it refers to, and returns it as it is to be stored.
+    /// `frame_owner` is whose frame it may name; [`Domid::IO`] for I/O memory.
     #[inline]
     fn acquire(
         &self,
         entry: Pte,
+        table: Mfn,
         level: Level,
-        table_owner: Domid,
         frame_owner: Domid,
         out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<Pte, Errno> {
@@ -149,10 +149,14 @@ impl Memory {
             return Err(Errno::EINVAL);
         }
         let entry = entry.adjusted(level);
+        // Tables are never shared between domains.
+        let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
         if let Some(below) = level.below() {
-            // Tables are never shared between domains.
-            self.get_table(entry.mfn(), table_owner, below, out_of_time)?
-                .into_bits();
+            match self.get_table(entry.mfn(), table_owner, below, out_of_time) {
+                Ok(found) => _ = found.into_bits(),
+                Err(Errno::EINVAL) => self.acquire_linear(entry, table, level)?,
+                Err(why) => return Err(why),
+            }
             return Ok(entry);
         }
         let mfn = entry.mfn();
@@ -204,11 +208,14 @@ impl Memory {
 
     /// Gives back what an entry that was in a table refers to.
     #[inline]
-    pub(super) fn release(&self, entry: Pte, level: Level) {
+    pub(super) fn release(&self, entry: Pte, table: Mfn, level: Level) {
         if !entry.present() {
             return;
         }
         match level.below() {
+            Some(_) if self.is_linear(entry, table, level) => {
+                self.release_linear(entry, table, level);
+            }
             Some(below) => drop(self.adopt_typed(entry.mfn(), FrameType::Table(below))),
             None if self.frame(entry.mfn()).is_none() => {}
             None if entry.writable() => drop(self.adopt_typed(entry.mfn(), FrameType::Writable)),
@@ -241,7 +248,6 @@ impl Memory {
             return Err(Errno::EINVAL);
         }
         let table = table.mfn();
-        let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
         let old = Pte(self.machine.load_u64(table, index));
         let plain = level != Level::L1 || entry.0 & Pte::CACHE == 0;
         if old.present() && entry.present() && plain && entry.flags_allowed(level) {
@@ -254,11 +260,11 @@ impl Memory {
                 }
             }
         }
-        let next = self.acquire(entry, level, table_owner, frame_owner, out_of_time)?;
+        let next = self.acquire(entry, table, level, frame_owner, out_of_time)?;
         let mut expected = old;
         loop {
             if let Some(old) = self.store_entry(table, index, expected, next, preserve) {
-                self.release(old, level);
+                self.release(old, table, level);
                 return Ok(Updated { old, new: next });
             }
             // Another vCPU of the guest wrote the entry first: its value is the one to be released.
@@ -279,13 +285,13 @@ impl Memory {
         entry: Pte,
         frame_owner: Domid,
     ) -> Result<bool, Errno> {
-        let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
-        let next = self.acquire(entry, Level::L1, table_owner, frame_owner, &mut || false)?;
+        let next = self.acquire(entry, table, Level::L1, frame_owner, &mut || false)?;
         let exchanged = self
             .machine
             .compare_exchange_u64(table, index, expected.0, next.0)
             .is_ok();
-        self.release(if exchanged { expected } else { next }, Level::L1);
+        let released = if exchanged { expected } else { next };
+        self.release(released, table, Level::L1);
         Ok(exchanged)
     }
 

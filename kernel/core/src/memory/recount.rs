@@ -76,6 +76,7 @@ fn counts(hv: &Hypervisor) -> Result<(), String> {
             counts.types.push(kind);
         }
     };
+    let mut linear: BTreeMap<Mfn, i16> = BTreeMap::new();
     for mfn in managed(memory) {
         let state = memory.state(mfn).ok_or("a frame without a record")?;
         if state.allocated {
@@ -96,6 +97,12 @@ fn counts(hv: &Hypervisor) -> Result<(), String> {
             let entries = entries(hv, mfn, level).into_iter();
             for (_, entry) in entries.take_while(|&(index, _)| index < count) {
                 match level.below() {
+                    Some(_) if entry.mfn() == mfn => {}
+                    Some(_) if is_table(memory, entry.mfn(), level) => {
+                        refer(entry.mfn(), state.kind);
+                        *linear.entry(mfn).or_default() += 1;
+                        *linear.entry(entry.mfn()).or_default() -= 1;
+                    }
                     Some(below) => refer(entry.mfn(), FrameType::Table(below)),
                     None if !memory.is_ram(entry.mfn()) => {}
                     None if entry.writable() => refer(entry.mfn(), FrameType::Writable),
@@ -128,6 +135,10 @@ fn counts(hv: &Hypervisor) -> Result<(), String> {
             || !same_type
         {
             return Err(format!("frame {mfn}: {state:?}, but in truth {counts:?}"));
+        }
+        let named = memory.frame(mfn).map(|frame| frame.linear_count());
+        if named != Some(linear.remove(&mfn).unwrap_or_default()) {
+            return Err(format!("frame {mfn}: {named:?} linear entries"));
         }
         let above_l1 = matches!(state.kind, FrameType::Table(level) if level != Level::L1);
         let at_rest = match state.stage {
@@ -301,6 +312,12 @@ fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
                 return Err(format!("{level:?} {mfn} entry {index}: {entry:?}"));
             }
             match level.below() {
+                Some(_) if is_table(memory, entry.mfn(), level) => {
+                    if entry.writable() {
+                        return Err(format!("{level:?} {mfn} entry {index}: {entry:?}, linear"));
+                    }
+                    waiting.push((id, entry.mfn(), level));
+                }
                 Some(below) => waiting.push((id, entry.mfn(), below)),
                 None => *pages.entry((id, entry.mfn())).or_default() |= entry.flags(),
             }
@@ -320,6 +337,12 @@ fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
         }
     }
     Ok(reach)
+}
+
+/// Whether a frame is a table of this level, which an entry of a table of the same level then names as such.
+fn is_table(memory: &Memory, mfn: Mfn, level: Level) -> bool {
+    let state = memory.state(mfn);
+    state.is_some_and(|state| state.kind == FrameType::Table(level) && state.types > 0)
 }
 
 /// Whether a domain may have mappings of a frame, with all of these flags.

@@ -146,7 +146,7 @@ impl Memory {
             if entry & Pte::PRESENT == 0 || !is_guest_slot(level, index) {
                 continue;
             }
-            self.release(Pte(entry), level);
+            self.release(Pte(entry), mfn, level);
             if index > 0 && out_of_time() {
                 return index;
             }

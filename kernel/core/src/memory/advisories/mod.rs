@@ -14,7 +14,8 @@
 //! - XSA-292 (flushes with PCID): address spaces are not tagged, and no guest entry is global.
 //! - XSA-334 (a lock left held on an error path): a lock is a value and is given back when it goes out of scope.
 //! - XSA-345 (races in the hypervisor's own mappings): none is made, split or merged on behalf of a guest.
-//! - XSA-240 (recursion while tables are taken apart): there is none, see [`super::teardown`].
+//! - XSA-240, -309 (linear page tables that are taken apart by recursion, or counted wrongly): there is no recursion, see
+//!   [`super::teardown`]; what they may name is tested in [`super::linear`].
 //! - XSA-58, -299, -310 (counts and restarts of interrupted operations) are the subject of [`super::search`] too, which
 //!   interrupts whatever can be interrupted.
 
