@@ -498,6 +498,7 @@ impl Memory {
             let word = frame.word();
             let stage = word.stage();
             if stage != Stage::Idle && word.kind() != kind {
+                // So ends, too, a table that names itself or one above it: as what it would be there it is none.
                 return Err(Errno::EINVAL);
             }
             let done = match stage {
