@@ -1,0 +1,147 @@
+//! The store with the pages of all domains: what dom0 runs.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::time::Duration;
+
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Port};
+use split_drivers::SharedMemory;
+
+use crate::ring::Backend;
+use crate::server::{ClientId, Links, Server};
+
+/// What the daemon needs of the domain that it runs in.
+pub trait Host {
+    /// A domain's page.
+    type Page: SharedMemory;
+
+    /// Maps the page `gfn` of a domain, and binds to its unbound event channel `port`.
+    ///
+    /// # Errors
+    ///
+    /// What the client of INTRODUCE is told.
+    fn map(&mut self, domain: Domid, gfn: u64, port: Port) -> Result<Self::Page, Errno>;
+
+    /// Undoes [`map`](Self::map).
+    fn unmap(&mut self, domain: Domid, page: Self::Page);
+
+    /// Notifies a domain on the event channel that [`map`](Self::map) bound.
+    fn notify(&mut self, domain: Domid);
+
+    /// Prints a line to the log.
+    fn print(&mut self, text: &str);
+}
+
+struct Rings<H: Host> {
+    host: H,
+    rings: BTreeMap<Domid, Backend<H::Page>>,
+}
+
+impl<H: Host> Rings<H> {
+    fn exchange(&mut self, server: &mut Server, domain: Domid) {
+        if let Some(ring) = self.rings.get_mut(&domain)
+            && ring.exchange(server, ClientId::Domain(domain))
+        {
+            self.host.notify(domain);
+        }
+    }
+}
+
+impl<H: Host> Links for Rings<H> {
+    /// A domain that is introduced again has no page if that fails.
+    fn introduce(
+        &mut self,
+        domain: Domid,
+        gfn: u64,
+        port: Port,
+        features: u32,
+    ) -> Result<(), Errno> {
+        self.release(domain);
+        let page = self.host.map(domain, gfn, port)?;
+        self.rings.insert(domain, Backend::connect(page, features));
+        self.host.notify(domain);
+        Ok(())
+    }
+
+    fn release(&mut self, domain: Domid) {
+        if let Some(ring) = self.rings.remove(&domain) {
+            self.host.unmap(domain, ring.into_memory());
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        self.host.print(text);
+    }
+}
+
+/// The store and its domains.
+pub struct Daemon<H: Host> {
+    server: Server,
+    rings: Rings<H>,
+    signalled: BTreeSet<Domid>,
+}
+
+impl<H: Host> Daemon<H> {
+    /// An empty store.
+    pub fn new(host: H) -> Self {
+        Self {
+            server: Server::new(),
+            rings: Rings {
+                host,
+                rings: BTreeMap::new(),
+            },
+            signalled: BTreeSet::new(),
+        }
+    }
+
+    /// The server, for dom0's own clients.
+    pub fn server(&mut self) -> &mut Server {
+        &mut self.server
+    }
+
+    /// The host.
+    pub fn host(&mut self) -> &mut H {
+        &mut self.rings.host
+    }
+
+    /// A domain notified the store.
+    pub fn signal(&mut self, domain: Domid) {
+        self.signalled.insert(domain);
+    }
+
+    /// A domain shut down or crashed.
+    pub fn domain_stopped(&mut self, domain: Domid) {
+        self.server.domain_stopped(domain);
+    }
+
+    /// A domain is destroyed.
+    pub fn domain_destroyed(&mut self, domain: Domid) {
+        self.server.domain_destroyed(domain, &mut self.rings);
+    }
+
+    /// Serves requests, of each domain in turn, until they have cost `budget` (see
+    /// [`Server::work`]); whether there is more to do at once. If not, the next call is due when a domain signals, when a client of dom0's own sends
+    /// something, or when [`Server::deadline`] says. `now` is any clock that only goes forward.
+    ///
+    /// What the server has for dom0's own clients afterwards is the caller's to fetch.
+    pub fn poll(&mut self, now: Duration, budget: u64) -> bool {
+        for domain in core::mem::take(&mut self.signalled) {
+            self.rings.exchange(&mut self.server, domain);
+        }
+        let end = self.server.work().saturating_add(budget);
+        while self.server.work() < end
+            && let Some(client) = self.server.serve(now, &mut self.rings)
+        {
+            // The reply goes out and the next request comes in, to wait for its turn.
+            if let ClientId::Domain(domain) = client {
+                self.rings.exchange(&mut self.server, domain);
+            }
+        }
+        while let Some(client) = self.server.next_with_output() {
+            if let ClientId::Domain(domain) = client {
+                self.rings.exchange(&mut self.server, domain);
+            }
+        }
+        self.server.is_ready()
+    }
+}

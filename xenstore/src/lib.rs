@@ -1,0 +1,34 @@
+//! XenStore: the small tree of names and values by which domains find and agree with each other.
+//!
+//! [`Server`](server::Server) keeps it and [`Client`](client::Client) uses it. Both do no I/O: bytes
+//! go in and bytes come out, in the wire format of Xen's `io/xs_wire.h`, and mean what
+//! `docs/misc/xenstore.txt` of Xen 4.17 says. [`ring`] carries the bytes through the page that a
+//! domain shares with the store, and [`Daemon`](daemon::Daemon) does that for all domains.
+//!
+//! What it is built on:
+//!
+//! - The [`tree`] is persistent: a copy takes no time, so a [`transaction`] is a copy of it.
+//! - Every request sees the tree through a [`view`], which knows who asks, and either changes
+//!   nothing or says what it changed. Accounts, transactions and watches follow from the changes.
+//! - Clients are hostile. What one can have the server keep is bounded by a [`quota`], how long it
+//!   can have it work by the length of a message and of what it may own, and each has its turn.
+//!
+//! Where Xen's own two servers differ from each other or from the documentation, errors are those of
+//! xenstored in C.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod client;
+pub mod daemon;
+pub mod path;
+pub mod permissions;
+pub mod quota;
+pub mod ring;
+pub mod server;
+pub mod transaction;
+pub mod tree;
+pub mod view;
+pub mod watch;
+pub mod wire;

@@ -1,0 +1,417 @@
+//! The tree as the request of one client sees it: with permissions and quotas, and in a transaction
+//! with a record of what was looked at.
+//!
+//! A request either fails and changes nothing, or leaves a list of [`Change`]s.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use bitflags::bitflags;
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::Domid;
+
+use crate::path::{self, Path};
+use crate::permissions::{Access, Caller, Permissions};
+use crate::quota::{Accounts, Resource};
+use crate::tree::{Node, Tree};
+
+bitflags! {
+    /// Aspects of a node. That it is there or not is part of each.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Aspects: u8 {
+        /// Its permissions.
+        const PERMISSIONS = 1;
+        /// Its value, and its permissions.
+        const VALUE = 2;
+        /// Which children it has.
+        const CHILDREN = 4;
+    }
+}
+
+/// Which watches a change fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// None: a parent that came into being with its child.
+    None,
+    /// Those of the node itself: it was removed with its parent.
+    Exact,
+    /// Those of the node and of all above it.
+    Upward,
+}
+
+/// What became of a node.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Which.
+    pub path: Path,
+    /// What it was.
+    pub before: Option<Node>,
+    /// What it is.
+    pub after: Option<Node>,
+    /// The permissions of its parent if the node was created or removed: who may list the parent's
+    /// children may know.
+    pub parent: Option<Arc<Permissions>>,
+    /// Which watches fire.
+    pub event: Event,
+}
+
+/// A transaction's account of itself.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// What of which paths was looked at.
+    pub accesses: BTreeMap<Path, Aspects>,
+    /// Bytes that its own versions of nodes take.
+    pub bytes: usize,
+    /// Nodes that its client has more of in it.
+    pub nodes: isize,
+}
+
+/// A tree, and who looks at it.
+pub struct View<'a> {
+    /// The store's tree or a transaction's.
+    pub tree: &'a mut Tree,
+    /// A transaction's record.
+    pub record: Option<&'a mut Record>,
+    /// Who asks.
+    pub caller: Caller<'a>,
+    /// What everyone has.
+    pub accounts: &'a Accounts,
+    /// Bytes that the caller's other transactions take.
+    pub elsewhere: usize,
+    /// The store's count of changes.
+    pub generation: &'a mut u64,
+    /// The store's count of what it looked at.
+    pub work: &'a mut u64,
+}
+
+impl View<'_> {
+    /// A node's value.
+    pub fn read(&mut self, path: &Path) -> Result<Arc<[u8]>, Errno> {
+        let node = self.existing(path, Access::READ, Aspects::VALUE)?;
+        Ok(node.value)
+    }
+
+    /// A node's permissions, without those that are void.
+    pub fn permissions(&mut self, path: &Path) -> Result<Permissions, Errno> {
+        let node = self.existing(path, Access::READ, Aspects::PERMISSIONS)?;
+        Ok(node.permissions.valid(self.caller.departures))
+    }
+
+    /// A number that is another whenever the node or the list of its children is another.
+    pub fn state(&mut self, path: &Path) -> Result<u64, Errno> {
+        let aspects = Aspects::VALUE | Aspects::CHILDREN;
+        let node = self.existing(path, Access::READ, aspects)?;
+        Ok(node.generation.max(node.children))
+    }
+
+    /// The names of a node's children.
+    pub fn children(&mut self, path: &Path) -> Result<Vec<&str>, Errno> {
+        self.existing(path, Access::READ, Aspects::CHILDREN)?;
+        let names = self.tree.children(path);
+        *self.work += names.len() as u64;
+        Ok(names)
+    }
+
+    /// Sets a node's value, and creates what is missing above it.
+    pub fn write(&mut self, path: &Path, value: &[u8]) -> Result<Vec<Change>, Errno> {
+        if value.len() > self.limit(Resource::NodeSize) {
+            return Err(Errno::ENOSPC);
+        }
+        match self.find(path, Access::WRITE, Aspects::VALUE)? {
+            Some(node) => self.replace(path, &node, value.into(), node.permissions.clone()),
+            None => self.create(path, value),
+        }
+    }
+
+    /// Creates a node, and what is missing above it, unless it is there.
+    pub fn make(&mut self, path: &Path) -> Result<Vec<Change>, Errno> {
+        match self.find(path, Access::WRITE, Aspects::PERMISSIONS)? {
+            Some(_) => Ok(Vec::new()),
+            None => self.create(path, &[]),
+        }
+    }
+
+    /// Sets a node's permissions.
+    pub fn set_permissions(
+        &mut self,
+        path: &Path,
+        permissions: Permissions,
+    ) -> Result<Vec<Change>, Errno> {
+        let node = self.existing(path, Access::WRITE | Access::OWN, Aspects::VALUE)?;
+        if !self.caller.is_privileged() && permissions.owner != node.permissions.owner {
+            return Err(Errno::EPERM);
+        }
+        self.replace(path, &node, node.value.clone(), Arc::new(permissions))
+    }
+
+    /// Removes a node with all below it. That it is not there is no error if its parent is.
+    pub fn remove(&mut self, path: &Path) -> Result<Vec<Change>, Errno> {
+        if self.find(path, Access::WRITE, Aspects::VALUE)?.is_none() {
+            let parent = path::parent(path).ok_or(Errno::EINVAL)?;
+            let there = self.look(parent, Aspects::PERMISSIONS)?.is_some();
+            return there.then(Vec::new).ok_or(Errno::ENOENT);
+        }
+        if &**path == "/" {
+            return Err(Errno::EINVAL);
+        }
+        self.remove_all(path)
+    }
+
+    /// Removes what is at and below a path, whoever may.
+    pub fn remove_all(&mut self, path: &Path) -> Result<Vec<Change>, Errno> {
+        let mut paths: Vec<Path> = self.tree.below(path).into_iter().cloned().collect();
+        paths.insert(0, path.clone());
+        let mut changes = Vec::with_capacity(paths.len());
+        // A node comes before what is below it, so the other way round none is left an orphan.
+        for path in paths.into_iter().rev() {
+            let before = self.look(&path, Aspects::VALUE | Aspects::CHILDREN)?;
+            changes.push(Change {
+                before,
+                after: None,
+                parent: self.parent_permissions(&path),
+                event: Event::Exact,
+                path,
+            });
+        }
+        if let Some(top) = changes.last_mut() {
+            top.event = Event::Upward;
+        }
+        *self.generation += 1;
+        for change in &changes {
+            self.tree.remove(&change.path, *self.generation);
+            self.charge_nodes(change);
+        }
+        Ok(changes)
+    }
+
+    /// Takes a node from its owner, who is gone: it is removed, or dom0's if it is the root.
+    pub fn disown(&mut self, path: &Path) -> Vec<Change> {
+        let changes = match self.tree.get(path).cloned() {
+            Some(node) if &**path == "/" => {
+                *self.generation += 1;
+                let permissions = Permissions {
+                    owner: self.caller.domain,
+                    generation: *self.generation,
+                    ..node.permissions.valid(self.caller.departures)
+                };
+                self.replace(path, &node, node.value.clone(), Arc::new(permissions))
+            }
+            _ => self.remove_all(path),
+        };
+        // Only quotas and transactions know errors.
+        changes.unwrap_or_default()
+    }
+
+    /// The caller's limit of something.
+    pub fn limit(&self, resource: Resource) -> usize {
+        self.accounts.limit(self.caller.domain, resource)
+    }
+
+    fn create(&mut self, path: &Path, value: &[u8]) -> Result<Vec<Change>, Errno> {
+        let missing: Vec<_> = path::and_above(path)
+            .take_while(|path| self.tree.get(path).is_none())
+            .map(Path::of_node)
+            .collect();
+        let mut permissions = missing
+            .last()
+            .and_then(|top| self.parent_permissions(top))
+            .ok_or(Errno::EIO)?;
+        *self.generation += 1;
+        let (caller, generation) = (self.caller, *self.generation);
+        // Who has no privilege owns what it creates.
+        if !caller.is_privileged() && permissions.owner != caller.domain {
+            permissions = Arc::new(Permissions {
+                owner: caller.domain,
+                generation,
+                ..permissions.valid(caller.departures)
+            });
+        }
+        let mut changes: Vec<_> = missing
+            .into_iter()
+            .rev()
+            .map(|path| Change {
+                path,
+                before: None,
+                after: Some(Node {
+                    value: Arc::default(),
+                    permissions: permissions.clone(),
+                    generation,
+                    children: generation,
+                }),
+                parent: None,
+                event: Event::None,
+            })
+            .collect();
+        if let Some(Change {
+            after: Some(node),
+            event,
+            ..
+        }) = changes.last_mut()
+        {
+            node.value = value.into();
+            *event = Event::Upward;
+        }
+        self.charge(&changes)?;
+        for change in &mut changes {
+            change.parent = self.parent_permissions(&change.path);
+            self.apply(change);
+        }
+        Ok(changes)
+    }
+
+    fn replace(
+        &mut self,
+        path: &Path,
+        before: &Node,
+        value: Arc<[u8]>,
+        permissions: Arc<Permissions>,
+    ) -> Result<Vec<Change>, Errno> {
+        *self.generation += 1;
+        let change = Change {
+            path: path.clone(),
+            before: Some(before.clone()),
+            after: Some(Node {
+                value,
+                permissions,
+                generation: *self.generation,
+                children: before.children,
+            }),
+            parent: None,
+            event: Event::Upward,
+        };
+        self.charge(core::slice::from_ref(&change))?;
+        self.apply(&change);
+        Ok(Vec::from([change]))
+    }
+
+    fn apply(&mut self, change: &Change) {
+        if let Some(node) = &change.after {
+            let (value, permissions) = (node.value.clone(), node.permissions.clone());
+            self.tree
+                .set(&change.path, value, permissions, node.generation);
+        }
+        self.charge_nodes(change);
+    }
+
+    /// Whether quotas let the caller make changes. A transaction's own copies are the caller's;
+    /// once committed, nodes are their owners'.
+    fn charge(&mut self, changes: &[Change]) -> Result<(), Errno> {
+        if self.caller.is_privileged() {
+            return Ok(());
+        }
+        let Some(record) = &mut self.record else {
+            return self.accounts.permit(changes);
+        };
+        let domain = self.caller.domain;
+        let created = changes
+            .iter()
+            .filter(|change| change.before.is_none())
+            .count();
+        let nodes = self
+            .accounts
+            .nodes(domain)
+            .saturating_add_signed(record.nodes)
+            + created;
+        if created > 0 && nodes > self.accounts.limit(domain, Resource::Nodes) {
+            return Err(Errno::ENOSPC);
+        }
+        let bytes: usize = changes
+            .iter()
+            .filter_map(|change| Some(change.after.as_ref()?.size(&change.path) + Tree::COPY))
+            .sum();
+        let used = self.accounts.bytes(domain) + self.elsewhere + record.bytes;
+        if used + bytes > self.accounts.limit(domain, Resource::Memory) {
+            return Err(Errno::ENOMEM);
+        }
+        record.bytes += bytes;
+        Ok(())
+    }
+
+    fn charge_nodes(&mut self, change: &Change) {
+        let owns = |node: &Option<Node>| {
+            let owner = node.as_ref().map(|node| node.permissions.owner);
+            isize::from(owner == Some(self.caller.domain))
+        };
+        let more = owns(&change.after) - owns(&change.before);
+        if let Some(record) = &mut self.record {
+            record.nodes += more;
+        }
+    }
+
+    fn parent_permissions(&self, path: &str) -> Option<Arc<Permissions>> {
+        let parent = self.tree.get(path::parent(path)?)?;
+        Some(parent.permissions.clone())
+    }
+
+    fn existing(&mut self, path: &Path, access: Access, aspects: Aspects) -> Result<Node, Errno> {
+        self.find(path, access, aspects)?.ok_or(Errno::ENOENT)
+    }
+
+    /// Looks for a node on which the caller has all of `access`. To be told that it is not there,
+    /// it must have some of that on the nearest node above.
+    fn find(
+        &mut self,
+        path: &Path,
+        access: Access,
+        aspects: Aspects,
+    ) -> Result<Option<Node>, Errno> {
+        if let Some(node) = self.look(path, aspects | Aspects::PERMISSIONS)? {
+            return match node.permissions.allow(self.caller, access) {
+                true => Ok(Some(node)),
+                false => Err(Errno::EACCES),
+            };
+        }
+        for above in path::and_above(path).skip(1) {
+            if let Some(node) = self.look(above, Aspects::PERMISSIONS)? {
+                return match node.permissions.access(self.caller).intersects(access) {
+                    true => Ok(None),
+                    false => Err(Errno::EACCES),
+                };
+            }
+        }
+        Err(Errno::EACCES)
+    }
+
+    fn look(&mut self, path: &str, aspects: Aspects) -> Result<Option<Node>, Errno> {
+        *self.work += 1;
+        if let Some(record) = &mut self.record {
+            match record.accesses.get_mut(path) {
+                Some(known) => *known |= aspects,
+                None => {
+                    let limit = self
+                        .accounts
+                        .limit(self.caller.domain, Resource::TransactionNodes);
+                    if record.accesses.len() >= limit {
+                        return Err(Errno::ENOSPC);
+                    }
+                    record.accesses.insert(Path::of_node(path), aspects);
+                }
+            }
+        }
+        Ok(self.tree.get(path).cloned())
+    }
+}
+
+/// A view that only dom0's own clean-up uses: no permissions, no quotas, no transaction.
+pub fn privileged<'a>(
+    tree: &'a mut Tree,
+    accounts: &'a Accounts,
+    departures: &'a crate::permissions::Departures,
+    generation: &'a mut u64,
+    work: &'a mut u64,
+) -> View<'a> {
+    View {
+        tree,
+        record: None,
+        caller: Caller {
+            domain: Domid(0),
+            target: None,
+            departures,
+        },
+        accounts,
+        elsewhere: 0,
+        generation,
+        work,
+    }
+}
