@@ -197,12 +197,15 @@ impl EventChannel {
 impl Drop for EventChannel {
     fn drop(&mut self) {
         self.mask();
-        // The one failure is a port that the peer's end already closed for good.
-        _ = event_channel::close(self.port);
-        for bound in &BOUND {
-            bound.remove(self.port);
-        }
-        evtchn_bits::clear(cpu::shared(), self.port);
-        with_slot(self.port, |slot| *slot = Slot::default());
+        // Another vCPU that binds a port of the same number next waits until all is forgotten.
+        critical_section::with(|_| {
+            // The one failure is a port that the peer's end already closed for good.
+            _ = event_channel::close(self.port);
+            for bound in &BOUND {
+                bound.remove(self.port);
+            }
+            evtchn_bits::clear(cpu::shared(), self.port);
+            with_slot(self.port, |slot| *slot = Slot::default());
+        });
     }
 }

@@ -28,7 +28,7 @@
 //! | `clock` | system time, wall clock, `sleep`, `timeout` |
 //! | `executor` | tasks: `spawn`, `JoinHandle`, `yield_now` |
 //! | `events` | event channels: bind, wait, notify, mask |
-//! | `memory` | frames, DMA memory, foreign and device mappings, page tables |
+//! | `memory` | frames, DMA memory, memory on demand, foreign and device mappings, page tables |
 //! | `ports` | I/O ports |
 //! | `power` | power off, reboot, crash |
 //! | `traps` | a hook on every exception |

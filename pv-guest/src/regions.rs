@@ -22,6 +22,14 @@ impl Regions {
         Some(start)
     }
 
+    /// Whether a page is free.
+    pub fn contains(&self, page: u64) -> bool {
+        self.0
+            .range(..=page)
+            .next_back()
+            .is_some_and(|(start, length)| page - start < *length)
+    }
+
     /// Gives a run back, or adds one.
     pub fn give(&mut self, mut start: u64, mut pages: u64) {
         if let Some((&before, &length)) = self.0.range(..start).next_back()
@@ -51,6 +59,8 @@ mod tests {
         assert_eq!(regions.take(1), None);
         regions.give(a, 3);
         regions.give(c, 4);
+        let free: Vec<u64> = (98..112).filter(|page| regions.contains(*page)).collect();
+        assert_eq!(free, [100, 101, 102, 106, 107, 108, 109]);
         assert_eq!(regions.take(5), None);
         regions.give(b, 3);
         assert_eq!(regions.take(10), Some(100));

@@ -16,7 +16,7 @@ use hypercall_abi::arch_x86::TrapInfo;
 use hypercall_abi::callback::{self, CallbackRegister};
 
 use crate::hypercall::trap;
-use crate::{cpu, events, vcpus};
+use crate::{cpu, events, memory, vcpus};
 
 /// The hypervisor's flat code segment for guest kernels.
 pub const KERNEL_CS: u16 = 0xe033;
@@ -362,13 +362,20 @@ unsafe extern "C" fn dispatch(frame: &mut Frame) {
         events::upcall();
         return;
     }
+    // Before anything that could fault again.
+    let address = cpu::vcpu().cr2.load(Relaxed);
+    if frame.vector == PAGE_FAULT
+        && !frame.is_user()
+        && memory::serve_demand(address, frame.error_code)
+    {
+        return;
+    }
     if hook().is_some_and(|hook| hook(frame)) {
         return;
     }
     if REPORTING.swap(frame.vector, Relaxed) != u64::MAX {
         crate::power::shutdown(crate::power::Reason::Crash);
     }
-    let address = cpu::vcpu().cr2.load(Relaxed);
     match frame.vector {
         PAGE_FAULT => panic!("page fault at {address:#018x}\n{frame}"),
         _ => panic!("{}\n{frame}", frame.name()),

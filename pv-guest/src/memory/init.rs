@@ -15,7 +15,7 @@ use hypercall_abi::types::{Domid, Mfn, Pfn};
 use hypercall_abi::xen::{SIF_INITDOMAIN, SIF_MOD_START_PFN, StartInfo, StartInfoConsoleDomU};
 
 use super::tables::{self, Updates, allow_no_execute, entry, entry_address, walk};
-use super::{BASE, LAYOUT, LINEAR_BASE, Layout, frames, machine_to_physical, mapping};
+use super::{BASE, LAYOUT, LINEAR_BASE, Layout, demand, frames, machine_to_physical, mapping};
 use crate::hypercall::memory;
 use crate::p2m::P2m;
 use crate::pte::{ENTRIES, Flags, PAGE_SIZE, Pte, index};
@@ -96,6 +96,7 @@ pub(crate) unsafe fn init(info: &StartInfo, stack: u64) {
         unsafe { frames::add(run) };
     }
     mapping::init();
+    demand::init();
     boot::init(info, LINEAR_BASE.wrapping_sub(VIRT_BASE));
 }
 

@@ -1,14 +1,17 @@
 //! The guest's memory.
 //!
-//! Two ranges of the address space matter besides the image itself:
+//! Three ranges of the address space matter besides the image itself:
 //!
 //! - the *linear map*, where the frame `pfn` is at `LINEAR_BASE + pfn * 4096`. Every frame of the
 //!   guest is there once and, but for the image, nowhere else, so whether a frame can become a page
 //!   table depends on one entry. Page tables, code and constants are read-only in it.
 //! - the *map range*, where foreign frames and device registers are mapped on request
 //!   ([`Mapping`]).
+//! - the *demand range*, whose pages get frames when they are touched ([`DemandMemory`]). These frames
+//!   are in both ranges, and used in this one alone.
 
 mod batch;
+mod demand;
 mod dma;
 mod foreign;
 mod frames;
@@ -31,6 +34,8 @@ use crate::pte::PAGE_SIZE;
 use crate::sync::Mutex;
 
 pub(crate) use batch::Batch;
+pub use demand::DemandMemory;
+pub(crate) use demand::serve as serve_demand;
 pub use dma::DmaMemory;
 pub use foreign::ForeignDomain;
 pub use frames::Frames;
@@ -58,12 +63,20 @@ pub(crate) fn share_kernel_tables() -> Result<()> {
     let mut shared = SHARED.lock();
     if !*shared {
         const SPAN: usize = 1 << 39;
-        let map_end = MAP_BASE + MAP_PAGES * PAGE_SIZE as u64;
-        tables::settle_root((MAP_BASE..map_end).step_by(SPAN))?;
+        for (base, pages) in [(MAP_BASE, MAP_PAGES), (DEMAND_BASE, DEMAND_PAGES)] {
+            let end = base + pages * PAGE_SIZE as u64;
+            tables::settle_root((base..end).step_by(SPAN))?;
+        }
         *shared = true;
     }
     Ok(())
 }
+
+/// Where the demand range begins.
+pub const DEMAND_BASE: u64 = 0xffff_d000_0000_0000;
+
+/// Pages in the demand range.
+pub const DEMAND_PAGES: u64 = 1 << 27;
 
 struct Layout {
     p2m: P2m<'static>,

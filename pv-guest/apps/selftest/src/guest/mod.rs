@@ -1,6 +1,7 @@
 //! The tests, by subject.
 
 mod calls;
+mod demand;
 mod descriptors;
 mod domains;
 mod events;
@@ -27,6 +28,7 @@ async fn main() {
     instructions::run(&mut tap);
     calls::run(&mut tap);
     mmu::run(&mut tap);
+    demand::run(&mut tap);
     descriptors::run(&mut tap);
     events::run(&mut tap).await;
     time::run(&mut tap).await;

@@ -4,24 +4,14 @@ use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pv_guest::cpu;
+use pv_guest::sync::Mutex;
 use pv_guest::traps::{self, Frame};
 
 /// Where to go on after a trap; 0 where none is expected.
 pub static RESUME: AtomicU64 = AtomicU64::new(0);
 
-static VECTOR: AtomicU64 = AtomicU64::new(0);
-static ERROR: AtomicU64 = AtomicU64::new(0);
-static RIP: AtomicU64 = AtomicU64::new(0);
-static CS: AtomicU64 = AtomicU64::new(0);
-static SS: AtomicU64 = AtomicU64::new(0);
-static RSP: AtomicU64 = AtomicU64::new(0);
-static RFLAGS: AtomicU64 = AtomicU64::new(0);
-static RAX: AtomicU64 = AtomicU64::new(0);
-static ADDRESS: AtomicU64 = AtomicU64::new(0);
-static MASKED: AtomicU64 = AtomicU64::new(0);
-
-/// [`VECTOR`] where no trap happened.
-pub const NONE: u64 = u64::MAX;
+/// The last trap. No trap comes while it is locked.
+static LAST: Mutex<Option<Trap>> = Mutex::new(None);
 
 /// A trap.
 #[derive(Clone, Copy, Debug)]
@@ -43,25 +33,29 @@ pub struct Trap {
 impl Trap {
     /// The trap since the last call, if there was one.
     pub fn take() -> Option<Self> {
-        let vector = VECTOR.swap(NONE, SeqCst);
-        (vector != NONE).then(|| Self {
-            vector,
-            error_code: ERROR.load(Relaxed),
-            rip: RIP.load(Relaxed),
-            cs: CS.load(Relaxed),
-            ss: SS.load(Relaxed),
-            rsp: RSP.load(Relaxed),
-            rflags: RFLAGS.load(Relaxed),
-            rax: RAX.load(Relaxed),
-            address: ADDRESS.load(Relaxed),
-            masked: MASKED.load(Relaxed) != 0,
-        })
+        LAST.lock().take()
+    }
+
+    /// The trap that has just come with this frame.
+    pub fn of(frame: &Frame) -> Self {
+        let vcpu = cpu::vcpu();
+        Self {
+            vector: frame.vector,
+            error_code: frame.error_code,
+            rip: frame.rip,
+            cs: frame.cs,
+            ss: frame.ss,
+            rsp: frame.rsp,
+            rflags: frame.rflags,
+            rax: frame.rax,
+            address: vcpu.cr2.load(Relaxed),
+            masked: vcpu.upcall_mask.load(Relaxed) != 0,
+        }
     }
 }
 
 /// Makes traps be noted.
 pub fn init() {
-    VECTOR.store(NONE, SeqCst);
     // SAFETY: the hook resumes only where a probe says that it may.
     unsafe { traps::set_hook(Some(hook)) };
 }
@@ -72,26 +66,10 @@ fn hook(frame: &mut Frame) -> bool {
     if resume == 0 {
         return false;
     }
-    note(frame);
-    if frame.is_user() {
-        super::user::leave(frame);
-    }
+    *LAST.lock() = Some(Trap::of(frame));
     frame.rip = resume;
     frame.rflags &= !(1 << 8 | 1 << 18);
     true
-}
-
-fn note(frame: &Frame) {
-    ERROR.store(frame.error_code, Relaxed);
-    RIP.store(frame.rip, Relaxed);
-    CS.store(frame.cs, Relaxed);
-    SS.store(frame.ss, Relaxed);
-    RSP.store(frame.rsp, Relaxed);
-    RFLAGS.store(frame.rflags, Relaxed);
-    RAX.store(frame.rax, Relaxed);
-    ADDRESS.store(cpu::vcpu().cr2.load(Relaxed), Relaxed);
-    MASKED.store(u64::from(cpu::vcpu().upcall_mask.load(Relaxed)), Relaxed);
-    VECTOR.store(frame.vector, SeqCst);
 }
 
 /// Runs instructions of which one may trap; what is behind it is then left out. Operands follow as
