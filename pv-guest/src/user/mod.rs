@@ -32,7 +32,7 @@ use alloc::sync::Arc;
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use hypercall_abi::arch_x86::{FLAT_USER_CS, FLAT_USER_SS, VGCF_IN_SYSCALL};
+use hypercall_abi::arch_x86::VGCF_IN_SYSCALL;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::{HYPERVISOR_IRET, MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MmuextOp};
 
@@ -134,8 +134,8 @@ impl Thread {
             } else {
                 0
             };
-            registers.cs = FLAT_USER_CS.into();
-            registers.ss = FLAT_USER_SS.into();
+            registers.cs = traps::USER_CS.into();
+            registers.ss = traps::USER_SS.into();
             registers.rflags = registers.rflags & FLAGS | BASE_FLAGS;
             registers.rip = registers.rip.min(END);
             // SAFETY: a space is loaded, and upcalls are masked; user mode reaches nothing of the

@@ -33,7 +33,7 @@ static RUNS: [AtomicU32; MAX_VCPUS] = [const { AtomicU32::new(0) }; MAX_VCPUS];
 
 async fn main() {
     let vcpus = vcpus::count();
-    println!("forks: {CHILDREN} processes on {vcpus} vCPUs");
+    println!("forks: {CHILDREN} processes, vCPUs: {vcpus}");
     for id in 1..vcpus {
         if let Err(error) = vcpus::start(id, serve) {
             fail(format_args!("vCPU {id} does not start: {error}"));

@@ -9,6 +9,7 @@ mod exceptions;
 mod instructions;
 mod mmu;
 mod probe;
+mod processes;
 mod tap;
 mod time;
 mod user;
@@ -33,6 +34,7 @@ async fn main() {
     events::run(&mut tap).await;
     time::run(&mut tap).await;
     domains::run(&mut tap).await;
+    processes::run(&mut tap);
     user::run(&mut tap);
     if tap.finish() {
         shutdown(Reason::Crash);
