@@ -57,7 +57,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
+        if !self.queued.swap(true, Ordering::SeqCst) {
             self.ready.push(self.task);
         }
     }
@@ -123,7 +123,8 @@ impl Executor {
             let Some(mut task) = self.tasks.borrow_mut().remove(&id) else {
                 continue;
             };
-            task.waker.queued.store(false, Ordering::Release);
+            // A full barrier: a wake that still finds it queued is seen by the poll.
+            task.waker.queued.swap(false, Ordering::SeqCst);
             let waker = Waker::from(task.waker.clone());
             polled += 1;
             if task

@@ -1,10 +1,12 @@
 //! The global allocator. It takes frames as it needs them and keeps them.
 
 use core::alloc::Layout;
+use core::cell::UnsafeCell;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU32};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
+use critical_section::RestoreState;
 use lock_api::{GuardNoSend, RawMutex};
 use talc::base::Talc;
 use talc::base::binning::{Binning, DefaultBinning};
@@ -13,7 +15,6 @@ use talc::sync::TalcLock;
 
 use super::frames;
 use crate::pte::PAGE_SIZE;
-use crate::{cpu, sync, vcpus};
 
 /// At least this many frames are taken at a time.
 const STEP: usize = 64;
@@ -22,60 +23,60 @@ const STEP: usize = 64;
 const OVERHEAD: usize = 4096;
 
 #[global_allocator]
-static HEAP: TalcLock<MaskingLock, FrameSource, DefaultBinning> =
+static HEAP: TalcLock<SectionLock, FrameSource, DefaultBinning> =
     TalcLock::new(FrameSource { end: None });
 
-/// A lock that also holds back upcalls, whose handlers use the heap.
-struct MaskingLock {
-    /// The vCPU that has it, or [`NOBODY`].
-    holder: AtomicU32,
-    were_masked: AtomicBool,
+/// The heap's lock: the critical section, in which the heap is used and out of which it takes frames
+/// that are behind one too. A second lock could be taken in either order.
+struct SectionLock {
+    locked: AtomicBool,
+    /// What ends the section.
+    state: UnsafeCell<RestoreState>,
 }
 
-const NOBODY: u32 = u32::MAX;
+// SAFETY: the state is used by the holder alone.
+unsafe impl Sync for SectionLock {}
+// SAFETY: as above.
+unsafe impl Send for SectionLock {}
 
-// SAFETY: one vCPU takes it at a time, and gives it back.
-unsafe impl RawMutex for MaskingLock {
+// SAFETY: one vCPU is in the critical section at a time, and the flag tells when it comes back to a
+// lock that it has.
+unsafe impl RawMutex for SectionLock {
     const INIT: Self = Self {
-        holder: AtomicU32::new(NOBODY),
-        were_masked: AtomicBool::new(false),
+        locked: AtomicBool::new(false),
+        state: UnsafeCell::new(RestoreState::invalid()),
     };
 
     type GuardMarker = GuardNoSend;
 
     fn lock(&self) {
-        let mut attempts = 0;
-        while !self.try_lock() {
-            // Upcalls are masked while the lock is held: whoever finds that its own vCPU has it
-            // interrupted the holder by an exception, and would wait for ever.
-            assert!(
-                self.holder.load(Relaxed) != vcpus::current(),
-                "the heap is used by a trap handler that interrupted it"
-            );
-            sync::relax(&mut attempts);
-        }
+        // Upcalls are masked while the lock is held: whoever has the section and finds it taken
+        // interrupted the holder by an exception, and would wait for ever.
+        assert!(
+            self.try_lock(),
+            "the heap is used by a trap handler that interrupted it"
+        );
     }
 
     fn try_lock(&self) -> bool {
-        let masked = cpu::disable_upcalls();
-        let taken = self
-            .holder
-            .compare_exchange(NOBODY, vcpus::current(), Acquire, Relaxed)
-            .is_ok();
-        if taken {
-            self.were_masked.store(masked, Relaxed);
-        } else if !masked {
-            cpu::enable_upcalls();
+        // SAFETY: released in `unlock`, or at once.
+        let state = unsafe { critical_section::acquire() };
+        if self.locked.swap(true, Relaxed) {
+            // SAFETY: as it was acquired.
+            unsafe { critical_section::release(state) };
+            return false;
         }
-        taken
+        // SAFETY: the lock was free, and is this vCPU's.
+        unsafe { *self.state.get() = state };
+        true
     }
 
     unsafe fn unlock(&self) {
-        let masked = self.were_masked.load(Relaxed);
-        self.holder.store(NOBODY, Release);
-        if !masked {
-            cpu::enable_upcalls();
-        }
+        // SAFETY: this vCPU has the lock.
+        let state = unsafe { *self.state.get() };
+        self.locked.store(false, Relaxed);
+        // SAFETY: it is the state of `try_lock`, and what was acquired since is released.
+        unsafe { critical_section::release(state) };
     }
 }
 
