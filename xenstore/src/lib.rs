@@ -14,7 +14,15 @@
 //!   can have it work by the length of a message and of what it may own, and each has its turn.
 //!
 //! Where Xen's own two servers differ from each other or from the documentation, errors are those of
-//! xenstored in C.
+//! xenstored in C. It is stricter than that, or less strict, in these points:
+//!
+//! - A transaction sees the store as it was at its start, and fails only for changes of what it
+//!   looked at; that a node has another child is a change only for who listed its children.
+//! - A change of a node's value is told to those who can read the node. To be able to list its
+//!   parent is enough to hear of its creation and removal.
+//! - A watch whose events are not taken falls back to an event that names its own path; none is lost.
+//! - Numbers are decimal and within their range, or `EINVAL`.
+//! - Dom0 is not hindered by the quota of a guest, nor by a guest that writes where it reads.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

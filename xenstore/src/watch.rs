@@ -96,7 +96,7 @@ impl Watch {
 /// All watches.
 #[derive(Debug, Default)]
 pub struct Watches {
-    by_path: BTreeMap<String, Vec<Watch>>,
+    by_path: BTreeMap<String, BTreeMap<ClientId, Vec<Watch>>>,
     by_client: BTreeMap<ClientId, Vec<String>>,
     last: u64,
 }
@@ -122,17 +122,18 @@ impl Watches {
 
     /// Whether a client has a watch of this target and token.
     pub fn contains(&self, client: ClientId, target: &Target, token: &[u8]) -> bool {
-        let here = self.by_path.get(&target.path).into_iter().flatten();
-        here.into_iter()
-            .any(|watch| watch.client == client && watch.token == token)
+        self.by_path
+            .get(&target.path)
+            .and_then(|here| here.get(&client))
+            .is_some_and(|theirs| theirs.iter().any(|watch| watch.token == token))
     }
 
     /// Adds a watch that the client does not have.
     pub fn add(&mut self, watch: Watch) {
-        let path = watch.target.path.clone();
-        let paths = self.by_client.entry(watch.client).or_default();
-        paths.push(path.clone());
-        self.by_path.entry(path).or_default().push(watch);
+        let (client, path) = (watch.client, watch.target.path.clone());
+        self.by_client.entry(client).or_default().push(path.clone());
+        let here = self.by_path.entry(path).or_default();
+        here.entry(client).or_default().push(watch);
     }
 
     /// Removes a watch.
@@ -146,14 +147,18 @@ impl Watches {
         target: &Target,
         token: &[u8],
     ) -> Result<Watch, Errno> {
-        let here = self.by_path.get_mut(&target.path).ok_or(Errno::ENOENT)?;
-        let index = here
-            .iter()
-            .position(|watch| watch.client == client && watch.token == token)
+        let theirs = self
+            .by_path
+            .get_mut(&target.path)
+            .and_then(|here| here.get_mut(&client))
             .ok_or(Errno::ENOENT)?;
-        let watch = here.remove(index);
-        if here.is_empty() {
-            self.by_path.remove(&target.path);
+        let index = theirs
+            .iter()
+            .position(|watch| watch.token == token)
+            .ok_or(Errno::ENOENT)?;
+        let watch = theirs.remove(index);
+        if theirs.is_empty() {
+            self.forget(client, &target.path);
         }
         if let Some(paths) = self.by_client.get_mut(&client) {
             if let Some(index) = paths.iter().position(|path| *path == target.path) {
@@ -170,53 +175,82 @@ impl Watches {
     pub fn remove_all(&mut self, client: ClientId) -> Vec<Watch> {
         let mut removed = Vec::new();
         for path in self.by_client.remove(&client).unwrap_or_default() {
-            if let Some(here) = self.by_path.get_mut(&path) {
-                removed.extend(here.extract_if(.., |watch| watch.client == client));
-                if here.is_empty() {
-                    self.by_path.remove(&path);
-                }
-            }
+            removed.extend(self.forget(client, &path));
         }
         removed
     }
 
-    /// The watches that a change of a node fires, in the order in which they were set. `exact` says
-    /// that those above the node do not count. `work` grows by what was looked at.
-    pub fn matching(&self, path: &str, exact: bool, work: &mut u64) -> Vec<&Watch> {
+    fn forget(&mut self, client: ClientId, path: &str) -> Vec<Watch> {
+        let Some(here) = self.by_path.get_mut(path) else {
+            return Vec::new();
+        };
+        let theirs = here.remove(&client).unwrap_or_default();
+        if here.is_empty() {
+            self.by_path.remove(path);
+        }
+        theirs
+    }
+
+    /// The watches that a change of a node fires, of clients that `may` know of it, in the order in
+    /// which they were set. `exact` says that those above the node do not count. `work` grows by
+    /// what was looked at.
+    pub fn matching(
+        &self,
+        path: &str,
+        exact: bool,
+        work: &mut u64,
+        may: impl Fn(ClientId) -> bool,
+    ) -> Vec<&Watch> {
         let levels = if exact { 1 } else { usize::MAX };
         let mut matching = Vec::new();
         for (depth, path) in path::and_above(path).enumerate().take(levels) {
-            let here = self.by_path.get(path).map_or(&[][..], Vec::as_slice);
-            *work += 1 + here.len() as u64;
-            let reaches = |watch: &&Watch| watch.depth.is_none_or(|limit| depth <= limit);
-            matching.extend(here.iter().filter(reaches));
+            *work += 1;
+            // However many watches strangers set on the root, each costs one question.
+            for (client, theirs) in self.by_path.get(path).into_iter().flatten() {
+                *work += 1;
+                if may(*client) {
+                    *work += theirs.len() as u64;
+                    let reaches = |watch: &&Watch| watch.depth.is_none_or(|limit| depth <= limit);
+                    matching.extend(theirs.iter().filter(reaches));
+                }
+            }
         }
         matching.sort_by_key(|watch| watch.number);
         matching
     }
 
-    /// The watches that a domain's introduction or release fires, each with the path to report.
-    pub fn of_domain<'a>(
-        &'a self,
-        event: &'a str,
+    /// The watches that a domain's introduction or release fires, of clients that `may` know of it,
+    /// each with the path to report.
+    pub fn of_domain(
+        &self,
+        event: &str,
         domain: Domid,
-    ) -> impl Iterator<Item = (&'a Watch, String)> {
+        may: impl Fn(ClientId) -> bool,
+    ) -> Vec<(&Watch, String)> {
         let exact = alloc::format!("{event}/{domain}");
-        let of = |path: &str| self.by_path.get(path).into_iter().flatten();
-        let mut matching: Vec<_> = of(event).chain(of(&exact)).collect();
-        matching.sort_by_key(|watch| watch.number);
-        matching.into_iter().map(move |watch| {
-            let path = match watch.depth {
-                Some(1) => exact.clone(),
-                _ => watch.target.path.clone(),
-            };
-            (watch, path)
-        })
+        let mut matching = Vec::new();
+        for (client, theirs) in [event, &exact]
+            .into_iter()
+            .filter_map(|path| self.by_path.get(path))
+            .flatten()
+        {
+            if may(*client) {
+                matching.extend(theirs.iter().map(|watch| {
+                    let path = match watch.depth {
+                        Some(1) => exact.clone(),
+                        _ => watch.target.path.clone(),
+                    };
+                    (watch, path)
+                }));
+            }
+        }
+        matching.sort_by_key(|(watch, _)| watch.number);
+        matching
     }
 
     /// All there are.
     pub fn iter(&self) -> impl Iterator<Item = &Watch> {
-        self.by_path.values().flatten()
+        self.by_path.values().flat_map(BTreeMap::values).flatten()
     }
 
     /// How many a client has.

@@ -195,7 +195,7 @@ impl Assembler {
 
     /// Says that the first `count` bytes of [`room`](Self::room) were filled in.
     pub fn fill(&mut self, count: usize) -> Result<(), TooLong> {
-        self.filled += count;
+        self.filled += count.min(self.room().len());
         if self.header.is_some() || self.filled < HEADER {
             return Ok(());
         }

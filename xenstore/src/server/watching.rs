@@ -69,53 +69,47 @@ impl Server {
     /// Queues the events of all that has happened.
     pub(super) fn fire(&mut self) {
         for firing in core::mem::take(&mut self.firings) {
-            let events: Vec<(ClientId, bool)> = match &firing {
-                Firing::Changed(change) => self.fire_change(change),
-                Firing::OfDomain(event, domain) => {
-                    let permissions = match *event {
-                        watch::INTRODUCE => &self.introduce,
-                        _ => &self.release,
-                    };
-                    let mut events = Vec::new();
-                    for (watch, path) in self.watches.of_domain(event, *domain) {
-                        let who = caller(watch.client, &self.domains, &self.departures);
-                        if permissions.allow(who, Access::READ)
-                            && let Some(connection) = self.clients.get_mut(&watch.client)
-                        {
-                            events.push((watch.client, connection.output.event(watch, &path)));
-                        }
-                    }
-                    events
-                }
-                Firing::Set(watch) => {
-                    let own = watch.target.own_name();
-                    let connection = self.clients.get_mut(&watch.client);
-                    let queued = connection.is_some_and(|it| it.output.event(watch, own));
-                    Vec::from([(watch.client, queued)])
-                }
-            };
-            for (client, _) in events.into_iter().filter(|(_, queued)| *queued) {
+            for client in self.fire_one(&firing) {
                 self.announce(client);
             }
         }
     }
 
-    fn fire_change(&mut self, change: &Change) -> Vec<(ClientId, bool)> {
-        let mut events = Vec::new();
-        if change.event == Event::None {
-            return events;
-        }
-        let exact = change.event == Event::Exact;
-        for watch in self.watches.matching(&change.path, exact, &mut self.work) {
-            let who = caller(watch.client, &self.domains, &self.departures);
-            if may_know(change, who)
-                && let Some(connection) = self.clients.get_mut(&watch.client)
-            {
-                let path = watch.target.name(&change.path);
-                events.push((watch.client, connection.output.event(watch, path)));
+    /// Queues the events of one thing that has happened; who has got any.
+    fn fire_one(&mut self, firing: &Firing) -> Vec<ClientId> {
+        let who = |client| caller(client, &self.domains, &self.departures);
+        let clients = &mut self.clients;
+        let mut queue = |watch: &Watch, path: &str| {
+            let connection = clients.get_mut(&watch.client)?;
+            connection.output.event(watch, path).then_some(watch.client)
+        };
+        match firing {
+            Firing::Changed(Change {
+                event: Event::None, ..
+            }) => Vec::new(),
+            Firing::Changed(change) => {
+                let exact = change.event == Event::Exact;
+                let may = |client| may_know(change, who(client));
+                self.watches
+                    .matching(&change.path, exact, &mut self.work, may)
+                    .into_iter()
+                    .filter_map(|watch| queue(watch, watch.target.name(&change.path)))
+                    .collect()
             }
+            Firing::OfDomain(event, domain) => {
+                let permissions = match *event {
+                    watch::INTRODUCE => &self.introduce,
+                    _ => &self.release,
+                };
+                let may = |client| permissions.allow(who(client), Access::READ);
+                self.watches
+                    .of_domain(event, *domain, may)
+                    .into_iter()
+                    .filter_map(|(watch, path)| queue(watch, &path))
+                    .collect()
+            }
+            Firing::Set(watch) => queue(watch, watch.target.own_name()).into_iter().collect(),
         }
-        events
     }
 }
 

@@ -75,3 +75,21 @@ fn the_events_of_one_domain_are_its_own() {
         assert_eq!(store.events(guest(domain)).len(), expected, "{domain}");
     }
 }
+
+#[test]
+fn watches_of_strangers_on_the_root_cost_one_question_each() {
+    let mut store = Store::with_guests(&[1, 2, 3]);
+    store.ok(guest(1), Kind::Mkdir, "a\0");
+    let cost = |store: &mut Store| {
+        let before = store.server.work();
+        store.ok(guest(1), Kind::Write, "a\0x");
+        store.server.work() - before
+    };
+    let alone = cost(&mut store);
+    for stranger in [2, 3] {
+        for watch in 0..128 {
+            store.ok(guest(stranger), Kind::Watch, &format!("/\0{watch}\0"));
+        }
+    }
+    assert_eq!(cost(&mut store), alone + 2);
+}
