@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hypercall_abi::types::{Domid, Mfn};
 
+use crate::emulate::unhook::Unhooking;
 use crate::event::EventChannels;
 use crate::lifecycle::NewDomain;
 use crate::lock::{Mutex, RwLock};
@@ -54,6 +55,8 @@ pub struct Domain {
     pub suspend_port: AtomicU32,
     /// Whether a debugger has it (`XEN_DOMCTL_setdebugging`).
     pub debugged: AtomicBool,
+    /// Whether one of its page tables is unhooked.
+    pub unhooking: Unhooking,
     /// Its watchdogs (`SCHEDOP_watchdog`).
     pub watchdogs: Watchdogs,
     /// What it wrote to the PCI configuration address port.
@@ -182,6 +185,7 @@ impl Domain {
             }),
             suspend_port: AtomicU32::new(0),
             debugged: AtomicBool::new(false),
+            unhooking: Unhooking::default(),
             watchdogs: Watchdogs::default(),
             pci_address: AtomicU32::new(0),
             cmos_index: AtomicU8::new(0),
@@ -197,6 +201,13 @@ impl Domain {
     /// All vCPUs, in order.
     pub fn vcpus(&self) -> Vec<Arc<Vcpu>> {
         self.vcpus.read().clone()
+    }
+
+    /// Whether no vCPU but this one runs.
+    pub fn runs_alone(&self, vcpu: &Arc<Vcpu>) -> bool {
+        let vcpus = self.vcpus.read();
+        let mut others = vcpus.iter().filter(|&other| !Arc::ptr_eq(other, vcpu));
+        others.all(|other| !other.running.load(Ordering::SeqCst))
     }
 
     /// Number of vCPUs.

@@ -10,6 +10,7 @@ use hv_machine::{MachineRef, Platform};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
+use crate::counters::Counters;
 use crate::cpuid::Policy;
 use crate::domain::Domain;
 use crate::event::VirqHandlers;
@@ -44,6 +45,8 @@ pub struct Hypervisor {
     pub busy: Busy,
     /// What is to happen at which time.
     pub timers: Mutex<Timers>,
+    /// What was done for guests, counted.
+    pub counters: Counters,
     /// System time.
     pub clock: Clock,
     /// The log ring and the console.
@@ -72,6 +75,7 @@ impl Hypervisor {
             next_domid: AtomicU16::new(1),
             scheduler: Mutex::new(Credit::new(cpus)),
             busy: Busy::new(cpus),
+            counters: Counters::new(cpus),
             timers: Mutex::new(Timers::new(cpus)),
             clock: Clock::new(Deref::deref(&machine)),
             log: Log::new(&options, &machine.boot_log()),

@@ -16,6 +16,7 @@ extern crate alloc;
 pub mod bitmap;
 pub mod callbacks;
 pub mod console_io;
+pub mod counters;
 pub mod cpuid;
 pub mod current;
 pub mod debugreg;

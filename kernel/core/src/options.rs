@@ -23,6 +23,8 @@ pub struct Options {
     pub consoles: Vec<u8>,
     /// `noreboot`: halt where a reboot is due.
     pub no_reboot: bool,
+    /// `unhook=`: page tables that a guest goes on storing to are its own to write for a while.
+    pub unhook: bool,
     /// The whole line, for `xl info`.
     pub line: String,
 }
@@ -37,6 +39,7 @@ impl Default for Options {
             log_ring_size: 16 << 10,
             consoles: vec![1],
             no_reboot: false,
+            unhook: true,
             line: String::new(),
         }
     }
@@ -74,6 +77,7 @@ impl Options {
                     options.log_ring_size = size.clamp(options.log_ring_size, 64 << 20);
                 }
                 "noreboot" => options.no_reboot = parse_switch(value).unwrap_or(true),
+                "unhook" => options.unhook = parse_switch(value).unwrap_or(options.unhook),
                 "reboot" => options.no_reboot = value == "no" || value == "n",
                 _ => {}
             }
@@ -170,5 +174,6 @@ mod tests {
         assert_eq!(options.log_level, LogLevel::Warning);
         assert!(options.no_reboot);
         assert_eq!(options.dom0_max_vcpus, 1);
+        assert!(options.unhook && !Options::parse("unhook=off").unhook);
     }
 }

@@ -8,6 +8,7 @@ use hv_machine::{Exit, Irq, LogLevel, MachineRef, Platform};
 
 use crate::current::Current;
 use crate::domain::Domain;
+use crate::emulate::unhook;
 use crate::hypervisor::Hypervisor;
 use crate::vcpu::{Vcpu, VcpuState};
 use crate::{descriptor, dom0, event, hypercall, mmu, msr, sched, time, traps};
@@ -115,6 +116,7 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         deadline: 0,
     };
     vcpu.running.store(true, Ordering::SeqCst);
+    domain.unhooking.wait(hv);
     if switch_in(&mut cx) {
         sched::switched_in(hv, vcpu);
         while vcpu.is_runnable() && !hv.take_schedule_request() {
@@ -125,8 +127,9 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
             if deliver_pending(&mut cx) && !vcpu.is_runnable() {
                 break;
             }
-            let exit = hv.machine.enter_guest(&mut cx.state.context);
-            handle_exit(&mut cx, exit);
+            if let Some(exit) = unhook::enter(&mut cx) {
+                handle_exit(&mut cx, exit);
+            }
         }
         sched::switched_out(hv, vcpu);
         switch_out(hv, cx.state);

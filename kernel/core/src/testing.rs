@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::current::Current;
 use crate::domain::Domain;
+use crate::emulate::unhook;
 use crate::hypercall;
 use crate::hypervisor::Hypervisor;
 use crate::lifecycle::{self, NewDomain};
@@ -154,8 +155,10 @@ impl Host {
         &self.layouts[&id]
     }
 
-    /// Works as vCPU `vcpu` of a domain, with its address space loaded.
+    /// Works as vCPU `vcpu` of a domain, with its address space loaded; whichever vCPU ran its own code until now was
+    /// interrupted.
     pub fn as_vcpu<R>(&self, id: Domid, vcpu: u32, work: impl FnOnce(&mut Current<'_>) -> R) -> R {
+        self.interrupt();
         let domain = self.domain(id);
         let vcpu = domain.vcpu(vcpu).expect("the vCPU");
         let mut state = vcpu.state.lock();
@@ -170,6 +173,36 @@ impl Host {
             deadline: u64::MAX,
         };
         work(&mut cx)
+    }
+
+    /// Ends what [`Self::resume`] began.
+    pub fn interrupt(&self) {
+        let domains: Vec<_> = self.hv.domains.read().values().cloned().collect();
+        for domain in domains {
+            for vcpu in domain.vcpus() {
+                // Who works as it now, does not run its code.
+                let Some(mut state) = vcpu.state.try_lock() else {
+                    continue;
+                };
+                unhook::hook_back(&mut Current {
+                    hv: &self.hv,
+                    domain: &domain,
+                    vcpu: &vcpu,
+                    state: &mut state,
+                    deadline: u64::MAX,
+                });
+            }
+        }
+    }
+
+    /// Has vCPU 0 of a domain run its own code: copies from and to guest memory are its accesses. Gives the L1 table
+    /// that is unhooked meanwhile.
+    pub fn resume(&self, id: Domid) -> Option<Mfn> {
+        self.as_guest(id, |cx| {
+            unhook::unhook(cx);
+            let unhooked = cx.state.table_stores.unhooked();
+            unhooked.map(|(unhooked, _)| unhooked.table)
+        })
     }
 
     /// Works as vCPU 0 of a domain.

@@ -11,6 +11,7 @@ use hypercall_abi::arch_x86::TrapInfo;
 use hypercall_abi::types::Mfn;
 use hypercall_abi::xen::VcpuInfo;
 
+use crate::emulate::unhook::TableStores;
 use crate::lock::Mutex;
 use crate::runstate::{self, Areas, Runstate};
 use crate::sched::Seat;
@@ -177,6 +178,8 @@ pub struct VcpuState {
     pub io_bitmap_ports: u32,
     /// It has been given a context (`vcpu_guest_context`), without which it cannot run.
     pub initialised: bool,
+    /// Its stores to page tables.
+    pub table_stores: TableStores,
     /// The guest handles an NMI: no second one before its `iret`.
     pub nmi_blocked: bool,
 }
@@ -232,6 +235,7 @@ impl Default for VcpuState {
             io_bitmap: 0,
             io_bitmap_ports: 0,
             initialised: false,
+            table_stores: TableStores::default(),
             nmi_blocked: false,
         }
     }

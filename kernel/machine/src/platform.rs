@@ -133,6 +133,10 @@ pub trait Platform {
     /// Makes `root` this CPU's L4 table; forgets all non-global translations of this CPU. Slots 256 to 271 of
     /// it must hold [`Self::hypervisor_slots`]; slot 256, the machine-to-phys table for guests, may be empty.
     fn load_root(&self, root: Mfn);
+    /// As [`Self::load_root`], but as if the L2 entry that translates `va` were empty. All tables on the way to that
+    /// entry are there, and until another root is loaded nobody changes them; the processor's accessed and dirty
+    /// bits in them may be lost.
+    fn load_root_without(&self, root: Mfn, va: u64);
     /// This CPU's L4 table.
     fn current_root(&self) -> Mfn;
     /// Makes the machine's own tables this CPU's: no guest page is mapped.

@@ -14,6 +14,7 @@ mod ports;
 mod store;
 mod string;
 mod system;
+pub mod unhook;
 
 pub use page_table::store_to_page_table;
 

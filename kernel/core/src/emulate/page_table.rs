@@ -3,13 +3,15 @@
 //! A guest maps its page tables read-only, so that such a store faults. Where its target is an entry of an L1 table,
 //! the new entry is checked and written as by `mmu_update`, and the guest goes on as if it had written it itself.
 //! Nothing is taken from the instruction but what to do with the word that faulted: neither an address that was
-//! changed since, nor other code, reaches anything that `mmu_update` would not.
+//! changed since, nor other code, reaches anything that `mmu_update` would not. A table to which it goes on storing is
+//! then its own to write for a while ([`super::unhook`]).
 
 use hypercall_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 use super::decode::{CodeSize, MAX_LENGTH};
 use super::{code_segment, fetch, finish, store};
 use crate::Current;
+use crate::counters::Counter;
 use crate::memory::{FrameType, Level, Pte};
 use crate::traps::error_code::{FETCH, PRESENT, RESERVED, WRITE};
 
@@ -36,6 +38,7 @@ pub fn store_to_page_table(cx: &mut Current<'_>, va: u64, error_code: u32) -> bo
     let Ok(_held) = memory.get_typed(table, cx.domain.id, kind) else {
         return false;
     };
+    cx.hv.count(Counter::TableFaults);
     let mut bytes = [0; MAX_LENGTH];
     let read = fetch(cx, cx.state.context.regs.rip, &mut bytes);
     let is_64_bit = code_segment(cx).is_some_and(|code| code.size == CodeSize::Bits64);
@@ -54,7 +57,11 @@ pub fn store_to_page_table(cx: &mut Current<'_>, va: u64, error_code: u32) -> bo
         let new = Pte(old & !mask | effect.value << shift & mask);
         match memory.compare_exchange_entry(table, index, Pte(old), new, cx.domain.id) {
             Ok(true) => {
+                cx.hv.count(Counter::TableStores);
                 store.finish(&mut cx.state.context.regs, &effect);
+                if cx.hv.options.unhook {
+                    cx.state.table_stores.note(table, va);
+                }
                 finish(cx, CodeSize::Bits64, store.length.into(), 0);
                 return true;
             }

@@ -28,6 +28,8 @@ pub struct Frame {
     /// Entries of the table that name others of its level, or, negative, such entries elsewhere that name it; see
     /// [`super::linear`].
     pub(super) linear: AtomicI16,
+    /// The table that last came to have an entry naming this one.
+    hooked_in: AtomicU32,
 }
 
 const ALLOCATED: u32 = 1 << 31;
@@ -60,7 +62,18 @@ impl Frame {
             next: AtomicU32::new(NONE),
             prev: AtomicU32::new(NONE),
             linear: AtomicI16::new(0),
+            hooked_in: AtomicU32::new(NONE),
         }
+    }
+
+    /// The table that last came to have an entry naming this one. It may have lost it since, and be no table at all.
+    pub(super) fn hooked_in(&self) -> Mfn {
+        Mfn(self.hooked_in.load(Ordering::Relaxed).into())
+    }
+
+    /// Notes for [`Self::hooked_in`] that `table` has an entry naming this one.
+    pub(super) fn set_hooked_in(&self, table: Mfn) {
+        self.hooked_in.store(table.0 as u32, Ordering::Relaxed);
     }
 
     pub(super) fn word(&self) -> TypeWord {

@@ -30,6 +30,7 @@ mod pin;
 mod pte;
 #[cfg(test)]
 pub(crate) mod recount;
+mod renew;
 #[cfg(test)]
 mod search;
 mod teardown;
@@ -42,6 +43,7 @@ pub use heap::MAX_ORDER;
 pub use owner::Owner;
 pub use page_table::{Updated, is_guest_slot};
 pub use pte::{Level, Pte};
+pub use renew::{Renewed, Way};
 pub use type_word::Stage;
 pub use walk::L1Slot;
 

@@ -92,6 +92,7 @@ impl Memory {
                 }
                 Err(why) => return stop(index, why),
             }
+            self.note_hook(Pte(entry), level, mfn);
             if level != Level::L1 && index + 1 < TABLE_ENTRIES && out_of_time() {
                 return stop(index + 1, Errno::ERESTART);
             }
@@ -134,7 +135,7 @@ impl Memory {
     /// Checks an entry for a table of `level`, takes what it refers to, and returns it as it is to be stored.
     /// `frame_owner` is whose frame it may name; [`Domid::IO`] for I/O memory.
     #[inline]
-    fn acquire(
+    pub(super) fn acquire(
         &self,
         entry: Pte,
         table: Mfn,
@@ -223,6 +224,25 @@ impl Memory {
         }
     }
 
+    /// Notes where the table is hooked that a new entry of `table` names.
+    fn note_hook(&self, entry: Pte, level: Level, table: Mfn) {
+        if let (Some(_), Some(below)) = (level.below(), self.frame(entry.mfn()))
+            && entry.present()
+        {
+            below.set_hooked_in(table);
+        }
+    }
+
+    /// What is to be stored for `entry`, where it names the same frame with the same rights as the entry that it
+    /// replaces: the counts stand.
+    #[inline]
+    pub(super) fn keeps_counts(&self, old: Pte, entry: Pte, level: Level) -> Option<Pte> {
+        let plain = level != Level::L1 || entry.0 & Pte::CACHE == 0;
+        let good = old.present() && entry.present() && plain && entry.flags_allowed(level);
+        let next = entry.adjusted(level);
+        (good && (old.0 ^ next.0) & !HARMLESS == 0).then_some(next)
+    }
+
     /// Writes entry `index` of a table that the caller holds as such.
     ///
     /// With `preserve` the processor's accessed and dirty bits of the old entry are kept. In an L1 table it is a
@@ -249,18 +269,13 @@ impl Memory {
         }
         let table = table.mfn();
         let old = Pte(self.machine.load_u64(table, index));
-        let plain = level != Level::L1 || entry.0 & Pte::CACHE == 0;
-        if old.present() && entry.present() && plain && entry.flags_allowed(level) {
-            // The same frame with the same rights: the counts stand.
-            let next = entry.adjusted(level);
-            if (old.0 ^ next.0) & !HARMLESS == 0 {
-                let stored = self.store_entry(table, index, old, next, preserve);
-                if let Some(old) = stored {
-                    return Ok(Updated { old, new: next });
-                }
-            }
+        if let Some(next) = self.keeps_counts(old, entry, level)
+            && let Some(old) = self.store_entry(table, index, old, next, preserve)
+        {
+            return Ok(Updated { old, new: next });
         }
         let next = self.acquire(entry, table, level, frame_owner, out_of_time)?;
+        self.note_hook(next, level, table);
         let mut expected = old;
         loop {
             if let Some(old) = self.store_entry(table, index, expected, next, preserve) {

@@ -136,6 +136,16 @@ impl Level {
         }
     }
 
+    /// The level of the tables whose entries name this level's; `None` for L4.
+    pub const fn above(self) -> Option<Self> {
+        match self {
+            Self::L1 => Some(Self::L2),
+            Self::L2 => Some(Self::L3),
+            Self::L3 => Some(Self::L4),
+            Self::L4 => None,
+        }
+    }
+
     /// The entry of a table of this level that translates `va`.
     pub const fn index(self, va: u64) -> usize {
         (va >> (12 + 9 * (self as u32 - 1))) as usize & 0x1ff

@@ -13,8 +13,9 @@ use std::vec::Vec;
 use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, Platform, TABLE_ENTRIES};
 use hypercall_abi::types::{Domid, Mfn};
 
-use super::{FrameType, Level, Memory, Pte, Stage, is_guest_slot};
+use super::{FrameType, L1Slot, Level, Memory, Pte, Stage, Way, is_guest_slot};
 use crate::domain::Domain;
+use crate::emulate::unhook::Unhooked;
 use crate::hypervisor::Hypervisor;
 use crate::lifecycle;
 
@@ -68,6 +69,7 @@ impl Memory {
 /// Adds up all counts and compares them (I5).
 fn counts(hv: &Hypervisor) -> Result<(), String> {
     let memory = &hv.memory;
+    let tables = Tables::new(hv);
     let mut expected: BTreeMap<Mfn, Counts> = BTreeMap::new();
     let mut refer = |mfn: Mfn, kind: FrameType| {
         let counts = expected.entry(mfn).or_default();
@@ -94,7 +96,7 @@ fn counts(hv: &Hypervisor) -> Result<(), String> {
             }
         };
         if let FrameType::Table(level) = state.kind {
-            let entries = entries(hv, mfn, level).into_iter();
+            let entries = tables.entries(mfn, level).into_iter();
             for (_, entry) in entries.take_while(|&(index, _)| index < count) {
                 match level.below() {
                     Some(_) if entry.mfn() == mfn => {}
@@ -261,6 +263,7 @@ fn free_frames(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<(), Stri
 /// Walks all tables (I1, I2).
 fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
     let memory = &hv.memory;
+    let tables = Tables::new(hv);
     let mut reach = Reach::default();
     let mut pages: BTreeMap<(Domid, Mfn), u64> = BTreeMap::new();
     let mut waiting: Vec<(Domid, Mfn, Level)> = Vec::new();
@@ -277,6 +280,11 @@ fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
             let state = vcpu.state.lock();
             for root in [state.kernel_root, state.user_root].into_iter().flatten() {
                 waiting.push((domain.id, root, Level::L4));
+            }
+            if let (Some((unhooked, _)), Some(root)) =
+                (state.table_stores.unhooked(), state.kernel_root)
+            {
+                out_of_reach(hv, root, &unhooked)?;
             }
             let frames = state.gdt.iter().chain(state.ldt_frames.iter().flatten());
             for &mfn in frames {
@@ -306,7 +314,7 @@ fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
         if level == Level::L4 {
             hypervisor_slots_stand(hv, mfn)?;
         }
-        for (index, entry) in entries(hv, mfn, level) {
+        for (index, entry) in tables.entries(mfn, level) {
             let superpage = level != Level::L1 && entry.has(Pte::PSE);
             if superpage || !entry.has(Pte::USER) || entry.has(Pte::GLOBAL) {
                 return Err(format!("{level:?} {mfn} entry {index}: {entry:?}"));
@@ -399,13 +407,68 @@ fn managed(memory: &Memory) -> impl Iterator<Item = Mfn> {
     all.filter(|&mfn| memory.is_ram(mfn) && !memory.machine.is_private(mfn))
 }
 
-/// The guest's present entries of a table, with their places.
-fn entries(hv: &Hypervisor, table: Mfn, level: Level) -> Vec<(usize, Pte)> {
-    (0..TABLE_ENTRIES)
-        .filter(|&index| is_guest_slot(level, index))
-        .map(|index| (index, Pte(hv.machine.load_u64(table, index))))
-        .filter(|(_, entry)| entry.present())
-        .collect()
+/// Page tables as the counts have them: an unhooked one as it was, as is the entry that maps it.
+struct Tables<'a> {
+    hv: &'a Hypervisor,
+    before: BTreeMap<Mfn, Vec<u64>>,
+    mappings: BTreeMap<(Mfn, usize), Pte>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(hv: &'a Hypervisor) -> Self {
+        let mut tables = Self {
+            hv,
+            before: BTreeMap::new(),
+            mappings: BTreeMap::new(),
+        };
+        for domain in hv.domains.read().values() {
+            for vcpu in domain.vcpus() {
+                let state = vcpu.state.lock();
+                if let Some((unhooked, before)) = state.table_stores.unhooked() {
+                    let L1Slot { table, index } = unhooked.mapping;
+                    tables.before.insert(unhooked.table, before.to_vec());
+                    tables.mappings.insert((table, index), unhooked.entry);
+                }
+            }
+        }
+        tables
+    }
+
+    /// The guest's present entries of a table, with their places.
+    fn entries(&self, table: Mfn, level: Level) -> Vec<(usize, Pte)> {
+        let entry = |index| match (self.before.get(&table), self.mappings.get(&(table, index))) {
+            (_, Some(&mapping)) => mapping,
+            (Some(before), _) => Pte(before[index]),
+            _ => Pte(self.hv.machine.load_u64(table, index)),
+        };
+        (0..TABLE_ENTRIES)
+            .filter(|&index| is_guest_slot(level, index))
+            .map(|index| (index, entry(index)))
+            .filter(|(_, entry)| entry.present())
+            .collect()
+    }
+}
+
+/// Whether a processor that leaves out the range of an unhooked table cannot get at it, and so whatever the guest
+/// writes there.
+fn out_of_reach(hv: &Hypervisor, root: Mfn, unhooked: &Unhooked) -> Result<(), String> {
+    let mut waiting = vec![(root, Level::L4, 0_u64)];
+    while let Some((table, level, base)) = waiting.pop() {
+        if table == unhooked.table {
+            return Err(format!("unhooked table {table} is reached at {base:#x}"));
+        }
+        let Some(below) = level.below() else { continue };
+        for index in (0..TABLE_ENTRIES).filter(|&index| is_guest_slot(level, index)) {
+            let entry = Pte(hv.machine.load_u64(table, index));
+            let va = base | (index as u64) << (12 + 9 * (level as u32 - 1));
+            let va = (((va << 16) as i64) >> 16) as u64;
+            let left_out = level == Level::L2 && unhooked.way == Way::Only(va);
+            if entry.present() && !left_out {
+                waiting.push((entry.mfn(), below, va));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The part of the address space that no guest has: a walk that trusted [`is_guest_slot`] alone would not see it

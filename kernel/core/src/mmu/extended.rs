@@ -6,7 +6,9 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
-use super::{PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, require_control, settle};
+use super::{
+    PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, hold_tables, require_control, settle,
+};
 use crate::current::Current;
 use crate::descriptor;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
@@ -24,6 +26,7 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let (count, done) = begin(cx, operations, raw_count, done_at)?;
     let owner = frame_owner(cx, Domid(foreign as u16))?;
     require_control(cx, owner)?;
+    let _hold = hold_tables(cx, owner);
     let mut index = 0;
     let again = |index| {
         let at = operations.wrapping_add(index * size_of::<MmuextOp>() as u64);

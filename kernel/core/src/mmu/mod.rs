@@ -16,6 +16,7 @@ use hypercall_abi::types::Domid;
 
 use crate::current::Current;
 use crate::domain::Domain;
+use crate::emulate::unhook::Hold;
 use crate::hypercall::should_preempt;
 use crate::hypervisor::Hypervisor;
 
@@ -51,6 +52,15 @@ fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
         Domid::IO | Domid::XEN => Ok(id),
         _ => cx.hv.domain(id).map(|domain| domain.id),
     }
+}
+
+/// Has the tables of a domain that is not the caller's stay as its vCPUs know them.
+fn hold_tables(cx: &Current<'_>, owner: Domid) -> Option<Hold> {
+    if owner == cx.domain.id {
+        return None;
+    }
+    let domain = cx.hv.domain(owner).ok()?;
+    Some(Hold::new(cx.hv, domain))
 }
 
 /// Lets a caller at its own frames, and the control domain at everybody's.

@@ -9,7 +9,9 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
-use super::{PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, require_control, settle};
+use super::{
+    PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, hold_tables, require_control, settle,
+};
 use crate::current::Current;
 use crate::domain::Domain;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
@@ -39,6 +41,7 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         return Err(Errno::EINVAL.into());
     }
     let frames_of = frame_owner(cx, Domid(foreign as u16))?;
+    let _hold = hold_tables(cx, tables_of.id);
 
     let mut requests_read = Requests::new(requests, count);
     let mut flush = false;

@@ -5,6 +5,7 @@
 mod console;
 mod cpu;
 mod host;
+mod perfc;
 mod pool;
 mod topology;
 
@@ -51,6 +52,7 @@ fn apply(cx: &mut Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
             host::physinfo(cx, op);
             Ok(())
         }
+        XEN_SYSCTL_PERFC_OP => perfc::operate(cx, op),
         XEN_SYSCTL_GETDOMAININFOLIST => host::domains(cx, op),
         XEN_SYSCTL_GETCPUINFO => host::cpu_info(cx, op),
         XEN_SYSCTL_AVAILHEAP => {

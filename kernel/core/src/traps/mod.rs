@@ -15,6 +15,7 @@ use hv_machine::Platform;
 use hypercall_abi::arch_x86::ArchVcpuInfo;
 use hypercall_abi::xen::VcpuInfo;
 
+use crate::counters::Counter;
 use crate::emulate;
 use crate::{Current, descriptor};
 
@@ -103,6 +104,7 @@ const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21;
 pub fn handle_exception(cx: &mut Current<'_>, vector: u8, error_code: u32, fault_address: u64) {
     match vector {
         vector::PAGE_FAULT => {
+            cx.hv.count(Counter::PageFaults);
             if !crate::mmu::fixup_fault(cx, fault_address, error_code)
                 && !emulate::store_to_page_table(cx, fault_address, error_code)
             {

@@ -80,6 +80,8 @@ pub struct Block {
     pub gdt_frames: Cell<usize>,
     /// Which pages of the LDT are mapped.
     pub ldt_pages: Cell<u16>,
+    /// Frames, by machine address, for copies of an L4, an L3 and an L2 table of a guest.
+    pub table_copies: [u64; 3],
     /// DR7 as last loaded.
     pub debug_control: Cell<u64>,
 }
@@ -148,6 +150,10 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
     }
     fresh(tables, STACK + page, STACK_SIZE / page - 1);
 
+    let table_copies = [(); 3].map(|()| {
+        let frame = tables.free().take(page, page, 1 << 32);
+        frame.expect("no memory for a CPU's tables")
+    });
     let window_table = tables.entry(base, 1, false);
     let mut ist = [0; 7];
     for (i, stack) in (0..4).zip(ist.iter_mut()) {
@@ -174,6 +180,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         window_table: Cell::new(window_table),
         gdt_frames: Cell::new(0),
         ldt_pages: Cell::new(0),
+        table_copies,
         debug_control: Cell::new(0),
     };
     // SAFETY: the page is fresh and the block fits.

@@ -212,10 +212,33 @@ impl Platform for Machine {
         unsafe { processor::set_root(root.0 << PAGE_SHIFT) };
     }
 
+    fn load_root_without(&self, root: Mfn, va: u64) {
+        let copies = cpu::this().table_copies;
+        let mut table = root;
+        for (level, (i, &copy)) in [4, 3, 2].into_iter().zip(copies.iter().enumerate()) {
+            let index = (va >> (3 + 9 * level)) as usize & (TABLE_ENTRIES - 1);
+            // SAFETY: `address` has checked the guest's table; the copy is a frame of this CPU's own, which the
+            // processor uses only while it is loaded here, and the index is inside it. What the copies reach beside
+            // the empty entry, the guest's own tables reach.
+            unsafe {
+                raw_copy(direct(copy), self.frames.address(table), PAGE_SIZE);
+                let entry = direct(copy).cast::<u64>().add(index);
+                let was = entry.read();
+                table = Mfn((was & paging::ADDRESS) >> PAGE_SHIFT);
+                entry.write(
+                    copies
+                        .get(i + 1)
+                        .map_or(0, |next| was & !paging::ADDRESS | next),
+                );
+            }
+        }
+        // SAFETY: as in `load_root`.
+        unsafe { processor::set_root(copies[0]) };
+    }
+
     #[inline]
     fn current_root(&self) -> Mfn {
-        const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-        Mfn((processor::root() & ADDRESS) >> PAGE_SHIFT)
+        Mfn((processor::root() & paging::ADDRESS) >> PAGE_SHIFT)
     }
 
     fn load_idle_root(&self) {

@@ -22,7 +22,8 @@ const LARGE: u64 = 1 << 7;
 /// Kept in the TLB when CR3 is loaded.
 pub const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// The frame that an entry names.
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE_PAGE: u64 = 2 << 20;

@@ -8,6 +8,7 @@ mod walk;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,8 @@ pub enum Flush {
 pub struct Cpu {
     /// L4 table; `None` while the machine's own is loaded.
     pub root: Option<Mfn>,
+    /// An address around which 2 MiB are left out of that.
+    pub hole: Option<u64>,
     /// Data segments and bases.
     pub segments: Segments,
     /// The guest's part of the GDT.
@@ -79,10 +82,30 @@ pub struct Machine {
     record: Mutex<Record>,
 }
 
+/// What a guest does until it leaves.
+enum Script {
+    /// Nothing but leave.
+    Leave(Exit, Option<Box<GuestContext>>),
+    /// What the program does.
+    Program(Box<Program>),
+}
+
+/// What a scripted guest executes: the machine's copies from and to guest memory are its accesses.
+type Program = dyn FnOnce(&Machine, &mut GuestContext) -> Exit + Send;
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leave(exit, _) => exit.fmt(f),
+            Self::Program(_) => f.write_str("a program"),
+        }
+    }
+}
+
 /// Scripts for the guests and records of what was done to the hardware.
 #[derive(Debug, Default)]
 struct Record {
-    script: VecDeque<(Exit, Option<GuestContext>)>,
+    script: VecDeque<Script>,
     entered: Vec<GuestContext>,
     flushes: Vec<Flush>,
     cache_flushes: u32,
@@ -185,7 +208,17 @@ impl Machine {
     /// Queues what the next [`Platform::enter_guest`] (or [`Platform::idle`], for interrupts) returns;
     /// `context` replaces the guest's registers first.
     pub fn script(&self, exit: Exit, context: Option<GuestContext>) {
-        self.record().script.push_back((exit, context));
+        let script = Script::Leave(exit, context.map(Box::new));
+        self.record().script.push_back(script);
+    }
+
+    /// Queues what the guest executes in the next [`Platform::enter_guest`].
+    pub fn script_program(
+        &self,
+        program: impl FnOnce(&Self, &mut GuestContext) -> Exit + Send + 'static,
+    ) {
+        let script = Script::Program(Box::new(program));
+        self.record().script.push_back(script);
     }
 
     /// The contexts that guests were entered with, and forgets them.
@@ -282,6 +315,17 @@ impl Machine {
 
     fn this_cpu(&self) -> MutexGuard<'_, Cpu> {
         self.cpu_slot(self.cpu_id())
+    }
+
+    fn translate(&self, va: u64, write: bool) -> Result<(Mfn, usize), Fault> {
+        let (root, hole) = {
+            let cpu = self.this_cpu();
+            (cpu.root.ok_or(Fault)?, cpu.hole)
+        };
+        if hole.is_some_and(|hole| hole >> 21 == va >> 21) {
+            return Err(Fault);
+        }
+        walk::translate(self, root, va, write).ok_or(Fault)
     }
 
     fn word(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
@@ -417,7 +461,13 @@ impl Platform for Machine {
             let hidden = slot == 0 && found == 0;
             assert!(found == entry || hidden, "slot {slot} of root {root:?}");
         }
-        self.this_cpu().root = Some(root);
+        let mut cpu = self.this_cpu();
+        (cpu.root, cpu.hole) = (Some(root), None);
+    }
+
+    fn load_root_without(&self, root: Mfn, va: u64) {
+        self.load_root(root);
+        self.this_cpu().hole = Some(va);
     }
 
     fn current_root(&self) -> Mfn {
@@ -446,11 +496,10 @@ impl Platform for Machine {
         if !is_guest_range(va, out.len() as u64) {
             return Err(Fault);
         }
-        let root = self.this_cpu().root.ok_or(Fault)?;
         let mut done = 0;
         while done < out.len() {
             let at = va.wrapping_add(done as u64);
-            let (mfn, offset) = walk::translate(self, root, at, false).ok_or(Fault)?;
+            let (mfn, offset) = self.translate(at, false)?;
             let count = (PAGE_SIZE - offset).min(out.len() - done);
             self.read_frame(mfn, offset, &mut out[done..done + count]);
             done += count;
@@ -462,11 +511,10 @@ impl Platform for Machine {
         if !is_guest_range(va, data.len() as u64) {
             return Err(Fault);
         }
-        let root = self.this_cpu().root.ok_or(Fault)?;
         let mut done = 0;
         while done < data.len() {
             let at = va.wrapping_add(done as u64);
-            let (mfn, offset) = walk::translate(self, root, at, true).ok_or(Fault)?;
+            let (mfn, offset) = self.translate(at, true)?;
             let count = (PAGE_SIZE - offset).min(data.len() - done);
             self.write_frame(mfn, offset, &data[done..done + count]);
             done += count;
@@ -475,21 +523,25 @@ impl Platform for Machine {
     }
 
     fn enter_guest(&self, context: &mut GuestContext) -> Exit {
-        let mut record = self.record();
-        record.entered.push(*context);
-        let (exit, replace) = record
-            .script
-            .pop_front()
-            .expect("the script says what the guest does");
-        if let Some(replace) = replace {
-            *context = replace;
+        let script = {
+            let mut record = self.record();
+            record.entered.push(*context);
+            record.script.pop_front()
+        };
+        match script.expect("the script says what the guest does") {
+            Script::Leave(exit, replace) => {
+                if let Some(replace) = replace {
+                    *context = *replace;
+                }
+                exit
+            }
+            Script::Program(program) => program(self, context),
         }
-        exit
     }
 
     fn idle(&self) -> Irq {
         match self.record().script.pop_front() {
-            Some((Exit::Interrupt(irq), _)) => irq,
+            Some(Script::Leave(Exit::Interrupt(irq), _)) => irq,
             other => panic!("the script has {other:?} where all vCPUs wait"),
         }
     }
@@ -497,7 +549,7 @@ impl Platform for Machine {
     fn poll(&self) -> Option<Irq> {
         let mut record = self.record();
         match record.script.front() {
-            Some(&(Exit::Interrupt(irq), _)) => {
+            Some(&Script::Leave(Exit::Interrupt(irq), _)) => {
                 record.script.pop_front();
                 Some(irq)
             }

@@ -80,6 +80,9 @@ enum Step {
     /// An ordinary store: caller, page of the scratch area, index, word. Where the page is mapped read-only and
     /// is an L1 table, the hypervisor carries it out by the instruction of this number.
     Store(Who, u8, u16, Entry, u8),
+    /// A store by a guest that then runs by itself, with the table unhooked if it can be: caller, page of the scratch
+    /// area, indices and words that it stores there, pages that it writes to.
+    Run(Who, u8, Vec<(u16, Entry)>, Vec<u8>),
     /// Destruction as far as so many steps go, at least one.
     Destroy(Who, u16),
     /// A new domain in the place of one that is gone.
@@ -200,6 +203,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..3_u8, 0..2_u8).prop_map(|(a, b)| Step::Forget(a, b)),
         8 => (caller(), page(), index(), entry(), any::<u8>())
             .prop_map(|(a, b, c, d, e)| Step::Store(a, b, c, d, e)),
+        6 => (
+            caller(),
+            prop_oneof![3 => Just(world::SECOND_L1), 1 => page()],
+            prop::collection::vec((index(), entry()), 1..6),
+            prop::collection::vec(page(), 0..3),
+        )
+            .prop_map(|(a, b, c, d)| Step::Run(a, b, c, d)),
         1 => (1..3_u8, prop_oneof![1..40_u16, Just(u16::MAX)]).prop_map(|(a, b)| Step::Destroy(a, b)),
         1 => (1..3_u8).prop_map(Step::Create),
         2 => any::<u8>().prop_map(Step::Scrub),

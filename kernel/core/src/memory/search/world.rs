@@ -29,6 +29,8 @@ use crate::{descriptor, emulate, lifecycle};
 pub(super) const DATA: u8 = 12;
 /// Pages of the scratch area where something interesting is mapped.
 pub(super) const MAPPED: u8 = 32;
+/// The page where a second L1 table of each domain is mapped, which covers the 2 MiB behind the scratch area's.
+pub(super) const SECOND_L1: u8 = 20 + DATA - 1;
 /// Frames of RAM.
 const FRAMES: u64 = 640;
 /// First frame of device memory, and how many of it the first and the last domain may map.
@@ -130,6 +132,16 @@ impl World {
         for (page, &mfn) in layout.scratch.iter().enumerate().take(DATA.into()).skip(4) {
             set(20 + page, Pte::new(mfn, RO).0);
         }
+        let second = Pte::new(layout.scratch[usize::from(DATA) - 1], RW);
+        let index = Level::L2.index(SCRATCH) + 1;
+        let l2 = hv
+            .memory
+            .get_typed(layout.tables[2], id, FrameType::Table(Level::L2))
+            .expect("in use");
+        let hooked = hv
+            .memory
+            .update_entry(&l2, index, second, id, false, &mut || false);
+        hooked.expect("an empty table");
     }
 
     fn alive(&self, id: Domid) -> bool {
@@ -324,6 +336,7 @@ impl World {
                 let va = SCRATCH + u64::from(page) * 4096 + u64::from(index) * 8;
                 self.store(id, va, self.entry(id, entry), instruction);
             }
+            Step::Run(_, page, ref stores, ref touched) => self.run(id, page, stores, touched),
             Step::Destroy(..) | Step::Create(_) | Step::Scrub(_) | Step::Clock(..) => {}
         }
     }
@@ -449,6 +462,41 @@ impl World {
         });
     }
 
+    /// Has a guest store to a page by itself, after a first store that may be a trap's.
+    fn run(&mut self, id: Domid, page: u8, stores: &[(u16, Entry)], touched: &[u8]) {
+        let va = SCRATCH + u64::from(page) * 4096;
+        let word = |(index, entry): (u16, Entry)| {
+            // The control domain's crash would be the end of the machine.
+            let harmless = if id == IDS[0] {
+                !Pte::PRESENT
+            } else {
+                u64::MAX
+            };
+            (va + u64::from(index) * 8, self.entry(id, entry) & harmless)
+        };
+        let words: Vec<_> = stores.iter().copied().map(word).collect();
+        self.host
+            .as_guest(id, |cx| cx.state.table_stores.make_eager());
+        if let Some(&(va, word)) = words.first() {
+            self.store(id, va, word, 0);
+        }
+        self.host.resume(id);
+        self.check().expect("all is in order while it runs");
+        let machine = &self.host.hv.machine;
+        for (va, word) in &words {
+            // What faults, has no effect.
+            let _ = machine.copy_to_guest(*va, word.as_bytes());
+        }
+        for &page in touched {
+            for range in [0, 2 << 20] {
+                let va = SCRATCH + range + u64::from(page) * 4096;
+                let _ = machine.copy_to_guest(va, &[0]);
+            }
+        }
+        self.check().expect("whatever it stores");
+        self.host.interrupt();
+    }
+
     fn destroy(&mut self, id: Domid, mut steps: u16) {
         if let Ok(domain) = self.host.hv.domain(id) {
             self.recent.extend(self.host.layout(id).tables);
@@ -553,6 +601,7 @@ impl Step {
             | Self::Info(who, ..)
             | Self::Initialise(who, ..)
             | Self::Store(who, ..)
+            | Self::Run(who, ..)
             | Self::Destroy(who, _)
             | Self::Create(who) => IDS[usize::from(who) % IDS.len()],
         }

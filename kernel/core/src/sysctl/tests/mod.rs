@@ -1,6 +1,7 @@
 //! The operations through the hypercall, as the toolstack makes them.
 
 mod cpu;
+mod perfc;
 mod pool;
 mod topology;
 
@@ -78,7 +79,6 @@ fn what_is_not_there_answers_as_a_xen_without_it() {
     for (cmd, errno) in [
         (0, Errno::ENOSYS),
         (XEN_SYSCTL_TBUF_OP, Errno::ENOSYS),
-        (XEN_SYSCTL_PERFC_OP, Errno::ENOSYS),
         (XEN_SYSCTL_LOCKPROF_OP, Errno::ENOSYS),
         (XEN_SYSCTL_PAGE_OFFLINE_OP, Errno::ENOSYS),
         (XEN_SYSCTL_LIVEPATCH_OP, Errno::ENOSYS),

@@ -1,0 +1,82 @@
+//! Performance counters: what the hypervisor did for its guests, as `XEN_SYSCTL_perfc_op` shows it.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use hv_machine::Platform;
+
+use crate::Hypervisor;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Page faults of guests.
+    PageFaults,
+    /// Those that were stores of a kernel to an L1 table of its own, mapped read-only.
+    TableFaults,
+    /// Such stores that were checked and carried out.
+    TableStores,
+    /// L1 tables that were unhooked ([`crate::emulate::unhook`]).
+    Unhooks,
+    /// L1 tables that were hooked back.
+    Rehooks,
+    /// Entries that guests had changed in them meanwhile.
+    ChangedEntries,
+    /// Tables hooked back because the guest used an address that they map.
+    Touches,
+}
+
+/// The names, in the order of [`Counter`]; where Xen counts the same, they are Xen's (`perfc_defn.h`).
+pub const NAMES: [&str; 7] = [
+    "page faults",
+    "writable pt faults",
+    "writable pt emulations",
+    "writable pt unhooks",
+    "writable pt rehooks",
+    "writable pt changed entries",
+    "writable pt touches",
+];
+
+/// The counters of every CPU. They wrap around.
+#[derive(Debug)]
+pub struct Counters(Vec<[AtomicU32; NAMES.len()]>);
+
+impl Counters {
+    /// All zero.
+    pub fn new(cpus: u32) -> Self {
+        Self((0..cpus).map(|_| Default::default()).collect())
+    }
+
+    /// Values of one counter, by CPU.
+    pub fn values(&self, counter: usize) -> impl Iterator<Item = u32> {
+        let of_cpu =
+            move |cpu: &[AtomicU32; NAMES.len()]| Some(cpu.get(counter)?.load(Ordering::Relaxed));
+        self.0.iter().filter_map(of_cpu)
+    }
+
+    /// Sets all to zero; what other CPUs count at this moment may be lost, or come back.
+    pub fn reset(&self) {
+        for counter in self.0.iter().flatten() {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Hypervisor {
+    /// Counts one more.
+    pub fn count(&self, counter: Counter) {
+        self.count_many(counter, 1);
+    }
+
+    /// Counts `more` of them.
+    pub fn count_many(&self, counter: Counter, more: u32) {
+        let cpu = self.counters.0.get(self.machine.cpu_id() as usize);
+        if let Some(count) = cpu.and_then(|cpu| cpu.get(counter as usize)) {
+            // Only this CPU adds to it.
+            count.store(
+                count.load(Ordering::Relaxed).wrapping_add(more),
+                Ordering::Relaxed,
+            );
+        }
+    }
+}
