@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use hv_machine::{Machine, Platform};
 use hypercall_abi::errno::Errno;
@@ -20,9 +21,9 @@ pub struct Current<'a> {
     pub vcpu: &'a Arc<Vcpu>,
     /// Its registers and the rest of its state; the running CPU holds the lock.
     pub state: &'a mut VcpuState,
-    /// Value of the time-stamp counter at which a long operation is to stop; see
+    /// Value of the time-stamp counter at which a long operation is to stop; none before the clock was started; see
     /// [`crate::hypercall::should_preempt`].
-    pub deadline: u64,
+    pub deadline: Cell<Option<u64>>,
 }
 
 impl<'a> Current<'a> {

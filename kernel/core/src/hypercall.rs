@@ -46,9 +46,13 @@ pub type HypercallResult = Result<u64, Stop>;
 
 /// Carries out the hypercall that the registers of the current vCPU ask for.
 pub fn enter(cx: &mut Current<'_>) {
-    start_clock(cx);
     let regs = &cx.state.context.regs;
     let (number, args) = (regs.rax, arguments(regs));
+    if begins_long(number) {
+        start_clock(cx);
+    } else {
+        start_clock_later(cx);
+    }
     let result = match u32::try_from(number) {
         Ok(number) => dispatch(cx, number, &args),
         Err(_) => Err(Stop::Error(Errno::ENOSYS)),
@@ -68,13 +72,40 @@ pub fn enter(cx: &mut Current<'_>) {
 /// Whether a long operation has used up its time and is to return [`Stop::Again`]. An operation asks only after
 /// it has got on by a step, so that it ends however slow the machine is.
 pub fn should_preempt(cx: &Current<'_>) -> bool {
-    cx.machine().tsc() >= cx.deadline
+    let now = cx.machine().tsc();
+    match cx.deadline.get() {
+        Some(deadline) => now >= deadline,
+        None => {
+            cx.deadline.set(Some(now.saturating_add(budget(cx))));
+            false
+        }
+    }
 }
 
 /// Gives the vCPU the time that a hypercall may take, from this moment.
-pub fn start_clock(cx: &mut Current<'_>) {
-    let budget = cx.machine().tsc_info().khz.saturating_mul(1000) / BUDGET_PER_SECOND;
-    cx.deadline = cx.machine().tsc().saturating_add(budget);
+pub fn start_clock(cx: &Current<'_>) {
+    let deadline = cx.machine().tsc().saturating_add(budget(cx));
+    cx.deadline.set(Some(deadline));
+}
+
+/// As [`start_clock`], but from the first look at the clock, which most calls never take.
+fn start_clock_later(cx: &Current<'_>) {
+    cx.deadline.set(None);
+}
+
+/// Whether what a hypercall does before it first looks at the clock may be long by itself.
+fn begins_long(number: u64) -> bool {
+    const LONG: u64 = 1 << HYPERVISOR_MMU_UPDATE
+        | 1 << HYPERVISOR_MMUEXT_OP
+        | 1 << HYPERVISOR_MEMORY_OP
+        | 1 << HYPERVISOR_MULTICALL
+        | 1 << HYPERVISOR_VCPU_OP
+        | 1 << HYPERVISOR_DOMCTL;
+    number < 64 && LONG >> number & 1 != 0
+}
+
+fn budget(cx: &Current<'_>) -> u64 {
+    cx.machine().tsc_info().khz.saturating_mul(1000) / BUDGET_PER_SECOND
 }
 
 fn arguments(regs: &CpuUserRegs) -> Args {

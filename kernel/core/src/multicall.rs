@@ -139,7 +139,7 @@ mod tests {
         let page_size = entry(HYPERVISOR_XEN_VERSION, u64::from(XENVER_PAGESIZE));
         let at = host.put_slice(DOMU, &[page_size; 3]);
         host.as_guest(DOMU, |cx| {
-            cx.deadline = 0;
+            cx.deadline.set(Some(0));
             let next = at + size_of::<MulticallEntry>() as u64;
             assert_eq!(
                 do_multicall(cx, &[at, 3, 0, 0, 0, 0]),

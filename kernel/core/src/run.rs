@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use hv_machine::{Exit, Irq, LogLevel, MachineRef, Platform};
@@ -102,6 +103,7 @@ fn spare_time(hv: &Hypervisor) -> Irq {
 }
 
 /// Runs a vCPU until the scheduler is to be asked again.
+#[inline(never)]
 fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
     let mut state = vcpu.state.lock();
     if !vcpu.is_runnable() || !state.initialised {
@@ -113,7 +115,7 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         domain,
         vcpu,
         state: &mut state,
-        deadline: 0,
+        deadline: Cell::new(None),
     };
     vcpu.running.store(true, Ordering::SeqCst);
     domain.unhooking.wait(hv);

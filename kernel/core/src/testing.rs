@@ -2,7 +2,7 @@
 //! tables of their own making and some scratch memory.
 
 use alloc::sync::Arc;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use hv_machine::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MachineRef, Platform};
@@ -170,7 +170,7 @@ impl Host {
             domain: &domain,
             vcpu: &vcpu,
             state: &mut state,
-            deadline: u64::MAX,
+            deadline: Cell::new(Some(u64::MAX)),
         };
         work(&mut cx)
     }

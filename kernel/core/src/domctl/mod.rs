@@ -18,7 +18,7 @@ use hypercall_abi::errno::Errno;
 
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::hypercall::{Args, HypercallResult, Stop};
+use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
 use crate::{event, lifecycle};
 
 /// `HYPERVISOR_domctl(operation)`.
@@ -45,9 +45,7 @@ pub fn do_domctl(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         XEN_DOMCTL_GETDOMAININFO => info::get_domain_info(cx, &mut op),
         XEN_DOMCTL_DESTROYDOMAIN => {
             let domain = other_domain(cx, &op)?;
-            let deadline = cx.deadline;
-            let machine = cx.machine();
-            let mut out_of_time = || hv_machine::Platform::tsc(machine) >= deadline;
+            let mut out_of_time = || should_preempt(cx);
             if !lifecycle::destroy(hv, &domain, &mut out_of_time) {
                 return Err(Stop::Again(*args));
             }

@@ -136,7 +136,7 @@ fn a_domain_is_destroyed_in_as_many_steps_as_it_takes() {
     let at = host.put(DOM0, &Domctl::new(XEN_DOMCTL_DESTROYDOMAIN, id));
     let step = || {
         host.as_guest(DOM0, |cx| {
-            cx.deadline = 0;
+            cx.deadline.set(Some(0));
             do_domctl(cx, &[at, 0, 0, 0, 0, 0])
         })
     };

@@ -345,7 +345,7 @@ fn a_reset_that_takes_long_goes_on_where_it_stopped() {
     let at = host.put(DOMU, &EvtchnReset { dom: Domid::SELF });
     let step = |command| {
         host.as_guest(DOMU, |cx| {
-            cx.deadline = 0;
+            cx.deadline.set(Some(0));
             event::do_event_channel_op(cx, &[command, at, 0, 0, 0, 0])
         })
     };

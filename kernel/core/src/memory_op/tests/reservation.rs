@@ -204,7 +204,7 @@ fn scrubbing_for_a_single_extent_is_interrupted() {
     host.hv.machine.set_tsc_step(1_000_000);
     let argument = host.put(DOM0, &extents(0, 1, 10, Domid::SELF));
     host.as_guest(DOM0, |cx| {
-        cx.deadline = 0;
+        cx.deadline.set(Some(0));
         let args = [XENMEM_INCREASE_RESERVATION.into(), argument, 0, 0, 0, 0];
         let result = do_memory_op(cx, &args);
         assert_eq!(result, Err(crate::hypercall::Stop::Again(args)));

@@ -139,7 +139,7 @@ fn no_node_is_known_of_any_device() {
     // Out of time: as many as were done.
     let at = host.put(DOM0, &Sysctl::with(cmd, &arm(2, devices, nodes)));
     host.as_guest(DOM0, |cx| {
-        cx.deadline = 0;
+        cx.deadline.set(Some(0));
         assert_eq!(do_sysctl(cx, &[at, 0, 0, 0, 0, 0]), Ok(0));
     });
     let told: SysctlPcitopoinfo = host.get::<Sysctl>(DOM0, at).u.get();
