@@ -189,7 +189,7 @@ impl Host {
                     domain: &domain,
                     vcpu: &vcpu,
                     state: &mut state,
-                    deadline: u64::MAX,
+                    deadline: Cell::new(Some(u64::MAX)),
                 });
             }
         }
