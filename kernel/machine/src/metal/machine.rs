@@ -12,14 +12,15 @@ use super::fpu::Fpu;
 use super::frames::{Frames, direct, raw_copy, raw_zero};
 use super::interrupts::Interrupts;
 use super::lock::Lock;
-use super::paging::Flags;
+use super::paging::{self, Flags};
 use super::processor::{self, Features, port};
 use super::trap::{self, Left};
 use super::{MachineToPhys, cpu, gdt, heap, power, segments, uart};
 use crate::{
     BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
     HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Platform,
-    Polarity, SegmentBase, Segments, SelectorFault, TriggerMode, TscInfo, is_guest_range,
+    Polarity, SegmentBase, Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo,
+    is_guest_range,
 };
 
 /// The machine.

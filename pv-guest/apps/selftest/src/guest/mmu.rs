@@ -50,7 +50,7 @@ fn map(va: u64, entry: Pte) -> Result<()> {
 }
 
 /// Changes an entry by its machine address.
-fn update(address: u64, entry: Pte) -> Result<()> {
+pub fn update(address: u64, entry: Pte) -> Result<()> {
     update_for(address, entry, Domid::SELF.into())
 }
 

@@ -6,6 +6,7 @@ mod descriptors;
 mod domains;
 mod events;
 mod exceptions;
+mod fill;
 mod instructions;
 mod mmu;
 mod probe;
@@ -30,6 +31,7 @@ async fn main() {
     calls::run(&mut tap);
     mmu::run(&mut tap);
     demand::run(&mut tap);
+    fill::run(&mut tap);
     descriptors::run(&mut tap);
     events::run(&mut tap).await;
     time::run(&mut tap).await;
