@@ -56,12 +56,16 @@ global_asm!(
         mov eax, {write}
         syscall
         xor r12d, r12d
+        // Between forks it writes to its stack: each child is to find its own number there, not what
+        // came later.
     1:  inc r12d
+        push r12
         mov eax, {fork}
         syscall
         test rax, rax
         js failed
         jz child
+        add rsp, 8
         cmp r12d, {children}
         jb 1b
         mov eax, {wait}
@@ -108,6 +112,11 @@ global_asm!(
         pop rax
         cmp rax, rbx
         setne dl
+        pop rax
+        cmp rax, r12
+        je 1f
+        inc edx
+    1:
         movabs rdi, {data}
         mov ebx, 0
         mov ecx, r13d
