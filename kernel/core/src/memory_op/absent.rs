@@ -98,11 +98,8 @@ pub(super) fn acquire_resource(cx: &Current<'_>, argument: u64) -> HypercallResu
     if wanted.pad != 0 || end.is_none_or(|end| end > u64::from(u32::MAX)) {
         return Err(Errno::EINVAL.into());
     }
-    if wanted.domid == Domid::SELF || wanted.domid == cx.domain.id {
-        return Err(Errno::EPERM.into());
-    }
-    cx.hv.domain(wanted.domid)?;
-    if !cx.domain.privileged {
+    let domain = cx.hv.domain(wanted.domid)?;
+    if domain.id == cx.domain.id || !cx.domain.privileged {
         return Err(Errno::EPERM.into());
     }
     Err(match wanted.type_ {

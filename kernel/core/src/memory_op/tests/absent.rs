@@ -149,7 +149,7 @@ fn resources_are_other_domains_and_not_there() {
     for (domid, of_dom0, of_domu) in [
         (DOM0, Errno::EPERM, Errno::EPERM),
         (DOMU, Errno::EOPNOTSUPP, Errno::EPERM),
-        (Domid::SELF, Errno::EPERM, Errno::EPERM),
+        (Domid::SELF, Errno::ESRCH, Errno::ESRCH),
         (Domid::IO, Errno::ESRCH, Errno::ESRCH),
         (Domid::XEN, Errno::ESRCH, Errno::ESRCH),
         (Domid(99), Errno::ESRCH, Errno::ESRCH),

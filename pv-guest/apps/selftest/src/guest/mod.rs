@@ -8,6 +8,7 @@ mod events;
 mod exceptions;
 mod fill;
 mod instructions;
+mod memory;
 mod mmu;
 mod probe;
 mod processes;
@@ -32,6 +33,7 @@ async fn main() {
     mmu::run(&mut tap);
     demand::run(&mut tap);
     fill::run(&mut tap);
+    memory::run(&mut tap);
     descriptors::run(&mut tap);
     events::run(&mut tap).await;
     time::run(&mut tap).await;
