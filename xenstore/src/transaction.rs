@@ -135,19 +135,16 @@ fn differ(before: &Node, after: &Node, aspects: Aspects) -> bool {
         || (aspects.contains(Aspects::CHILDREN) && before.children != after.children)
 }
 
-/// Makes changes to a tree, given in any order.
+/// Makes changes to a tree. All of them made, it does not matter in which order.
 pub fn apply(tree: &mut Tree, changes: &mut [Change], generation: u64) {
-    let mut order: Vec<&mut Change> = changes.iter_mut().collect();
-    order.sort_by(|one, other| one.path.cmp(&other.path));
-    // Children go before their parents and come after them.
-    for change in order.iter().rev().filter(|change| change.after.is_none()) {
-        tree.remove(&change.path, generation);
-    }
-    for change in order {
-        if let Some(node) = &mut change.after {
-            let (value, permissions) = (node.value.clone(), node.permissions.clone());
-            tree.set(&change.path, value, permissions, generation);
-            node.generation = generation;
+    for change in changes {
+        match &mut change.after {
+            Some(node) => {
+                let (value, permissions) = (node.value.clone(), node.permissions.clone());
+                tree.set(&change.path, value, permissions, generation);
+                node.generation = generation;
+            }
+            None => tree.remove(&change.path, generation),
         }
     }
 }

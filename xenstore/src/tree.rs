@@ -107,7 +107,7 @@ impl Tree {
         }
     }
 
-    /// Sets a node's value and permissions. The parent is there.
+    /// Sets a node's value and permissions. The parent is there, or will be.
     pub fn set(
         &mut self,
         path: &Path,
@@ -130,7 +130,7 @@ impl Tree {
         }
     }
 
-    /// Removes a node that has no children. The root stays.
+    /// Removes a node, but not what is below it. The root stays.
     pub fn remove(&mut self, path: &str, generation: u64) {
         if path != "/" && self.nodes.contains_key(path) {
             self.nodes.remove_mut(path);

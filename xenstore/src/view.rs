@@ -61,10 +61,15 @@ pub struct Change {
 pub struct Record {
     /// What of which paths was looked at.
     pub accesses: BTreeMap<Path, Aspects>,
-    /// Bytes that its own versions of nodes take.
+    /// Bytes that its own versions of nodes take, and this record.
     pub bytes: usize,
     /// Nodes that its client has more of in it.
     pub nodes: isize,
+}
+
+impl Record {
+    /// About the bytes for a path that was looked at, besides its own.
+    const ACCESS: usize = 64;
 }
 
 /// A tree, and who looks at it.
@@ -320,12 +325,7 @@ impl View<'_> {
             .iter()
             .filter_map(|change| Some(change.after.as_ref()?.size(&change.path) + Tree::COPY))
             .sum();
-        let used = self.accounts.bytes(domain) + self.elsewhere + record.bytes;
-        if used + bytes > self.accounts.limit(domain, Resource::Memory) {
-            return Err(Errno::ENOMEM);
-        }
-        record.bytes += bytes;
-        Ok(())
+        self.charge_transaction(bytes)
     }
 
     fn charge_nodes(&mut self, change: &Change) {
@@ -375,21 +375,35 @@ impl View<'_> {
 
     fn look(&mut self, path: &str, aspects: Aspects) -> Result<Option<Node>, Errno> {
         *self.work += 1;
-        if let Some(record) = &mut self.record {
-            match record.accesses.get_mut(path) {
+        match self.record.as_mut() {
+            None => {}
+            Some(record) => match record.accesses.get_mut(path) {
                 Some(known) => *known |= aspects,
                 None => {
-                    let limit = self
-                        .accounts
-                        .limit(self.caller.domain, Resource::TransactionNodes);
-                    if record.accesses.len() >= limit {
+                    if record.accesses.len() >= self.limit(Resource::TransactionNodes) {
                         return Err(Errno::ENOSPC);
                     }
-                    record.accesses.insert(Path::of_node(path), aspects);
+                    self.charge_transaction(path.len() + Record::ACCESS)?;
+                    if let Some(record) = &mut self.record {
+                        record.accesses.insert(Path::of_node(path), aspects);
+                    }
                 }
-            }
+            },
         }
         Ok(self.tree.get(path).cloned())
+    }
+
+    /// Charges the caller for memory that its transaction takes.
+    fn charge_transaction(&mut self, bytes: usize) -> Result<(), Errno> {
+        let limit = self.limit(Resource::Memory);
+        let used = self.accounts.bytes(self.caller.domain) + self.elsewhere;
+        if let Some(record) = &mut self.record {
+            if used + record.bytes + bytes > limit {
+                return Err(Errno::ENOMEM);
+            }
+            record.bytes += bytes;
+        }
+        Ok(())
     }
 }
 

@@ -89,7 +89,7 @@ pub struct Watch {
 impl Watch {
     /// Bytes for which its client is charged.
     pub fn size(&self) -> usize {
-        self.target.path.len() * 2 + self.token.len() + 192
+        self.target.path.len() * 3 + self.token.len() + 256
     }
 }
 

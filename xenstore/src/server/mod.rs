@@ -269,15 +269,10 @@ impl Server {
             self.ready.extend(self.waiting.drain(..));
         }
         while let Some(client) = self.ready.pop_front() {
-            let limit = self.accounts.limit(client.domain(), Resource::Outstanding);
             let Some(connection) = self.clients.get_mut(&client) else {
                 continue;
             };
-            // With too many replies not taken it will be enqueued when one is.
             connection.queued = false;
-            if connection.output.replies() >= limit {
-                continue;
-            }
             if !self.precedence.is_empty() && !client.is_privileged() && connection.may_interfere()
             {
                 connection.queued = true;
@@ -311,6 +306,8 @@ impl Server {
         self.precedence.values().max().copied()
     }
 
+    /// Gives a client its turn if it has a request. With too many replies not taken it waits for
+    /// this until one is.
     fn enqueue(&mut self, client: ClientId) {
         let limit = self.accounts.limit(client.domain(), Resource::Outstanding);
         if let Some(connection) = self.clients.get_mut(&client)

@@ -17,6 +17,7 @@ fn the_deepest_path_needs_little_stack() {
     let work = || {
         let mut store = Store::with_guests(&[5]);
         store.ok(DOM0, Kind::SetQuota, "nodes\x000\0");
+        store.ok(DOM0, Kind::SetQuota, "memory\x000\0");
         let deep = ["a"; 1000].join("/");
         let transaction = store.start(FIVE);
         store.ok(FIVE, Kind::Watch, &format!("{deep}\0t\0"));

@@ -200,6 +200,24 @@ fn memory_of_nodes_watches_and_transactions() {
 }
 
 #[test]
+fn memory_of_what_a_transaction_looked_at() {
+    let mut store = Store::with_guests(&[5, 6]);
+    store.ok(DOM0, Kind::SetQuota, "memory\x00100000\0");
+    let transactions = [DOM0, FIVE, guest(6)].map(|who| (who, store.start(who)));
+    let read = |store: &mut Store, who, number| {
+        let transaction = transactions.iter().find(|(other, _)| *other == who);
+        let number = if who == FIVE { number } else { 0 };
+        let payload = format!("{}{number}\0", "x".repeat(1900));
+        match store.ask_in(who, transaction.unwrap().1, Kind::Read, payload.as_bytes()) {
+            Ok(_) | Err(ENOENT) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    let looks = count(&mut store, ENOMEM, read);
+    assert!((40..55).contains(&looks), "{looks}");
+}
+
+#[test]
 fn quotas_are_shown_and_set_for_all_and_for_one() {
     let mut store = Store::with_guests(&[5, 6]);
     let names = store.strings(DOM0, Kind::GetQuota, "")[0].clone();

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use split_drivers::SharedMemory;
 use xenstore::client::{Client, TransactionId};
 use xenstore::daemon::{Daemon, Host};
-use xenstore::ring::{Failure, Frontend};
+use xenstore::ring::{Backend, Failure, Frontend};
 use xenstore::server::ClientId;
 use xenstore::wire::{self, Kind};
 
@@ -22,12 +22,39 @@ const NONE: TransactionId = TransactionId::NONE;
 const REQ_PROD: usize = offset_of!(XenstoreDomainInterface, req_prod);
 const REQ_CONS: usize = offset_of!(XenstoreDomainInterface, req_cons);
 const RSP_CONS: usize = offset_of!(XenstoreDomainInterface, rsp_cons);
+const RSP_PROD: usize = offset_of!(XenstoreDomainInterface, rsp_prod);
 const CONNECTION: usize = offset_of!(XenstoreDomainInterface, connection);
 const ERROR: usize = offset_of!(XenstoreDomainInterface, error);
 
 /// Memory that two ends share.
 #[derive(Clone)]
 struct Page(Rc<RefCell<Vec<u8>>>);
+
+/// A page whose domain reads as fast as the store writes.
+struct Drain(Page);
+
+impl SharedMemory for Drain {
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn load_index(&self, offset: usize) -> u32 {
+        let read_up_to = if offset == RSP_CONS { RSP_PROD } else { offset };
+        self.0.load_index(read_up_to)
+    }
+
+    fn store_index(&self, offset: usize, value: u32) {
+        self.0.store_index(offset, value);
+    }
+
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.0.read(offset, bytes);
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.0.write(offset, bytes);
+    }
+}
 
 impl Page {
     fn new() -> Self {
@@ -257,6 +284,10 @@ fn breaks_the_rules(mischief: impl Fn(&Page), error: u32) {
     assert_eq!(system.ask(&mut six, Kind::Write, b"a\0"), ok());
     system.daemon.server().check().unwrap();
 
+    let used = system.dom0(Kind::Control, "quota\x005\0");
+    let used = String::from_utf8_lossy(&used);
+    assert!(used.contains("watches         :        0"), "{used}");
+
     // It may begin anew.
     assert!(five.front.reconnect());
     five.client = Client::new();
@@ -421,6 +452,24 @@ fn a_flood_does_not_delay_the_others() {
     assert!(system.poll(21 * 12));
     system.turn(&mut victim).unwrap();
     assert_eq!(victim.client.reply(request), Some(ok()));
+}
+
+#[test]
+fn who_reads_as_fast_as_the_store_writes_does_not_keep_it_for_ever() {
+    let mut system = System::new();
+    let client = system.dom0;
+    let request = wire::encode(Kind::Read, 0, 0, b"/absent\0");
+    let page = Page::new();
+    let mut ring = Backend::connect(Drain(page.clone()), 0);
+    for _ in 0..200 {
+        let server = system.daemon.server();
+        assert_eq!(server.receive(client, &request), Ok(request.len()));
+        system.poll(1);
+    }
+    let server = system.daemon.server();
+    assert!(ring.exchange(server, client));
+    assert_eq!(page.load_index(RSP_PROD), XENSTORE_RING_SIZE as u32);
+    assert!(!server.output(client).is_empty());
 }
 
 #[test]

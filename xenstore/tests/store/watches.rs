@@ -172,6 +172,9 @@ fn what_waits_to_be_read_is_not_queued_again() {
     store.server.sent(five, 1);
     for _ in 0..2 {
         store.ok(DOM0, Kind::Write, "/local/domain/5/a\0again");
+        let byte = store.server.output(five)[..1].to_vec();
+        store.client(five).receive(&byte).unwrap();
+        store.server.sent(five, 1);
     }
     assert_eq!(store.event_lines(five), ["a t", "a t"]);
 }
@@ -193,6 +196,16 @@ fn a_client_that_reads_too_late_still_learns_where_to_look() {
     assert_eq!(events[events.len() - 2..], ["a t", "b t"]);
     store.ok(DOM0, Kind::Write, "/local/domain/5/b/c\0");
     assert_eq!(store.event_lines(five), ["b/c t"]);
+}
+
+#[test]
+fn an_event_too_long_for_a_message_names_the_watched_path() {
+    let mut store = Store::new();
+    let (token, long) = ("t".repeat(2500), "n".repeat(2000));
+    store.ok(DOM0, Kind::Watch, &format!("/a\0{token}\0"));
+    store.events(DOM0);
+    store.ok(DOM0, Kind::Write, &format!("/a/{long}\0"));
+    assert_eq!(store.events(DOM0), [("/a".into(), token)]);
 }
 
 #[test]
