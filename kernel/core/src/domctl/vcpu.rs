@@ -78,6 +78,8 @@ pub(super) fn set_context(
             .map_err(|_| Errno::EFAULT)?;
         Some(context)
     };
+    // The domain's other vCPUs may run.
+    let _hold = mmu::hold_tables(cx, domain.id);
     while_paused(cx, &vcpu, |vcpu, state| match &context {
         Some(context) => {
             let out_of_time = &mut || should_preempt(cx);

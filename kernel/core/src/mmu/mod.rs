@@ -55,7 +55,7 @@ fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
 }
 
 /// Has the tables of a domain that is not the caller's stay as its vCPUs know them.
-fn hold_tables(cx: &Current<'_>, owner: Domid) -> Option<Hold> {
+pub(crate) fn hold_tables(cx: &Current<'_>, owner: Domid) -> Option<Hold> {
     if owner == cx.domain.id {
         return None;
     }

@@ -3,12 +3,14 @@
 
 use super::*;
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 use hv_machine::sim::Machine;
 use hv_machine::{Irq, MachineRef};
 use hypercall_abi::arch_x86::{FLAT_KERNEL_CS, TrapInfo};
+use hypercall_abi::domctl::{Domctl, DomctlVcpucontext, XEN_DOMCTL_SETVCPUCONTEXT};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::memory::{MemoryExchange, MemoryReservation, XENMEM_EXCHANGE};
 use hypercall_abi::sched::SHUTDOWN_CRASH;
@@ -16,6 +18,7 @@ use hypercall_abi::types::{Domid, GuestHandle};
 use hypercall_abi::xen::*;
 use zerocopy::FromZeros;
 
+use crate::hypercall::dispatch;
 use crate::lifecycle;
 use crate::memory::{FrameType, Level, recount};
 use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH};
@@ -497,6 +500,44 @@ fn another_cpu_waits_until_the_table_is_hooked_back() {
         assert!(!other.is_finished());
         host.interrupt();
         assert_eq!(other.join().expect("it waits, then goes on"), 0);
+    });
+    recount::check(&host.hv).expect("all in order");
+}
+
+#[test]
+fn a_toolstack_takes_a_vcpus_tables_only_while_all_are_hooked() {
+    let host = host();
+    let domain = host.domain(DOMU);
+    lifecycle::create_vcpus(&host.hv, &domain, 2).expect("a second vCPU");
+    let mut op = Domctl::new(XEN_DOMCTL_SETVCPUCONTEXT, DOMU);
+    op.u.set(&DomctlVcpucontext {
+        vcpu: 1,
+        ..FromZeros::new_zeroed()
+    });
+    let at = host.put(DOM0, &op);
+    assert!(unhooked(&host, 0).is_some());
+    let (hv, dom0) = (&host.hv, &host.domain(DOM0));
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            Machine::become_cpu(1);
+            let vcpu = dom0.vcpu(0).expect("vCPU 0");
+            let mut state = vcpu.state.lock();
+            hv.machine.load_root(state.root().expect("a root"));
+            let mut cx = Current {
+                hv,
+                domain: dom0,
+                vcpu: &vcpu,
+                state: &mut state,
+                deadline: Cell::new(Some(u64::MAX)),
+            };
+            dispatch(&mut cx, HYPERVISOR_DOMCTL, &[at, 0, 0, 0, 0, 0])
+        });
+        while domain.unhooking.holds.load(Ordering::SeqCst) == 0 && !other.is_finished() {
+            std::thread::yield_now();
+        }
+        assert!(!other.is_finished());
+        host.interrupt();
+        assert_eq!(other.join().expect("it waits, then goes on"), Ok(0));
     });
     recount::check(&host.hv).expect("all in order");
 }
