@@ -81,6 +81,7 @@ fn release_gives_everything_back() {
     store.ok(six, Kind::Write, "/local/domain/5/a/of-six\0");
     store.ok(five, Kind::Watch, "a\0t\0");
     store.start(five);
+    store.ok(DOM0, Kind::SetPermissions, "@introduceDomain\0n5\0");
     store.ok(DOM0, Kind::Watch, "/theirs\0t\0");
     store.ok(DOM0, Kind::Watch, "@releaseDomain\0r\0");
     store.events(DOM0);
@@ -100,6 +101,8 @@ fn release_gives_everything_back() {
         Err(EACCES)
     );
     assert_eq!(store.ok(six, Kind::GetPermissions, "a\0"), b"n6\0");
+    let special = store.ask(five, Kind::SetPermissions, "@introduceDomain\0n5\0");
+    assert_eq!(special, Err(EACCES));
     store.ok(six, Kind::SetPermissions, "a\0n6\0b5\0");
     assert_eq!(store.ok(five, Kind::Read, "/local/domain/6/a\0"), b"x");
     store.check();

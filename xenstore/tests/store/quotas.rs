@@ -58,6 +58,7 @@ fn nodes_in_transactions() {
         store.ok_in(FIVE, one, Kind::Write, &format!("one{number}\0"));
     }
     assert_eq!(store.ask_in(FIVE, one, Kind::Write, b"one9\0"), Err(ENOSPC));
+    store.ok_in(FIVE, one, Kind::Write, "one8\0again");
     store.ok_in(FIVE, two, Kind::Write, "two\0");
     store.commit(FIVE, one).unwrap();
     assert_eq!(store.commit(FIVE, two), Err(ENOSPC));

@@ -202,6 +202,24 @@ fn a_list_that_is_too_long_comes_in_parts() {
 }
 
 #[test]
+fn a_list_just_too_long_for_one_part_comes_in_two() {
+    let mut store = store();
+    for number in 10..25 {
+        let name = format!("{number}{}", "x".repeat(253));
+        store.ok(DOM0, Kind::Mkdir, &format!("/edge/{name}\0"));
+    }
+    let mut complete = 0;
+    for length in 230..260 {
+        let last = format!("/edge/z{}\0", "x".repeat(length));
+        store.ok(DOM0, Kind::Mkdir, &last);
+        let part = store.ok(DOM0, Kind::DirectoryPart, "/edge\x000\0");
+        complete += usize::from(part.ends_with(b"\0\0"));
+        store.ok(DOM0, Kind::Remove, &last);
+    }
+    assert!((1..29).contains(&complete), "{complete}");
+}
+
+#[test]
 fn get_perms() {
     use Kind::{GetPermissions, SetPermissions};
     expect(&[

@@ -244,6 +244,15 @@ fn release_unmaps_the_page_and_a_new_domain_begins_there() {
 }
 
 #[test]
+fn a_domain_introduced_again_has_its_page_mapped_once() {
+    let mut system = System::new();
+    system.guest(5);
+    let mut five = system.guest(5);
+    assert_eq!(system.daemon.host().mapped, [Domid(5)]);
+    assert_eq!(system.ask(&mut five, Kind::Write, b"a\0x"), ok());
+}
+
+#[test]
 fn a_message_may_come_byte_by_byte() {
     let mut system = System::new();
     let five = system.guest(5);
