@@ -34,7 +34,6 @@ fn assert_shared(text: &str, vcpus: u32) {
     }
 }
 
-/// With as many processors as vCPUs: a hypervisor that uses them runs the vCPUs at the same time.
 fn passes_as_dom0(image: &Path) {
     for vcpus in [1, 2] {
         let boot = Boot::Kernel {
@@ -47,11 +46,7 @@ fn passes_as_dom0(image: &Path) {
                 arguments: String::new(),
             }],
         };
-        let hardware = Hardware {
-            cpus: vcpus,
-            ..Hardware::default()
-        };
-        let machine = Bare::boot(&hardware, &boot);
+        let machine = Bare::boot(&Hardware::default(), &boot);
         machine.expect_line(GOOD);
         assert_shared(&machine.text(), vcpus);
     }

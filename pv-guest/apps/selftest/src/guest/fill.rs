@@ -93,9 +93,9 @@ pub fn run(tap: &mut Tap) {
     let entry = |page: &Page| Pte::new(page.mfn, Flags::TABLE);
     let hooked = (0..count)
         .zip(&tables)
-        .try_for_each(|(index, table)| update(level2.mfn.0 << 12 | index * 8, entry(table)))
+        .try_for_each(|(index, table)| update((level2.mfn.0 << 12) | (index * 8), entry(table)))
         .and_then(|()| update(level3.mfn.0 << 12, entry(&level2)))
-        .and_then(|()| update(memory::root().0 << 12 | SLOT * 8, entry(&level3)));
+        .and_then(|()| update((memory::root().0 << 12) | (SLOT * 8), entry(&level3)));
     tap.call("and are hooked", hooked, OK);
 
     let before = before.and_then(|_| Counters::read().ok());
@@ -145,7 +145,7 @@ pub fn run(tap: &mut Tap) {
             store(table, index, Pte(0));
         }
     }
-    let unhooked = update(memory::root().0 << 12 | SLOT * 8, Pte(0));
+    let unhooked = update((memory::root().0 << 12) | (SLOT * 8), Pte(0));
     tap.call("the tables are empty and unhooked", unhooked, OK);
     let writable = all().try_for_each(|page| page.protect(Flags::READ_WRITE));
     tap.call("and ordinary pages again", writable, OK);
