@@ -35,7 +35,7 @@ const BOOT_LIMIT: u64 = 1 << 32;
 /// Memory that nobody else gets: real-mode tables, the BIOS's data, frame buffers, option ROMs.
 const LOW_MEMORY: u64 = 1 << 20;
 /// Heap for what the core keeps per frame of memory.
-const HEAP_PER_FRAME: u64 = 48;
+const HEAP_PER_FRAME: u64 = 64;
 /// Heap for everything else, until the core adds more.
 const HEAP_BASE: u64 = 8 << 20;
 
