@@ -167,6 +167,7 @@ impl TableStores {
 
 /// Runs the guest until it leaves, with the table unhooked to which it stores, if there is one; `None` where it left
 /// because of that, or may not go on because of what it stored.
+#[inline]
 pub fn enter(cx: &mut Current<'_>) -> Option<Exit> {
     if cx.state.table_stores.next.is_some() {
         unhook(cx);
@@ -175,6 +176,12 @@ pub fn enter(cx: &mut Current<'_>) -> Option<Exit> {
     if cx.state.table_stores.unhooked.is_none() {
         return Some(exit);
     }
+    left_unhooked(cx, exit)
+}
+
+/// What an exit comes to that was made with a table unhooked, which is hooked back.
+#[inline(never)]
+fn left_unhooked(cx: &mut Current<'_>, exit: Exit) -> Option<Exit> {
     let (unhooked, good) = hook_back(cx)?;
     match exit {
         // The machine has taken it, whatever becomes of the guest.
