@@ -215,6 +215,15 @@ impl Domain {
         self.vcpus.read().len() as u32
     }
 
+    /// CPUs that run those of its vCPUs that are `chosen` by number, bit n for CPU n.
+    pub fn running_on(&self, chosen: impl Fn(u32) -> bool) -> u64 {
+        let vcpus = self.vcpus.read();
+        let chosen = vcpus.iter().filter(|vcpu| chosen(vcpu.id));
+        chosen
+            .filter_map(|vcpu| vcpu.runs_on())
+            .fold(0, |cpus, cpu| cpus | 1 << cpu)
+    }
+
     /// Appends vCPUs (`XEN_DOMCTL_max_vcpus`).
     pub(crate) fn add_vcpu(&self, vcpu: Arc<Vcpu>) {
         self.vcpus.write().push(vcpu);

@@ -66,7 +66,7 @@ mod tests {
     use hypercall_abi::domctl::{Domctl, XEN_DOMCTL_PAUSEDOMAIN};
     use hypercall_abi::version::XENVER_PAGESIZE;
     use hypercall_abi::xen::{
-        HYPERVISOR_DOMCTL, HYPERVISOR_UPDATE_VA_MAPPING, HYPERVISOR_XEN_VERSION,
+        HYPERVISOR_DOMCTL, HYPERVISOR_UPDATE_VA_MAPPING, HYPERVISOR_XEN_VERSION, UVMF_INVLPG,
     };
     use zerocopy::IntoBytes;
 
@@ -129,7 +129,9 @@ mod tests {
     fn a_call_may_unmap_the_list() {
         let host = Host::new();
         let va = SCRATCH + 63 * 4096;
-        host.put_at(DOMU, va, &entry(HYPERVISOR_UPDATE_VA_MAPPING, va));
+        let mut unmap = entry(HYPERVISOR_UPDATE_VA_MAPPING, va);
+        unmap.args[2] = UVMF_INVLPG;
+        host.put_at(DOMU, va, &unmap);
         assert_eq!(call(&host, va, 1), Errno::EFAULT.to_return());
     }
 

@@ -117,7 +117,7 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         state: &mut state,
         deadline: Cell::new(None),
     };
-    vcpu.running.store(true, Ordering::SeqCst);
+    sched::switching_in(hv, vcpu);
     domain.unhooking.wait(hv);
     if switch_in(&mut cx) {
         sched::switched_in(hv, vcpu);
@@ -160,8 +160,9 @@ fn switch_in(cx: &mut Current<'_>) -> bool {
     true
 }
 
-/// Takes a vCPU's state out of the CPU. Its root stays loaded until another is, or it is destroyed.
+/// Takes a vCPU's state out of the CPU. Its root stays loaded until another is, or its tables change their use.
 fn switch_out(hv: &Hypervisor, state: &mut VcpuState) {
+    hv.machine.leave_root();
     state.segments = hv.machine.store_segments();
     hv.machine.set_task_switched(false);
     hv.machine.save_fpu(&mut state.fpu);

@@ -2,9 +2,11 @@
 //! tables of their own making and some scratch memory.
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use hv_machine::sim::Machine;
 use hv_machine::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MachineRef, Platform};
 use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::{HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG};
@@ -17,6 +19,7 @@ use crate::hypercall;
 use crate::hypervisor::Hypervisor;
 use crate::lifecycle::{self, NewDomain};
 use crate::memory::{FrameType, Level, Pte};
+use crate::sched;
 use crate::vcpu::Vcpu;
 
 /// Where each domain's scratch pages are mapped, writable.
@@ -69,6 +72,10 @@ pub struct Host {
     pub hv: Hypervisor,
     layouts: BTreeMap<Domid, Layout>,
     used: RefCell<BTreeMap<Domid, u64>>,
+    /// The vCPU on each CPU.
+    running: RefCell<BTreeMap<u32, Arc<Vcpu>>>,
+    vcpu: Cell<u32>,
+    scratch_pages: u64,
 }
 
 impl Default for Host {
@@ -80,16 +87,24 @@ impl Default for Host {
 impl Host {
     /// A machine of 16 MiB and one CPU with [`DOM0`] and [`DOMU`].
     pub fn new() -> Self {
-        Self::with_machine(MachineRef::new(hv_machine::sim::Machine::new(4096)))
+        Self::with_machine(MachineRef::new(Machine::new(4096)))
     }
 
     /// The same on a machine that the test made.
     pub fn with_machine(machine: MachineRef) -> Self {
+        Self::with_scratch(machine, SCRATCH_PAGES)
+    }
+
+    /// The same with another number of scratch pages, up to [`SCRATCH_PAGES`].
+    pub fn with_scratch(machine: MachineRef, scratch_pages: u64) -> Self {
         let hv = Hypervisor::new(machine);
         let mut host = Self {
             hv,
             layouts: BTreeMap::new(),
             used: RefCell::default(),
+            running: RefCell::default(),
+            vcpu: Cell::new(0),
+            scratch_pages,
         };
         host.add_domain(DOM0, true);
         host.add_domain(DOMU, false);
@@ -115,7 +130,7 @@ impl Host {
                 .expect("a frame")
         };
         let tables = [frame(), frame(), frame(), frame()];
-        let scratch: Vec<Mfn> = (0..SCRATCH_PAGES).map(|_| frame()).collect();
+        let scratch: Vec<Mfn> = (0..self.scratch_pages).map(|_| frame()).collect();
         let machine = &self.hv.machine;
         for (table, level) in tables.windows(2).zip([Level::L4, Level::L3, Level::L2]) {
             machine.store_u64(table[0], level.index(SCRATCH), Pte::new(table[1], RW).0);
@@ -134,8 +149,7 @@ impl Host {
             state.kernel_root = Some(root.into_bits());
             state.initialised = true;
         }
-        vcpu.down
-            .store(false, core::sync::atomic::Ordering::Release);
+        vcpu.down.store(false, Ordering::Release);
         lifecycle::toolstack_unpause(&self.hv, &domain).expect("paused as created");
         self.layouts.insert(id, Layout { tables, scratch });
     }
@@ -155,15 +169,29 @@ impl Host {
         &self.layouts[&id]
     }
 
-    /// Works as vCPU `vcpu` of a domain, with its address space loaded; whichever vCPU ran its own code until now was
-    /// interrupted.
+    /// Works as vCPU `vcpu` of a domain on this CPU, with its address space loaded. There it stays, with what the CPU
+    /// remembers of its tables, until another vCPU comes or [`Self::stop`]. Whichever vCPU ran its
+    /// own code until now was interrupted.
     pub fn as_vcpu<R>(&self, id: Domid, vcpu: u32, work: impl FnOnce(&mut Current<'_>) -> R) -> R {
         self.interrupt();
         let domain = self.domain(id);
         let vcpu = domain.vcpu(vcpu).expect("the vCPU");
         let mut state = vcpu.state.lock();
-        if let Some(root) = state.root() {
-            self.hv.machine.load_root(root);
+        let machine = &self.hv.machine;
+        let stays = {
+            let mut running = self.running.borrow_mut();
+            let before = running.insert(machine.cpu_id(), vcpu.clone());
+            let stays = before.as_ref().is_some_and(|it| Arc::ptr_eq(it, &vcpu));
+            if let Some(before) = before.filter(|_| !stays) {
+                before.running.store(false, Ordering::SeqCst);
+            }
+            stays
+        };
+        sched::switching_in(&self.hv, &vcpu);
+        if let Some(root) = state.root()
+            && (!stays || machine.current_root() != root)
+        {
+            machine.load_root(root);
         }
         let mut cx = Current {
             hv: &self.hv,
@@ -205,16 +233,34 @@ impl Host {
         })
     }
 
-    /// Works as vCPU 0 of a domain.
-    pub fn as_guest<R>(&self, id: Domid, work: impl FnOnce(&mut Current<'_>) -> R) -> R {
-        self.as_vcpu(id, 0, work)
+    /// Takes whatever vCPU runs there from CPU `cpu`, whose root stays loaded.
+    pub fn stop(&self, cpu: u32) {
+        if let Some(vcpu) = self.running.borrow_mut().remove(&cpu) {
+            vcpu.running.store(false, Ordering::SeqCst);
+            let before = self.hv.machine.cpu_id();
+            Machine::become_cpu(cpu);
+            self.hv.machine.leave_root();
+            Machine::become_cpu(before);
+        }
     }
 
-    /// Makes a hypercall as vCPU 0 of a domain, through its registers, until it is finished; gives the register
+    /// Goes on as CPU `cpu` and there as the vCPUs of the same number, instead of the vCPUs 0.
+    pub fn become_cpu(&self, cpu: u32) {
+        Machine::become_cpu(cpu);
+        self.vcpu.set(cpu);
+    }
+
+    /// Works as vCPU 0 of a domain, or as that of [`Self::become_cpu`].
+    pub fn as_guest<R>(&self, id: Domid, work: impl FnOnce(&mut Current<'_>) -> R) -> R {
+        self.as_vcpu(id, self.vcpu.get(), work)
+    }
+
+    /// Makes a hypercall as [`Self::as_guest`], through its registers, until it is finished; gives the register
     /// that the guest would read: a result or a negated errno.
     pub fn hypercall(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
-        self.begin_hypercall(id, 0, number, args);
-        self.go_on(id, 0, 1_000_000)
+        let vcpu = self.vcpu.get();
+        self.begin_hypercall(id, vcpu, number, args);
+        self.go_on(id, vcpu, 1_000_000)
             .unwrap_or_else(|| panic!("hypercall {number} does not end"))
     }
 
@@ -263,7 +309,10 @@ impl Host {
             at = at.next_multiple_of(4096);
         }
         *next = at + bytes as u64;
-        assert!(*next <= SCRATCH_PAGES * 4096, "scratch memory is used up");
+        assert!(
+            *next <= self.scratch_pages * 4096,
+            "scratch memory is used up"
+        );
         SCRATCH + at
     }
 

@@ -117,6 +117,12 @@ impl Vcpu {
         }
     }
 
+    /// The CPU that runs it, or is about to.
+    pub fn runs_on(&self) -> Option<u32> {
+        let runs = self.running.load(Ordering::SeqCst);
+        runs.then(|| self.seat.cpu())
+    }
+
     /// Whether the scheduler may pick it.
     pub fn is_runnable(&self) -> bool {
         !self.down.load(Ordering::Acquire)

@@ -13,6 +13,7 @@
 //!   in an accessor is a bug of the caller and stops the machine.
 //! - Guest virtual memory is reached only by [`Platform::copy_from_guest`] and [`Platform::copy_to_guest`],
 //!   which check that the range is the guest's, lift SMAP for the copy alone, and turn a fault into [`Fault`].
+//! - Whoever waits for another CPU does so by [`relax`], which serves what other CPUs ask of this one meanwhile.
 //! - The hypervisor runs with interrupts off. They are taken in [`Platform::enter_guest`] and
 //!   [`Platform::idle`] only, and come back as values.
 #![cfg_attr(target_os = "none", no_std)]
@@ -20,6 +21,7 @@
 extern crate alloc;
 
 mod context;
+mod flush_clock;
 mod log;
 mod memory_map;
 #[cfg(any(target_os = "none", test))]
@@ -34,10 +36,10 @@ pub use context::{
 pub use log::{LogLevel, LogRing};
 pub use memory_map::{BootModule, MemoryKind, MemoryRegion};
 #[cfg(target_os = "none")]
-pub use metal::Machine;
+pub use metal::{Machine, relax};
 pub use platform::{Fault, GeneralProtection, IoWidth, Platform, Polarity, TriggerMode, TscInfo};
 #[cfg(not(target_os = "none"))]
-pub use sim::Machine;
+pub use sim::{Machine, relax};
 
 /// How the hypervisor holds its machine.
 #[cfg(target_os = "none")]

@@ -145,8 +145,17 @@ pub trait Platform {
     fn flush_tlb(&self);
     /// Forgets this CPU's translations of the page at `va`.
     fn flush_tlb_page(&self, va: u64);
-    /// Forgets all translations on every CPU of `cpus` (bit n for CPU n); returns when all have.
+    /// Forgets all translations on every CPU of `cpus` (bit n for CPU n); returns when all have. One that has left
+    /// its root ([`Self::leave_root`]) loads the machine's own tables.
     fn flush_tlb_on(&self, cpus: u64);
+    /// Says that this CPU needs its root no more. Until it loads another, or the next flush that is asked of it, the
+    /// root stays loaded, but nothing goes through it.
+    fn leave_root(&self);
+    /// Time on a clock that ticks with every full flush of any CPU.
+    fn flush_time(&self) -> u64;
+    /// CPUs that have had no full flush since `time` on that clock, bit n for CPU n: these may remember translations
+    /// that were in the tables at that time.
+    fn unflushed_since(&self, time: u64) -> u64;
     /// Copies from guest virtual memory as this CPU maps it.
     fn copy_from_guest(&self, va: u64, out: &mut [u8]) -> Result<(), Fault>;
     /// Copies to guest virtual memory as this CPU maps it. Bytes before the faulting one may be written.

@@ -96,7 +96,7 @@ impl Unhooking {
     pub fn wait(&self, hv: &Hypervisor) {
         while let Some(cpu) = self.cpu.load(Ordering::SeqCst).checked_sub(1) {
             hv.machine.send_ipi(cpu);
-            core::hint::spin_loop();
+            hv_machine::relax();
         }
     }
 

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI16, AtomicU32, AtomicU64, Ordering};
 
+use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
@@ -23,6 +24,8 @@ pub struct Frame {
     owner: AtomicU32,
     /// Type, stage and type count; see [`super::type_word`].
     type_word: AtomicU64,
+    /// When it was last used as its type, or freed: the low bits of [`Platform::flush_time`].
+    last_use: AtomicU32,
     next: AtomicU32,
     prev: AtomicU32,
     /// Entries of the table that name others of its level, or, negative, such entries elsewhere that name it; see
@@ -59,6 +62,7 @@ impl Frame {
             count: AtomicU32::new(0),
             owner: AtomicU32::new(NO_OWNER),
             type_word: AtomicU64::new(0),
+            last_use: AtomicU32::new(0),
             next: AtomicU32::new(NONE),
             prev: AtomicU32::new(NONE),
             linear: AtomicI16::new(0),
@@ -526,7 +530,7 @@ impl Memory {
                 }
                 // Another CPU is at it, and ends when its time is up. What it may wait for in turn is of a lower level.
                 Stage::Busy => {
-                    core::hint::spin_loop();
+                    hv_machine::relax();
                     continue;
                 }
                 Stage::Leaving(_) => {
@@ -553,7 +557,7 @@ impl Memory {
             if changes {
                 // A stale writable translation would let the guest edit a page table that is in use; a stale
                 // paging-structure entry would let it edit one through a page that no longer is a table.
-                self.flush_stale_translations();
+                self.flush_since(self.last_use(frame));
             }
             if stage != Stage::Idle {
                 // The stage's own; the caller has another.
@@ -580,9 +584,9 @@ impl Memory {
     fn stop(&self, mfn: Mfn, frame: &Frame, kind: FrameType, stopped: &Stopped) -> Errno {
         let busy = TypeWord::busy(kind);
         if stopped.why != Errno::ERESTART {
-            // Nothing ever used it as this, so that no translation is left to be flushed.
             if stopped.done == 0 {
-                frame.set_word(TypeWord::idle(FrameType::None));
+                // What processors remember of an earlier use as the same type, they still do.
+                frame.set_word(TypeWord::idle(kind));
             } else {
                 self.leave(mfn, frame, busy, stopped.done);
             }
@@ -614,26 +618,49 @@ impl Memory {
                 word.stage() == Stage::Valid,
                 "frame {mfn} has no type to give back"
             );
-            let done = if word.count() > 1 {
-                frame.replace_word(word, TypeWord(word.0 - 1))
-            } else {
-                match word.kind() {
-                    FrameType::Table(Level::L1) => {
-                        // Nobody else may count on the table from here on, and its type stays until it is empty.
-                        let alone = frame.replace_word(word, TypeWord::busy(word.kind()));
-                        if alone {
-                            self.release_entries(mfn, hv_machine::TABLE_ENTRIES);
-                            frame.set_word(TypeWord::idle(word.kind()));
-                        }
-                        alone
-                    }
-                    FrameType::Table(_) => self.leave(mfn, frame, word, hv_machine::TABLE_ENTRIES),
-                    kind => frame.replace_word(word, TypeWord::idle(kind)),
+            if word.count() > 1 {
+                if frame.replace_word(word, TypeWord(word.0 - 1)) {
+                    return;
                 }
-            };
-            if done {
-                return;
+                continue;
             }
+            let kind = word.kind();
+            if matches!(kind, FrameType::Table(level) if level != Level::L1) {
+                if self.leave(mfn, frame, word, hv_machine::TABLE_ENTRIES) {
+                    return;
+                }
+                continue;
+            }
+            // Nobody else may count on the type from here on: a use that began and ended while the time is taken would
+            // be later than that. An L1 table's type stays until it is empty.
+            if !frame.replace_word(word, TypeWord::busy(kind)) {
+                continue;
+            }
+            if kind == FrameType::Table(Level::L1) {
+                self.release_entries(mfn, hv_machine::TABLE_ENTRIES);
+            }
+            self.note_last_use(frame);
+            frame.set_word(TypeWord::idle(kind));
+            return;
         }
     }
+
+    /// Notes that nobody uses the frame any more who did, so that what processors remember of it is as old as this.
+    pub(super) fn note_last_use(&self, frame: &Frame) {
+        let time = self.machine.flush_time();
+        frame.last_use.store(time as u32, Ordering::Release);
+    }
+
+    /// What [`Self::note_last_use`] noted, as a time on the whole clock; where that is so long ago that the bits do not
+    /// tell, a later time.
+    pub(super) fn last_use(&self, frame: &Frame) -> u64 {
+        let low = frame.last_use.load(Ordering::Acquire);
+        unwrap_time(self.machine.flush_time(), low)
+    }
+}
+
+/// The last time up to `now` with these low bits.
+pub(super) fn unwrap_time(now: u64, low: u32) -> u64 {
+    let ago = (now as u32).wrapping_sub(low);
+    now.saturating_sub(ago.into())
 }

@@ -50,7 +50,7 @@ pub use walk::L1Slot;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use hv_machine::{MachineRef, MemoryKind, PAGE_SHIFT, PAGE_SIZE, Platform};
 use hypercall_abi::errno::Errno;
@@ -77,8 +77,6 @@ pub struct Memory {
     claimed: Mutex<u64>,
     owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
     total: u64,
-    /// Frames were put on [`Self::dirty`] since all CPUs were last flushed for its sake.
-    freed_since_flush: AtomicBool,
 }
 
 /// A frame's record, and whether the hypervisor manages the frame at all.
@@ -131,7 +129,6 @@ impl Memory {
             claimed: Mutex::new(0),
             owners: RwLock::new(BTreeMap::new()),
             total,
-            freed_since_flush: AtomicBool::new(false),
         }
     }
 
@@ -153,9 +150,10 @@ impl Memory {
     /// Scrubs up to `most` free frames and puts them on the heap; gives how many.
     ///
     /// A guest that freed a frame may have kept a translation to it, through which it would write to the frame after
-    /// it was scrubbed: every CPU forgets those first.
+    /// it was scrubbed: every CPU that has not flushed since forgets those first.
     pub fn scrub(&self, most: u64) -> u64 {
         let mut batch = List::EMPTY;
+        let mut freed = 0;
         {
             let mut dirty = self.dirty.lock();
             while batch.len < most {
@@ -163,13 +161,13 @@ impl Memory {
                 let Some(frame) = self.frame(mfn) else { break };
                 self.unlink(mfn, frame, &mut dirty);
                 self.link(mfn, frame, &mut batch);
-            }
-            // Under the lock, so that nobody else takes frames off the list while the flush is not complete.
-            if batch.len > 0 && self.freed_since_flush.swap(false, Ordering::AcqRel) {
-                self.flush_stale_translations();
+                freed = freed.max(self.last_use(frame));
             }
         }
         let done = batch.len;
+        if done > 0 {
+            self.flush_since(freed);
+        }
         while let Some(frame) = self.frame(Mfn(u64::from(batch.head))) {
             let mfn = Mfn(u64::from(batch.head));
             self.unlink(mfn, frame, &mut batch);
@@ -284,15 +282,16 @@ impl Memory {
     /// Frees a frame that nobody refers to. What it held stays in it until [`Self::scrub`] comes.
     fn free(&self, mfn: Mfn, frame: &Frame) {
         self.machine.set_m2p(mfn, u64::MAX);
-        self.freed_since_flush.store(true, Ordering::Release);
+        self.note_last_use(frame);
         self.link(mfn, frame, &mut self.dirty.lock());
     }
 
-    /// Makes every CPU forget what it knows of guests' translations.
-    fn flush_stale_translations(&self) {
-        let cpus = self.machine.cpu_count();
-        self.machine
-            .flush_tlb_on(u64::MAX >> (64 - cpus.clamp(1, 64)));
+    /// Makes every CPU forget what it may remember of translations that were in the tables at `time`.
+    fn flush_since(&self, time: u64) {
+        let cpus = self.machine.unflushed_since(time);
+        if cpus != 0 {
+            self.machine.flush_tlb_on(cpus);
+        }
     }
 }
 
@@ -300,9 +299,9 @@ impl Memory {
 mod tests {
     use super::*;
 
-    use hv_machine::sim::Flush;
+    use hv_machine::sim::{Flush, Machine};
 
-    use crate::testing::{DOMU, Host};
+    use crate::testing::{DOM0, DOMU, Host, RO, SCRATCH};
 
     #[test]
     fn a_freed_frame_is_out_of_every_cpus_reach_before_it_is_scrubbed() {
@@ -320,5 +319,64 @@ mod tests {
         assert_eq!(host.hv.machine.load_u64(mfn, 0), 0);
         memory.allocate(&domain.owner, 0, u64::MAX).expect("room");
         assert_eq!(host.hv.machine.take_flushes(), [], "once is enough");
+    }
+
+    /// A frame of [`DOMU`]'s that was of a type, of which processors remember it, and an end to what is recorded.
+    fn used_as(host: &Host, kind: FrameType) -> Mfn {
+        let memory = &host.hv.memory;
+        let owner = &host.domain(DOMU).owner;
+        let mfn = memory.allocate(owner, 0, u64::MAX).expect("room");
+        drop(memory.get_typed(mfn, DOMU, kind).expect("empty"));
+        host.hv.machine.take_flushes();
+        mfn
+    }
+
+    #[test]
+    fn a_change_of_type_flushes_cpus_that_have_not_since_the_last_use() {
+        let host = Host::with_machine(MachineRef::new(Machine::with_cpus(4096, 3)));
+        let memory = &host.hv.memory;
+        let mfn = used_as(&host, FrameType::Writable);
+        // One CPU loads a root, and another flushes for a reason of its own.
+        host.get::<u64>(DOMU, SCRATCH);
+        host.hv.machine.flush_tlb_on(0b100);
+        host.hv.machine.take_flushes();
+        let table = FrameType::Table(Level::L1);
+        drop(memory.get_typed(mfn, DOMU, table).expect("empty"));
+        assert_eq!(host.hv.machine.take_flushes(), [Flush::All(0b10)]);
+        // The same type again is no change.
+        drop(memory.get_typed(mfn, DOMU, table).expect("empty"));
+        assert_eq!(host.hv.machine.take_flushes(), []);
+    }
+
+    #[test]
+    fn a_frame_that_failed_to_be_a_table_again_is_still_remembered_as_one() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let table = FrameType::Table(Level::L1);
+        let mfn = used_as(&host, table);
+        let nobodys = Pte::new(host.layout(DOM0).scratch[0], RO);
+        host.hv.machine.store_u64(mfn, 0, nobodys.0);
+        assert!(memory.get_typed(mfn, DOMU, table).is_err());
+        assert_eq!(host.hv.machine.take_flushes(), []);
+        drop(memory.get_typed(mfn, DOMU, FrameType::Writable));
+        assert_eq!(host.hv.machine.take_flushes(), [Flush::All(1)]);
+    }
+
+    #[test]
+    fn a_use_so_long_ago_that_its_time_has_wrapped_counts_as_a_late_one() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let frame = memory.frame(host.layout(DOMU).scratch[0]).expect("RAM");
+        memory.note_last_use(frame);
+        let noted = host.hv.machine.flush_time();
+        assert_eq!(memory.last_use(frame), noted);
+        for _ in 0..3 {
+            host.hv.machine.flush_tlb();
+        }
+        assert_eq!(memory.last_use(frame), noted);
+        let ahead = (noted as u32).wrapping_add(2);
+        assert_eq!(super::frame::unwrap_time(noted + 3, ahead), noted + 2);
+        assert_eq!(super::frame::unwrap_time(1 << 32 | 5, 7), 7);
+        assert_eq!(super::frame::unwrap_time(3 << 32 | 7, 5), 3 << 32 | 5);
     }
 }

@@ -1,59 +1,95 @@
 //! The counts and the isolation of domains, worked out afresh from what is there, for tests.
 //!
-//! [`check`] believes no record. It adds up the references and types that page tables, pins, vCPUs, shared-info
-//! pages and allocations stand for and compares the sums with the records. Then it walks the tables as a
-//! processor would, and looks at every frame that ring 3 could reach. It is for a moment at which no hypercall is
-//! in progress.
+//! [`Recount::check`] believes no record. It adds up the references and types that page tables, pins, vCPUs,
+//! shared-info pages and allocations stand for and compares the sums with the records. Then it walks the tables as a
+//! processor would, and looks at every frame that ring 3 could reach, by the tables as they are and by what each
+//! processor may remember of how they were. It is for a moment at which no hypercall is in progress.
 
+use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
+use std::vec;
 use std::vec::Vec;
 
+use hv_machine::sim::Remembered;
 use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, Platform, TABLE_ENTRIES};
 use hypercall_abi::types::{Domid, Mfn};
 
-use super::{FrameType, L1Slot, Level, Memory, Pte, Stage, Way, is_guest_slot};
+use super::{FrameState, FrameType, L1Slot, Level, Memory, Pte, Stage, Way, is_guest_slot};
 use crate::domain::Domain;
 use crate::emulate::unhook::Unhooked;
 use crate::hypervisor::Hypervisor;
 use crate::lifecycle;
 
-/// What a frame's counts must be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    references: u32,
-    types: Vec<FrameType>,
-}
-
-/// Frames that ring 3 of some domain, or a processor on its behalf, may use at this moment.
-#[derive(Clone, Debug, Default)]
-pub struct Reach {
-    /// Frames that some domain has a mapping of.
-    pub mapped: BTreeSet<Mfn>,
-    /// Frames that some domain may write to.
-    pub writable: BTreeSet<Mfn>,
-    /// Page tables under a root or a pin, and their levels.
-    pub tables: BTreeMap<Mfn, Level>,
-    /// Pages of descriptor tables.
-    pub descriptors: BTreeSet<Mfn>,
-}
-
-/// Compares every record with what it must say, and looks for a breach of isolation.
+/// Compares every record with what it must say, and looks for a breach of isolation. Free frames are scrubbed for it.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn check(hv: &Hypervisor) -> Result<Reach, String> {
-    check_again(hv, &mut BTreeSet::new())
+pub fn check(hv: &Hypervisor) -> Result<(), String> {
+    hv.memory.scrub(u64::MAX);
+    Recount::default().check(hv)
 }
 
-/// As [`check`], but looks only at the contents of those free frames that are not in `scrubbed`, where all are
-/// that were free the last time.
-pub fn check_again(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<Reach, String> {
-    counts(hv)?;
-    lists(hv)?;
-    free_frames(hv, scrubbed)?;
-    isolation(hv)
+/// What was found of frames that need no second look as long as nobody writes to them.
+#[derive(Default)]
+pub struct Recount {
+    seen: Vec<Seen>,
+    /// The root of each CPU that has one, and whose it was when it was last anybody's.
+    roots: BTreeMap<u32, (Mfn, Domid)>,
+    /// Unhooked tables as they count, which is as they were.
+    before: BTreeMap<Mfn, Vec<u64>>,
+    /// The entries that map unhooked tables, by table and place, as they were.
+    mappings: BTreeMap<(Mfn, usize), Pte>,
+}
+
+#[derive(Clone, Default)]
+struct Seen {
+    /// [`hv_machine::sim::Machine::writes`] at the time, and what was looked for.
+    at: Option<(u32, Look)>,
+    /// The guest's present entries of a table, with their places.
+    entries: Arc<[(usize, Pte)]>,
+}
+
+/// What a frame's contents were looked at for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Zero,
+    Descriptors,
+    Entries(Level),
+}
+
+/// What a frame's counts must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    references: u32,
+    types: u32,
+    /// The type of all of them.
+    kind: Option<FrameType>,
+    /// Not all of them have the same.
+    torn: bool,
+}
+
+impl Counts {
+    fn add(&mut self, kind: FrameType) {
+        self.references += 1;
+        if kind != FrameType::None {
+            self.types += 1;
+            self.torn |= self.kind.replace(kind).is_some_and(|it| it != kind);
+        }
+    }
+}
+
+/// The records of all frames, by number; `None` where the hypervisor has none.
+type States = [Option<FrameState>];
+
+fn managed(states: &States) -> impl Iterator<Item = (Mfn, FrameState)> {
+    let all = states.iter().zip(0..);
+    all.filter_map(|(state, number)| Some((Mfn(number), (*state)?)))
+}
+
+fn state_of(states: &States, mfn: Mfn) -> Option<FrameState> {
+    states.get(usize::try_from(mfn.0).ok()?).copied().flatten()
 }
 
 impl Memory {
@@ -64,304 +100,421 @@ impl Memory {
         frames.extend(self.listed(&lists.lingering));
         frames
     }
+
+    fn states(&self) -> Vec<Option<FrameState>> {
+        let all = (0..self.frames.len() as u64).map(Mfn);
+        all.map(|mfn| {
+            let state = self.state(mfn);
+            state.filter(|_| !self.machine.is_private(mfn))
+        })
+        .collect()
+    }
 }
 
-/// Adds up all counts and compares them (I5).
-fn counts(hv: &Hypervisor) -> Result<(), String> {
-    let memory = &hv.memory;
-    let tables = Tables::new(hv);
-    let mut expected: BTreeMap<Mfn, Counts> = BTreeMap::new();
-    let mut refer = |mfn: Mfn, kind: FrameType| {
-        let counts = expected.entry(mfn).or_default();
-        counts.references += 1;
-        if kind != FrameType::None {
-            counts.types.push(kind);
-        }
-    };
-    let mut linear: BTreeMap<Mfn, i16> = BTreeMap::new();
-    for mfn in managed(memory) {
-        let state = memory.state(mfn).ok_or("a frame without a record")?;
-        if state.allocated {
-            refer(mfn, FrameType::None);
-        }
-        if state.pinned {
-            refer(mfn, state.kind);
-        }
-        let count = match state.stage {
-            Stage::Idle | Stage::Busy => 0,
-            Stage::Valid => TABLE_ENTRIES,
-            Stage::Partial(count) | Stage::Leaving(count) => {
-                refer(mfn, state.kind);
-                count
-            }
-        };
-        if let FrameType::Table(level) = state.kind {
-            let entries = tables.entries(mfn, level).into_iter();
-            for (_, entry) in entries.take_while(|&(index, _)| index < count) {
-                match level.below() {
-                    Some(_) if entry.mfn() == mfn => {}
-                    Some(_) if is_table(memory, entry.mfn(), level) => {
-                        refer(entry.mfn(), state.kind);
-                        *linear.entry(mfn).or_default() += 1;
-                        *linear.entry(entry.mfn()).or_default() -= 1;
-                    }
-                    Some(below) => refer(entry.mfn(), FrameType::Table(below)),
-                    None if !memory.is_ram(entry.mfn()) => {}
-                    None if entry.writable() => refer(entry.mfn(), FrameType::Writable),
-                    None => refer(entry.mfn(), FrameType::None),
+impl Recount {
+    /// Compares every record with what it must say, and looks for a breach of isolation.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&mut self, hv: &Hypervisor) -> Result<(), String> {
+        let states = hv.memory.states();
+        self.seen.resize(states.len(), Seen::default());
+        self.note_unhooked(hv)?;
+        self.counts(hv, &states)?;
+        lists(hv, &states)?;
+        let dirty = self.free_frames(hv, &states)?;
+        self.isolation(hv, &states)?;
+        self.processors(hv, &states, &dirty)
+    }
+
+    /// Notes which tables are unhooked, and looks whether a processor can get at them.
+    fn note_unhooked(&mut self, hv: &Hypervisor) -> Result<(), String> {
+        self.before.clear();
+        self.mappings.clear();
+        for domain in hv.domains.read().values() {
+            for vcpu in domain.vcpus() {
+                let state = vcpu.state.lock();
+                let Some((unhooked, before)) = state.table_stores.unhooked() else {
+                    continue;
+                };
+                let L1Slot { table, index } = unhooked.mapping;
+                self.before.insert(unhooked.table, before.to_vec());
+                self.mappings.insert((table, index), unhooked.entry);
+                if let Some(root) = state.kernel_root {
+                    out_of_reach(hv, root, &unhooked)?;
                 }
             }
         }
+        Ok(())
     }
-    for domain in hv.domains.read().values() {
-        refer(domain.shared_info, FrameType::Writable);
-        for vcpu in domain.vcpus() {
-            if !lifecycle::has_first_info_place(domain, &vcpu) {
-                refer(vcpu.info().mfn, FrameType::Writable);
-            }
-            let state = vcpu.state.lock();
-            for root in [state.kernel_root, state.user_root].into_iter().flatten() {
-                refer(root, FrameType::Table(Level::L4));
-            }
-            for &mfn in state.gdt.iter().chain(state.ldt_frames.iter().flatten()) {
-                refer(mfn, FrameType::Descriptors);
-            }
-        }
-    }
-    for mfn in managed(memory) {
-        let state = memory.state(mfn).ok_or("a frame without a record")?;
-        let counts = expected.remove(&mfn).unwrap_or_default();
-        let same_type = counts.types.iter().all(|&kind| kind == state.kind);
-        if state.references != counts.references
-            || state.types as usize != counts.types.len()
-            || !same_type
-        {
-            return Err(format!("frame {mfn}: {state:?}, but in truth {counts:?}"));
-        }
-        let named = memory.frame(mfn).map(|frame| frame.linear_count());
-        if named != Some(linear.remove(&mfn).unwrap_or_default()) {
-            return Err(format!("frame {mfn}: {named:?} linear entries"));
-        }
-        let above_l1 = matches!(state.kind, FrameType::Table(level) if level != Level::L1);
-        let at_rest = match state.stage {
-            Stage::Idle => !state.pinned,
-            Stage::Valid => true,
-            Stage::Partial(count) | Stage::Leaving(count) => {
-                above_l1 && !state.pinned && count <= TABLE_ENTRIES
-            }
-            Stage::Busy => false,
+
+    /// The guest's present entries of a table, with their places; an unhooked one as it was, as is the entry that maps
+    /// it.
+    fn entries(&mut self, hv: &Hypervisor, table: Mfn, level: Level) -> Arc<[(usize, Pte)]> {
+        let now = |index| match (self.before.get(&table), self.mappings.get(&(table, index))) {
+            (_, Some(&mapping)) => mapping,
+            (Some(before), _) => Pte(before[index]),
+            _ => Pte(hv.machine.load_u64(table, index)),
         };
-        if !at_rest {
-            return Err(format!(
-                "frame {mfn}: {state:?}, with no hypercall under way"
-            ));
+        let seen = &mut self.seen[table.0 as usize];
+        let at = Some((hv.machine.writes(table), Look::Entries(level)));
+        if seen.at != at || !self.before.is_empty() {
+            seen.entries = (0..TABLE_ENTRIES)
+                .filter(|&index| is_guest_slot(level, index))
+                .map(|index| (index, now(index)))
+                .filter(|(_, entry)| entry.present())
+                .collect();
+            seen.at = at.filter(|_| self.before.is_empty());
+        }
+        seen.entries.clone()
+    }
+
+    /// Whether a frame has changed since it was last found in order; it is taken to be in order.
+    fn is_new(&mut self, hv: &Hypervisor, mfn: Mfn, look: Look) -> bool {
+        let seen = &mut self.seen[mfn.0 as usize];
+        let at = Some((hv.machine.writes(mfn), look));
+        core::mem::replace(&mut seen.at, at) != at
+    }
+
+    /// Adds up all counts and compares them (I5).
+    fn counts(&mut self, hv: &Hypervisor, states: &States) -> Result<(), String> {
+        let memory = &hv.memory;
+        let mut expected = vec![Counts::default(); states.len()];
+        let mut linear = vec![0_i16; states.len()];
+        let mut stray = None;
+        let mut refer = |mfn: Mfn, kind: FrameType| match expected.get_mut(mfn.0 as usize) {
+            Some(counts) => counts.add(kind),
+            None => stray = Some(mfn),
+        };
+        for (mfn, state) in managed(states) {
+            if state.allocated {
+                refer(mfn, FrameType::None);
+            }
+            if state.pinned {
+                refer(mfn, state.kind);
+            }
+            let count = match state.stage {
+                Stage::Idle | Stage::Busy => 0,
+                Stage::Valid => TABLE_ENTRIES,
+                Stage::Partial(count) | Stage::Leaving(count) => {
+                    refer(mfn, state.kind);
+                    count
+                }
+            };
+            if let FrameType::Table(level) = state.kind
+                && count > 0
+            {
+                let entries = self.entries(hv, mfn, level);
+                for &(_, entry) in entries.iter().take_while(|&&(index, _)| index < count) {
+                    match level.below() {
+                        Some(_) if entry.mfn() == mfn => {}
+                        Some(_) if is_table(states, entry.mfn(), level) => {
+                            refer(entry.mfn(), state.kind);
+                            linear[mfn.0 as usize] += 1;
+                            linear[entry.mfn().0 as usize] -= 1;
+                        }
+                        Some(below) => refer(entry.mfn(), FrameType::Table(below)),
+                        None if !memory.is_ram(entry.mfn()) => {}
+                        None if entry.writable() => refer(entry.mfn(), FrameType::Writable),
+                        None => refer(entry.mfn(), FrameType::None),
+                    }
+                }
+            }
+        }
+        for domain in hv.domains.read().values() {
+            refer(domain.shared_info, FrameType::Writable);
+            for vcpu in domain.vcpus() {
+                if !lifecycle::has_first_info_place(domain, &vcpu) {
+                    refer(vcpu.info().mfn, FrameType::Writable);
+                }
+                let state = vcpu.state.lock();
+                for root in [state.kernel_root, state.user_root].into_iter().flatten() {
+                    refer(root, FrameType::Table(Level::L4));
+                }
+                for &mfn in state.gdt.iter().chain(state.ldt_frames.iter().flatten()) {
+                    refer(mfn, FrameType::Descriptors);
+                }
+            }
+        }
+        for ((counts, state), number) in expected.iter().zip(states).zip(0..) {
+            let mfn = Mfn(number);
+            let right = match state {
+                None => *counts == Counts::default(),
+                Some(state) => {
+                    !counts.torn
+                        && counts.references == state.references
+                        && counts.types == state.types
+                        && counts.kind.is_none_or(|kind| kind == state.kind)
+                }
+            };
+            if !right {
+                return Err(format!("frame {mfn}: {state:?}, but in truth {counts:?}"));
+            }
+            let named = memory.frame(mfn).map(|frame| frame.linear_count());
+            if state.is_some() && named != Some(linear[number as usize]) {
+                return Err(format!("frame {mfn}: {named:?} linear entries"));
+            }
+            if !state.is_none_or(|state| is_at_rest(&state)) {
+                return Err(format!(
+                    "frame {mfn}: {state:?}, with no hypercall under way"
+                ));
+            }
+        }
+        match stray {
+            Some(mfn) => Err(format!("frame {mfn} is no RAM, but is counted on")),
+            None => Ok(()),
         }
     }
-    match expected.first_key_value() {
-        Some((mfn, counts)) => Err(format!("frame {mfn} is no RAM, but in truth {counts:?}")),
-        None => Ok(()),
+
+    /// Looks at the frames that nobody refers to (I4); which of them wait to be scrubbed.
+    fn free_frames(&mut self, hv: &Hypervisor, states: &States) -> Result<Vec<bool>, String> {
+        let memory = &hv.memory;
+        let mut dirty = vec![false; states.len()];
+        let listed = memory.listed(&memory.dirty.lock());
+        for mfn in &listed {
+            dirty[mfn.0 as usize] = true;
+        }
+        if listed.len() as u64 != memory.dirty_frames() {
+            return Err("the list of frames to be scrubbed is broken".into());
+        }
+        let mut free = 0;
+        for (mfn, state) in managed(states) {
+            if state.references > 0 {
+                if state.owner.is_none() {
+                    return Err(format!("frame {mfn}: {state:?}, of nobody"));
+                }
+                continue;
+            }
+            free += 1;
+            if state.owner.is_some() || state.allocated || state.types != 0 || state.pinned {
+                return Err(format!("free frame {mfn}: {state:?}"));
+            }
+            if hv.machine.m2p(mfn) != u64::MAX {
+                return Err(format!("free frame {mfn} has a guest's frame number"));
+            }
+            if dirty[mfn.0 as usize] || !self.is_new(hv, mfn, Look::Zero) {
+                continue;
+            }
+            if memory.free_frames_between(mfn.0, mfn.0 + 1) != 1 {
+                return Err(format!("frame {mfn} is free but not in the heap"));
+            }
+            if (0..TABLE_ENTRIES).any(|index| hv.machine.load_u64(mfn, index) != 0) {
+                return Err(format!("free frame {mfn} is not scrubbed"));
+            }
+        }
+        let listed = memory.free_frames();
+        if free == listed {
+            Ok(dirty)
+        } else {
+            Err(format!("{free} frames are free, {listed} in the lists"))
+        }
+    }
+
+    /// Walks all tables (I1, I2).
+    fn isolation(&mut self, hv: &Hypervisor, states: &States) -> Result<(), String> {
+        let mut tables: Vec<Option<Level>> = vec![None; states.len()];
+        let mut descriptors = vec![false; states.len()];
+        let mut pages: Vec<(Domid, Mfn, u64)> = Vec::new();
+        let mut waiting: Vec<(Domid, Mfn, Level)> = Vec::new();
+        for (mfn, state) in managed(states) {
+            if let (true, FrameType::Table(level), Some(owner)) =
+                (state.pinned, state.kind, state.owner)
+            {
+                waiting.push((owner, mfn, level));
+            }
+        }
+        let domains: Vec<_> = hv.domains.read().values().cloned().collect();
+        for domain in &domains {
+            for vcpu in domain.vcpus() {
+                let state = vcpu.state.lock();
+                for root in [state.kernel_root, state.user_root].into_iter().flatten() {
+                    waiting.push((domain.id, root, Level::L4));
+                }
+                for &mfn in state.gdt.iter().chain(state.ldt_frames.iter().flatten()) {
+                    if state_of(states, mfn).and_then(|it| it.owner) != Some(domain.id) {
+                        return Err(format!("frame {mfn}: descriptors of another domain"));
+                    }
+                    if self.is_new(hv, mfn, Look::Descriptors) {
+                        descriptors_are_harmless(hv, mfn)?;
+                    }
+                    descriptors[mfn.0 as usize] = true;
+                }
+            }
+        }
+        while let Some((id, mfn, level)) = waiting.pop() {
+            if state_of(states, mfn).and_then(|it| it.owner) != Some(id) {
+                return Err(format!("frame {mfn}: a table of domain {} only", id.0));
+            }
+            let stage = state_of(states, mfn).map(|state| state.stage);
+            if stage != Some(Stage::Valid) {
+                return Err(format!("frame {mfn}: {stage:?}, reachable as a table"));
+            }
+            match tables[mfn.0 as usize].replace(level) {
+                Some(before) if before != level => {
+                    return Err(format!("frame {mfn}: a table of {before:?} and {level:?}"));
+                }
+                Some(_) => continue,
+                None => {}
+            }
+            if level == Level::L4 {
+                hypervisor_slots_stand(hv, mfn)?;
+            }
+            for &(index, entry) in self.entries(hv, mfn, level).iter() {
+                let superpage = level != Level::L1 && entry.has(Pte::PSE);
+                if superpage || !entry.has(Pte::USER) || entry.has(Pte::GLOBAL) {
+                    return Err(format!("{level:?} {mfn} entry {index}: {entry:?}"));
+                }
+                match level.below() {
+                    Some(_) if is_table(states, entry.mfn(), level) => {
+                        if entry.writable() {
+                            return Err(format!(
+                                "{level:?} {mfn} entry {index}: {entry:?}, linear"
+                            ));
+                        }
+                        waiting.push((id, entry.mfn(), level));
+                    }
+                    Some(below) => waiting.push((id, entry.mfn(), below)),
+                    None => pages.push((id, entry.mfn(), entry.flags())),
+                }
+            }
+        }
+        for (id, mfn, flags) in pages {
+            let domain = domains.iter().find(|domain| domain.id == id);
+            let domain = domain.ok_or("tables of a domain that is gone")?;
+            may_map(domain, state_of(states, mfn), mfn, flags)?;
+            let index = mfn.0 as usize;
+            let is_table = index < states.len() && (tables[index].is_some() || descriptors[index]);
+            if flags & Pte::WRITABLE != 0 && is_table {
+                return Err(format!("domain {} may write to table {mfn}", id.0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what processors may remember of tables as they were: whatever a guest reaches by that must still be a
+    /// page of its, or wait to be scrubbed.
+    fn processors(
+        &mut self,
+        hv: &Hypervisor,
+        states: &States,
+        dirty: &[bool],
+    ) -> Result<(), String> {
+        let waits = |mfn: Mfn| dirty.get(mfn.0 as usize).is_some_and(|&dirty| dirty);
+        for cpu in 0..hv.machine.cpu_count() {
+            let state = hv.machine.cpu(cpu);
+            let Some(root) = state.root else {
+                continue;
+            };
+            // All that the CPU remembers is from under this root, because a change of the root is a flush.
+            let owner = state_of(states, root).and_then(|state| state.owner);
+            if let Some(owner) = owner {
+                self.roots.insert(cpu, (root, owner));
+            } else if !waits(root) {
+                return Err(format!("CPU {cpu} has the free frame {root} as its root"));
+            }
+            let owner = self
+                .roots
+                .get(&cpu)
+                .filter(|it| it.0 == root)
+                .map(|it| it.1);
+            let domain = owner.and_then(|id| hv.domain(id).ok());
+            for (mfn, remembered) in hv.machine.remembered(cpu) {
+                // No guest runs on a root that was left, and nobody walks ahead to devices.
+                let idle = state.root_left && !hv.memory.is_ram(mfn);
+                if waits(mfn) || idle {
+                    continue;
+                }
+                let state = state_of(states, mfn);
+                if remembered == Remembered::WritablePage && self.before.contains_key(&mfn) {
+                    continue;
+                }
+                if !domain
+                    .as_ref()
+                    .is_some_and(|domain| may_remember(domain, state, mfn, remembered))
+                {
+                    return Err(format!(
+                        "CPU {cpu}, of domain {owner:?}, may use frame {mfn} as a {remembered:?}: {state:?}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a frame is in a stage that it may stay in.
+fn is_at_rest(state: &FrameState) -> bool {
+    match state.stage {
+        Stage::Idle => !state.pinned,
+        Stage::Valid => true,
+        Stage::Partial(count) | Stage::Leaving(count) => {
+            let above_l1 = matches!(state.kind, FrameType::Table(level) if level != Level::L1);
+            above_l1 && !state.pinned && count <= TABLE_ENTRIES
+        }
+        Stage::Busy => false,
     }
 }
 
 /// Compares the owners' lists with the frames that they must have.
-fn lists(hv: &Hypervisor) -> Result<(), String> {
+fn lists(hv: &Hypervisor, states: &States) -> Result<(), String> {
     let memory = &hv.memory;
-    let mut expected: BTreeMap<(Domid, bool), BTreeSet<Mfn>> = BTreeMap::new();
-    for mfn in managed(memory) {
-        let state = memory.state(mfn).ok_or("a frame without a record")?;
-        if let Some(owner) = state.owner {
-            let frames = expected.entry((owner, state.allocated)).or_default();
-            frames.insert(mfn);
-        }
-    }
+    let mut listed = vec![None; states.len()];
     for (&id, owner) in memory.owners.read().iter() {
         let lists = owner.lists.lock();
         for (list, allocated) in [(&lists.allocated, true), (&lists.lingering, false)] {
-            let listed = memory.listed(list);
-            let set: BTreeSet<_> = listed.iter().copied().collect();
-            let frames = expected.remove(&(id, allocated)).unwrap_or_default();
-            if set != frames || listed.len() != set.len() || listed.len() as u64 != list.len {
-                return Err(format!(
-                    "domain {}, allocated {allocated}: {} frames in the list, {} it should have",
-                    id.0,
-                    listed.len(),
-                    frames.len()
-                ));
+            let frames = memory.listed(list);
+            for &mfn in &frames {
+                let before = listed[mfn.0 as usize].replace((id, allocated));
+                if before.is_some() {
+                    return Err(format!("frame {mfn} is listed twice"));
+                }
+            }
+            if frames.len() as u64 != list.len {
+                return Err(format!("a list of domain {} is broken", id.0));
             }
         }
     }
-    if let Some((owner, frames)) = expected.first_key_value() {
-        return Err(format!("{owner:?} is gone but owns {frames:?}"));
-    }
-    let mut leaving: BTreeMap<Domid, BTreeSet<Mfn>> = BTreeMap::new();
-    for mfn in managed(memory) {
-        let state = memory.state(mfn).ok_or("a frame without a record")?;
-        if let (Stage::Leaving(_), Some(owner)) = (state.stage, state.owner) {
-            leaving.entry(owner).or_default().insert(mfn);
-        }
-    }
+    let mut leaving = 0;
     for (id, owner) in memory.owners.read().iter() {
-        let (listed, len) = memory.listed_leaving(owner);
-        let set: BTreeSet<_> = listed.iter().copied().collect();
-        let tables = leaving.remove(id).unwrap_or_default();
-        if set != tables || listed.len() != set.len() || listed.len() as u64 != len {
+        let (tables, len) = memory.listed_leaving(owner);
+        let owned = tables
+            .iter()
+            .filter(|&&mfn| state_of(states, mfn).is_some_and(|state| state.owner == Some(*id)));
+        if owned.count() as u64 != len {
             return Err(format!(
-                "{id:?} lets go of {tables:?}, but lists {len}: {listed:?}"
+                "{id:?} lets go of {len} tables, but lists {tables:?}"
             ));
+        }
+        leaving += len;
+    }
+    let states_leaving = managed(states).filter(|it| matches!(it.1.stage, Stage::Leaving(_)));
+    if states_leaving.count() as u64 != leaving {
+        return Err(format!("not {leaving} tables are to be taken apart"));
+    }
+    for (mfn, state) in managed(states) {
+        let place = listed[mfn.0 as usize];
+        if place != state.owner.map(|owner| (owner, state.allocated)) {
+            return Err(format!("frame {mfn}: {state:?}, but listed by {place:?}"));
         }
     }
     Ok(())
 }
 
-/// Looks at the frames that nobody refers to (I4).
-fn free_frames(hv: &Hypervisor, scrubbed: &mut BTreeSet<Mfn>) -> Result<(), String> {
-    let memory = &hv.memory;
-    // Free frames come to the heap when there is time to scrub them, which is now.
-    memory.scrub(u64::MAX);
-    let before = core::mem::take(scrubbed);
-    let dirty: BTreeSet<_> = memory.listed(&memory.dirty.lock()).into_iter().collect();
-    if dirty.len() as u64 != memory.dirty_frames() {
-        return Err("the list of frames to be scrubbed is broken".into());
-    }
-    for mfn in managed(memory) {
-        let state = memory.state(mfn).ok_or("a frame without a record")?;
-        if state.references > 0 {
-            if state.owner.is_none() {
-                return Err(format!("frame {mfn}: {state:?}, of nobody"));
-            }
-            continue;
-        }
-        if state.owner.is_some() || state.allocated || state.types != 0 || state.pinned {
-            return Err(format!("free frame {mfn}: {state:?}"));
-        }
-        if hv.machine.m2p(mfn) != u64::MAX {
-            return Err(format!("free frame {mfn} has a guest's frame number"));
-        }
-        if dirty.contains(&mfn) {
-            continue;
-        }
-        scrubbed.insert(mfn);
-        if before.contains(&mfn) {
-            continue;
-        }
-        if memory.free_frames_between(mfn.0, mfn.0 + 1) != 1 {
-            return Err(format!("frame {mfn} is free but not in the heap"));
-        }
-        if (0..TABLE_ENTRIES).any(|index| hv.machine.load_u64(mfn, index) != 0) {
-            return Err(format!("free frame {mfn} is not scrubbed"));
-        }
-    }
-    let free = (scrubbed.len() + dirty.len()) as u64;
-    let listed = memory.free_frames();
-    if free == listed {
-        Ok(())
-    } else {
-        Err(format!("{free} frames are free, {listed} in the lists"))
-    }
-}
-
-/// Walks all tables (I1, I2).
-fn isolation(hv: &Hypervisor) -> Result<Reach, String> {
-    let memory = &hv.memory;
-    let tables = Tables::new(hv);
-    let mut reach = Reach::default();
-    let mut pages: BTreeMap<(Domid, Mfn), u64> = BTreeMap::new();
-    let mut waiting: Vec<(Domid, Mfn, Level)> = Vec::new();
-    for mfn in managed(memory) {
-        if let Some(state) = memory.state(mfn)
-            && let (true, FrameType::Table(level), Some(owner)) =
-                (state.pinned, state.kind, state.owner)
-        {
-            waiting.push((owner, mfn, level));
-        }
-    }
-    for domain in hv.domains.read().values() {
-        for vcpu in domain.vcpus() {
-            let state = vcpu.state.lock();
-            for root in [state.kernel_root, state.user_root].into_iter().flatten() {
-                waiting.push((domain.id, root, Level::L4));
-            }
-            if let (Some((unhooked, _)), Some(root)) =
-                (state.table_stores.unhooked(), state.kernel_root)
-            {
-                out_of_reach(hv, root, &unhooked)?;
-            }
-            let frames = state.gdt.iter().chain(state.ldt_frames.iter().flatten());
-            for &mfn in frames {
-                if memory.owner_of(mfn) != Some(domain.id) {
-                    return Err(format!("frame {mfn}: descriptors of another domain"));
-                }
-                descriptors_are_harmless(hv, mfn)?;
-                reach.descriptors.insert(mfn);
-            }
-        }
-    }
-    while let Some((id, mfn, level)) = waiting.pop() {
-        if memory.owner_of(mfn) != Some(id) {
-            return Err(format!("frame {mfn}: a table of domain {} only", id.0));
-        }
-        let state = memory.state(mfn).ok_or("a table without a record")?;
-        if state.stage != Stage::Valid {
-            return Err(format!("frame {mfn}: {state:?}, reachable as a table"));
-        }
-        match reach.tables.insert(mfn, level) {
-            Some(before) if before != level => {
-                return Err(format!("frame {mfn}: a table of {before:?} and {level:?}"));
-            }
-            Some(_) => continue,
-            None => {}
-        }
-        if level == Level::L4 {
-            hypervisor_slots_stand(hv, mfn)?;
-        }
-        for (index, entry) in tables.entries(mfn, level) {
-            let superpage = level != Level::L1 && entry.has(Pte::PSE);
-            if superpage || !entry.has(Pte::USER) || entry.has(Pte::GLOBAL) {
-                return Err(format!("{level:?} {mfn} entry {index}: {entry:?}"));
-            }
-            match level.below() {
-                Some(_) if is_table(memory, entry.mfn(), level) => {
-                    if entry.writable() {
-                        return Err(format!("{level:?} {mfn} entry {index}: {entry:?}, linear"));
-                    }
-                    waiting.push((id, entry.mfn(), level));
-                }
-                Some(below) => waiting.push((id, entry.mfn(), below)),
-                None => *pages.entry((id, entry.mfn())).or_default() |= entry.flags(),
-            }
-        }
-    }
-    for ((id, mfn), flags) in pages {
-        let domain = hv
-            .domain(id)
-            .map_err(|_| "tables of a domain that is gone")?;
-        may_map(hv, &domain, mfn, flags)?;
-        reach.mapped.insert(mfn);
-        if flags & Pte::WRITABLE != 0 {
-            if reach.tables.contains_key(&mfn) || reach.descriptors.contains(&mfn) {
-                return Err(format!("domain {} may write to table {mfn}", id.0));
-            }
-            reach.writable.insert(mfn);
-        }
-    }
-    Ok(reach)
-}
-
 /// Whether a frame is a table of this level, which an entry of a table of the same level then names as such.
-fn is_table(memory: &Memory, mfn: Mfn, level: Level) -> bool {
-    let state = memory.state(mfn);
+fn is_table(states: &States, mfn: Mfn, level: Level) -> bool {
+    let state = state_of(states, mfn);
     state.is_some_and(|state| state.kind == FrameType::Table(level) && state.types > 0)
 }
 
 /// Whether a domain may have mappings of a frame, with all of these flags.
-fn may_map(hv: &Hypervisor, domain: &Domain, mfn: Mfn, flags: u64) -> Result<(), String> {
+fn may_map(domain: &Domain, state: Option<FrameState>, mfn: Mfn, flags: u64) -> Result<(), String> {
     let id = domain.id.0;
-    if !hv.memory.is_ram(mfn) {
+    let Some(state) = state else {
         let allowed = domain.owner.io_memory_allowed(mfn, mfn);
         let message = || format!("domain {id} maps {mfn}, which is no RAM");
         return allowed.then_some(()).ok_or_else(message);
-    }
-    let Some(owner) = hv.memory.owner_of(mfn) else {
+    };
+    let Some(owner) = state.owner else {
         return Err(format!("domain {id} maps the free frame {mfn}"));
     };
     if owner != domain.id && !domain.privileged {
@@ -371,6 +524,41 @@ fn may_map(hv: &Hypervisor, domain: &Domain, mfn: Mfn, flags: u64) -> Result<(),
         return Err(format!("domain {id} maps {mfn}, which is RAM, uncached"));
     }
     Ok(())
+}
+
+/// Whether a processor may remember this of a frame that it reached from a domain's root.
+fn may_remember(
+    domain: &Domain,
+    state: Option<FrameState>,
+    mfn: Mfn,
+    remembered: Remembered,
+) -> bool {
+    let used = state.filter(|state| state.types > 0).map(|it| it.kind);
+    let own = state.is_some_and(|state| state.owner == Some(domain.id));
+    let right = match (remembered, used) {
+        (Remembered::Page, _) => true,
+        (Remembered::WritablePage, used) => used.is_none_or(|it| it == FrameType::Writable),
+        (Remembered::Table { .. }, None) => own,
+        // A table of a higher level may be a linear one, through which nobody writes.
+        (Remembered::Table { level, writable }, Some(FrameType::Table(now))) => {
+            own && (now as u32 == level || now as u32 > level && !writable)
+        }
+        (Remembered::Table { .. }, Some(_)) => false,
+    };
+    right && may_map(domain, state, mfn, 0).is_ok()
+}
+
+/// The frames that some domain has a mapping of, by tables that are in use.
+pub fn mapped(hv: &Hypervisor) -> BTreeSet<Mfn> {
+    let states = hv.memory.states();
+    let mut recount = Recount::default();
+    recount.seen.resize(states.len(), Seen::default());
+    let tables = managed(&states).filter(|(_, state)| state.types > 0);
+    tables
+        .filter(|(_, state)| state.kind == FrameType::Table(Level::L1))
+        .flat_map(|(mfn, _)| recount.entries(hv, mfn, Level::L1).to_vec())
+        .map(|(_, entry)| entry.mfn())
+        .collect()
 }
 
 /// Whether slots 256 to 271 of a root are the hypervisor's own.
@@ -399,54 +587,6 @@ fn descriptors_are_harmless(hv: &Hypervisor, mfn: Mfn) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The frames that have a record.
-fn managed(memory: &Memory) -> impl Iterator<Item = Mfn> {
-    let all = (0..memory.frames.len() as u64).map(Mfn);
-    all.filter(|&mfn| memory.is_ram(mfn) && !memory.machine.is_private(mfn))
-}
-
-/// Page tables as the counts have them: an unhooked one as it was, as is the entry that maps it.
-struct Tables<'a> {
-    hv: &'a Hypervisor,
-    before: BTreeMap<Mfn, Vec<u64>>,
-    mappings: BTreeMap<(Mfn, usize), Pte>,
-}
-
-impl<'a> Tables<'a> {
-    fn new(hv: &'a Hypervisor) -> Self {
-        let mut tables = Self {
-            hv,
-            before: BTreeMap::new(),
-            mappings: BTreeMap::new(),
-        };
-        for domain in hv.domains.read().values() {
-            for vcpu in domain.vcpus() {
-                let state = vcpu.state.lock();
-                if let Some((unhooked, before)) = state.table_stores.unhooked() {
-                    let L1Slot { table, index } = unhooked.mapping;
-                    tables.before.insert(unhooked.table, before.to_vec());
-                    tables.mappings.insert((table, index), unhooked.entry);
-                }
-            }
-        }
-        tables
-    }
-
-    /// The guest's present entries of a table, with their places.
-    fn entries(&self, table: Mfn, level: Level) -> Vec<(usize, Pte)> {
-        let entry = |index| match (self.before.get(&table), self.mappings.get(&(table, index))) {
-            (_, Some(&mapping)) => mapping,
-            (Some(before), _) => Pte(before[index]),
-            _ => Pte(self.hv.machine.load_u64(table, index)),
-        };
-        (0..TABLE_ENTRIES)
-            .filter(|&index| is_guest_slot(level, index))
-            .map(|index| (index, entry(index)))
-            .filter(|(_, entry)| entry.present())
-            .collect()
-    }
 }
 
 /// Whether a processor that leaves out the range of an unhooked table cannot get at it, and so whatever the guest

@@ -75,6 +75,7 @@ impl Memory {
                 *head = mfn.0 as u32;
                 return false;
             }
+            self.note_last_use(frame);
             frame.set_word(TypeWord::idle(word.kind()));
             let rest = leaving.len.fetch_sub(1, Ordering::AcqRel) - 1;
             drop(self.adopt(mfn));

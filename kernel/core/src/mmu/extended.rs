@@ -7,7 +7,7 @@ use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
 use super::{
-    PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, hold_tables, require_control, settle,
+    PREEMPTED, begin, flush_bitmap, flush_domain, frame_owner, hold_tables, require_control, settle,
 };
 use crate::current::Current;
 use crate::descriptor;
@@ -109,10 +109,7 @@ fn apply(cx: &mut Current<'_>, owner: Domid, op: &MmuextOp) -> Result<(), Errno>
         }
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI => {
             require_own()?;
-            if any_vcpu(cx, op.arg2).map_err(|_| Errno::EINVAL)? {
-                flush_domain(cx.hv, cx.domain);
-            }
-            Ok(())
+            flush_bitmap(cx, op.arg2).map_err(|_| Errno::EINVAL)
         }
         MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => {
             require_own()?;

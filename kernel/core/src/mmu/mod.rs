@@ -98,22 +98,32 @@ fn settle_some(cx: &Current<'_>, id: Domid) -> bool {
         || domain.vcpus().iter().any(|vcpu| vcpu.is_runnable())
 }
 
-/// Makes every CPU that may run the domain forget its translations.
-fn flush_domain(hv: &Hypervisor, _domain: &Domain) {
-    let cpus = hv.machine.cpu_count();
-    hv.machine
-        .flush_tlb_on(u64::MAX >> (64 - cpus.clamp(1, 64)));
+/// Makes every CPU that runs a vCPU of the domain forget its translations. The others do so by themselves before they
+/// run one.
+fn flush_domain(hv: &Hypervisor, domain: &Domain) {
+    flush_vcpus(hv, domain, |_| true);
 }
 
-/// Checks and copies a guest's bitmap of its vCPUs, one bit each, and gives whether any is set.
-fn any_vcpu(cx: &Current<'_>, bitmap: u64) -> Result<bool, Errno> {
+/// As [`flush_domain`], for those vCPUs that are `chosen` by number.
+fn flush_vcpus(hv: &Hypervisor, domain: &Domain, chosen: impl Fn(u32) -> bool) {
+    let cpus = domain.running_on(chosen);
+    if cpus != 0 {
+        hv.machine.flush_tlb_on(cpus);
+    }
+}
+
+/// As [`flush_domain`], for the vCPUs in a bitmap of the guest's, one bit each, which is copied once.
+///
+/// # Errors
+/// `EFAULT`.
+fn flush_bitmap(cx: &Current<'_>, bitmap: u64) -> Result<(), Errno> {
     let vcpus = cx.domain.vcpu_count() as usize;
     let bytes = cx.read_array::<u8>(bitmap, vcpus.div_ceil(8))?;
-    Ok((0..vcpus).any(|id| {
-        bytes
-            .get(id / 8)
-            .is_some_and(|byte| byte & 1 << (id % 8) != 0)
-    }))
+    flush_vcpus(cx.hv, cx.domain, |id| {
+        let byte = bytes.get(id as usize / 8);
+        byte.is_some_and(|byte| byte & 1 << (id % 8) != 0)
+    });
+    Ok(())
 }
 
 #[cfg(test)]

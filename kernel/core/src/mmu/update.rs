@@ -10,7 +10,7 @@ use hypercall_abi::types::{Domid, Mfn};
 use hypercall_abi::xen::*;
 
 use super::{
-    PREEMPTED, any_vcpu, begin, flush_domain, frame_owner, hold_tables, require_control, settle,
+    PREEMPTED, begin, flush_bitmap, flush_domain, frame_owner, hold_tables, require_control, settle,
 };
 use crate::current::Current;
 use crate::domain::Domain;
@@ -273,20 +273,12 @@ fn update_va_mapping(cx: &mut Current<'_>, args: &Args, frames_of: Domid) -> Hyp
         UVMF_TLB_FLUSH => match bitmap {
             UVMF_LOCAL => cx.machine().flush_tlb(),
             UVMF_ALL => flush_domain(cx.hv, cx.domain),
-            bitmap => {
-                if any_vcpu(cx, bitmap)? {
-                    flush_domain(cx.hv, cx.domain);
-                }
-            }
+            bitmap => flush_bitmap(cx, bitmap)?,
         },
         UVMF_INVLPG => match bitmap {
             UVMF_LOCAL => cx.machine().flush_tlb_page(va),
             UVMF_ALL => flush_domain(cx.hv, cx.domain),
-            bitmap => {
-                if any_vcpu(cx, bitmap)? {
-                    flush_domain(cx.hv, cx.domain);
-                }
-            }
+            bitmap => flush_bitmap(cx, bitmap)?,
         },
         _ => {}
     }

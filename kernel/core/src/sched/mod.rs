@@ -151,10 +151,16 @@ pub fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
     decision.next
 }
 
+/// To be called when this CPU is about to run a vCPU, before its address space is loaded: a flush of the domain's
+/// translations that does not find the vCPU here yet comes before that.
+pub fn switching_in(hv: &Hypervisor, vcpu: &Vcpu) {
+    vcpu.seat.cpu.store(hv.machine.cpu_id(), Ordering::SeqCst);
+    vcpu.running.store(true, Ordering::SeqCst);
+}
+
 /// To be called when this CPU begins to run a vCPU, once its address space is loaded.
 pub fn switched_in(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     let cpu = hv.machine.cpu_id();
-    vcpu.seat.cpu.store(cpu, Ordering::Release);
     hv.busy.begin(cpu, time::now(hv));
     runstate::change(hv, vcpu, RUNSTATE_RUNNING);
     time::start_period(hv, vcpu);
@@ -302,8 +308,9 @@ pub fn end_poll(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
 /// Has a vCPU look at its events: it wakes, or leaves guest mode on the CPU that runs it.
 pub fn kick(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     unblock(hv, vcpu);
-    let cpu = vcpu.seat.cpu();
-    if vcpu.running.load(Ordering::SeqCst) && cpu != hv.machine.cpu_id() {
+    if let Some(cpu) = vcpu.runs_on()
+        && cpu != hv.machine.cpu_id()
+    {
         hv.machine.send_ipi(cpu);
     }
 }

@@ -22,7 +22,8 @@ use super::options::Options;
 use super::paging::{Builder, Flags, Purpose};
 use super::processor::{self, Features};
 use super::{
-    Machine, MachineToPhys, cpu, device, efi, gdt, heap, idt, layout, log, power, rtc, tsc, uart,
+    Machine, MachineToPhys, cpu, device, efi, gdt, heap, idt, layout, log, power, rtc, tlb, tsc,
+    uart,
 };
 use crate::{BootModule, MemoryKind, MemoryRegion, PAGE_SIZE, TscInfo};
 
@@ -266,6 +267,9 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         idt::load(block, &features);
     }
 
+    // SAFETY: nothing changes them for worse.
+    unsafe { tlb::set_idle_root(prepared.root) };
+
     let wanted = (frame_limit * HEAP_PER_FRAME + HEAP_BASE).next_multiple_of(LARGE_PAGE);
     let heap = free
         .take(wanted, PAGE, u64::MAX)
@@ -320,7 +324,6 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         flags: prepared.flags,
         features,
         slots: prepared.slots,
-        idle_root: prepared.root,
         zero_page: prepared.zero_page,
         fpu,
         interrupts,

@@ -74,6 +74,8 @@ pub struct Block {
     pub nmi_pending: Cell<bool>,
     /// What the timer was last set to.
     pub deadline: Cell<Option<u64>>,
+    /// The root that is loaded is needed no more.
+    pub root_left: Cell<bool>,
     /// The level-1 table of this window, in the direct map.
     window_table: Cell<*mut u64>,
     /// Number of guest frames in the GDT.
@@ -177,6 +179,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         woken_by: Cell::new(0),
         nmi_pending: Cell::new(false),
         deadline: Cell::new(None),
+        root_left: Cell::new(false),
         window_table: Cell::new(window_table),
         gdt_frames: Cell::new(0),
         ldt_pages: Cell::new(0),

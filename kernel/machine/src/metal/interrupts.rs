@@ -9,6 +9,7 @@ use super::cpu;
 use super::ioapic::IoApics;
 use super::lock::Lock;
 use super::processor::{self, msr, write_msr};
+use super::tlb;
 use super::tsc::Rates;
 use crate::{Irq, Polarity, TriggerMode};
 
@@ -58,6 +59,7 @@ impl Interrupts {
             }
             IPI_VECTOR => {
                 self.apic.end_of_interrupt();
+                tlb::serve();
                 Irq::Ipi
             }
             SPURIOUS_VECTOR => Irq::Spurious,

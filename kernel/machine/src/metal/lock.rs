@@ -4,14 +4,17 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use lock_api::{GuardSend, Mutex, RawMutex};
 
+use super::tlb;
+
 /// The lock itself, for [`Lock`].
 pub struct RawLock(AtomicBool);
 
 /// A value that one CPU at a time may use.
 pub type Lock<T> = Mutex<RawLock, T>;
 
-/// What every wait for another CPU does between two looks.
+/// What every wait for another CPU does between two looks: the other may wait for this one to flush its TLB.
 pub fn relax() {
+    tlb::serve();
     core::hint::spin_loop();
 }
 

@@ -15,7 +15,7 @@ use super::lock::Lock;
 use super::paging::{self, Flags};
 use super::processor::{self, Features, port};
 use super::trap::{self, Left};
-use super::{MachineToPhys, cpu, gdt, heap, power, segments, uart};
+use super::{MachineToPhys, cpu, gdt, heap, power, segments, tlb, uart};
 use crate::{
     BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
     HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Platform,
@@ -34,7 +34,6 @@ pub struct Machine {
     pub(super) flags: Flags,
     pub(super) features: Features,
     pub(super) slots: [u64; HYPERVISOR_SLOTS],
-    pub(super) idle_root: u64,
     /// Stands in for missing frames of a guest's GDT.
     pub(super) zero_page: u64,
     pub(super) fpu: Fpu,
@@ -210,7 +209,7 @@ impl Platform for Machine {
     fn load_root(&self, root: Mfn) {
         // SAFETY: the caller vouches for the hypervisor's slots; what is in the others, ring 0 never uses but in
         // the guest copies, which check addresses and survive faults.
-        unsafe { processor::set_root(root.0 << PAGE_SHIFT) };
+        unsafe { tlb::load(root.0 << PAGE_SHIFT) };
     }
 
     fn load_root_without(&self, root: Mfn, va: u64) {
@@ -234,7 +233,7 @@ impl Platform for Machine {
             }
         }
         // SAFETY: as in `load_root`.
-        unsafe { processor::set_root(copies[0]) };
+        unsafe { tlb::load(copies[0]) };
     }
 
     #[inline]
@@ -243,12 +242,11 @@ impl Platform for Machine {
     }
 
     fn load_idle_root(&self) {
-        // SAFETY: these are the tables that boot made.
-        unsafe { processor::set_root(self.idle_root) };
+        tlb::load_idle();
     }
 
     fn flush_tlb(&self) {
-        processor::flush_tlb(self.features.invpcid);
+        tlb::flush();
     }
 
     #[inline]
@@ -257,9 +255,21 @@ impl Platform for Machine {
     }
 
     fn flush_tlb_on(&self, cpus: u64) {
-        if cpus >> self.cpu_id() & 1 != 0 {
-            self.flush_tlb();
-        }
+        tlb::flush_on(cpus, |cpu| self.interrupts.send_ipi(cpu));
+    }
+
+    #[inline]
+    fn leave_root(&self) {
+        cpu::this().root_left.set(true);
+    }
+
+    #[inline]
+    fn flush_time(&self) -> u64 {
+        tlb::CLOCK.now()
+    }
+
+    fn unflushed_since(&self, time: u64) -> u64 {
+        tlb::CLOCK.unflushed_since(time, self.cpu_count())
     }
 
     #[inline]
@@ -268,8 +278,9 @@ impl Platform for Machine {
             return Err(Fault);
         }
         // SAFETY: the source is outside the hypervisor's range, a fault ends the copy, and `out` is writable.
-        let good = unsafe { read_guest(out.as_mut_ptr(), va, out.len()) };
-        if good { Ok(()) } else { Err(Fault) }
+        let mut copy = || unsafe { read_guest(out.as_mut_ptr(), va, out.len()) };
+        // The first fault may be that of an old translation, which it makes the processor forget.
+        if copy() || copy() { Ok(()) } else { Err(Fault) }
     }
 
     #[inline]
@@ -278,8 +289,9 @@ impl Platform for Machine {
             return Err(Fault);
         }
         // SAFETY: the target is outside the hypervisor's range, so nothing of Rust's changes; a fault ends the copy.
-        let good = unsafe { write_guest(va, data.as_ptr(), data.len()) };
-        if good { Ok(()) } else { Err(Fault) }
+        let copy = || unsafe { write_guest(va, data.as_ptr(), data.len()) };
+        // As in `copy_from_guest`.
+        if copy() || copy() { Ok(()) } else { Err(Fault) }
     }
 
     #[inline]

@@ -8,6 +8,7 @@ mod memory;
 mod multiboot;
 mod options;
 mod rtc;
+mod shootdown;
 
 #[cfg(target_os = "none")]
 mod acpi;
@@ -52,12 +53,16 @@ mod processor;
 #[cfg(target_os = "none")]
 mod segments;
 #[cfg(target_os = "none")]
+mod tlb;
+#[cfg(target_os = "none")]
 mod trap;
 #[cfg(target_os = "none")]
 mod tsc;
 #[cfg(target_os = "none")]
 mod uart;
 
+#[cfg(target_os = "none")]
+pub use lock::relax;
 #[cfg(target_os = "none")]
 pub use machine::Machine;
 #[cfg(target_os = "none")]

@@ -2,18 +2,23 @@
 //! what the hypervisor asked of the hardware, for the tests to look at.
 //!
 //! Frames below 1 MiB and the machine's own tables are private, as on the metal. Every CPU is a slot of
-//! state; a host thread is CPU 0 unless it says otherwise with [`Machine::become_cpu`].
+//! state; a host thread is CPU 0 unless it says otherwise with [`Machine::become_cpu`]. No CPU waits for another:
+//! what one asks of others is done at once.
 
+mod tlb;
 mod walk;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hypercall_abi::types::Mfn;
 
+pub use self::tlb::Remembered;
+use self::tlb::Tlb;
+use crate::flush_clock::FlushClock;
 use crate::{
     BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
     HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SIZE, Platform, Polarity,
@@ -39,6 +44,8 @@ pub struct Cpu {
     pub root: Option<Mfn>,
     /// An address around which 2 MiB are left out of that.
     pub hole: Option<u64>,
+    /// It is to give that up when a flush is asked of it.
+    pub root_left: bool,
     /// Data segments and bases.
     pub segments: Segments,
     /// The guest's part of the GDT.
@@ -67,18 +74,25 @@ pub struct Cpu {
 #[derive(Debug)]
 pub struct Machine {
     words: Vec<AtomicU64>,
+    /// How often each frame was written to.
+    writes: Vec<AtomicU32>,
+    private: Vec<AtomicBool>,
     m2p: Vec<AtomicU64>,
     regions: Vec<MemoryRegion>,
     modules: Vec<BootModule>,
     command_line: String,
     cpus: Vec<Mutex<Cpu>>,
+    tlbs: Vec<Mutex<Tlb>>,
+    scans: Mutex<walk::Scans>,
+    flush_clock: FlushClock,
+    /// CPUs walk ahead whenever that could do harm.
+    eager: AtomicBool,
     tsc: AtomicU64,
     /// Ticks that pass with every look at the time-stamp counter.
     tsc_step: AtomicU64,
     /// Reads of frames since the last look, and the most between two.
     reads: AtomicU64,
     most_reads: AtomicU64,
-    donated: Mutex<Vec<(u64, u64)>>,
     record: Mutex<Record>,
 }
 
@@ -131,6 +145,11 @@ pub struct Gsi {
     pub masked: bool,
 }
 
+/// What every wait for another CPU does between two looks.
+pub fn relax() {
+    std::thread::yield_now();
+}
+
 thread_local! {
     static CPU: Cell<u32> = const { Cell::new(0) };
 }
@@ -158,6 +177,10 @@ impl Machine {
         };
         Self {
             words,
+            writes: (0..frames).map(|_| AtomicU32::new(0)).collect(),
+            private: (0..frames)
+                .map(|number| AtomicBool::new(number < FIRST_UNTYPED))
+                .collect(),
             m2p,
             regions: vec![region],
             modules: Vec::new(),
@@ -165,11 +188,14 @@ impl Machine {
             cpus: (0..cpus.max(1))
                 .map(|_| Mutex::new(Cpu::default()))
                 .collect(),
+            tlbs: (0..cpus.max(1)).map(|_| Mutex::default()).collect(),
+            scans: Mutex::default(),
+            flush_clock: FlushClock::new(),
+            eager: AtomicBool::new(false),
             tsc: AtomicU64::new(1_000_000),
             tsc_step: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             most_reads: AtomicU64::new(0),
-            donated: Mutex::default(),
             record: Mutex::default(),
         }
     }
@@ -293,6 +319,36 @@ impl Machine {
         self.most_reads.swap(0, SeqCst)
     }
 
+    /// From now on CPUs walk ahead whenever that could do harm: behind every flush, and when the time of one is asked.
+    pub fn set_eager(&self) {
+        self.eager.store(true, SeqCst);
+    }
+
+    /// Every CPU walks ahead: it remembers all that its root reaches, and all that it has passed reaches.
+    pub fn remember_all(&self) {
+        for cpu in 0..self.cpu_count() {
+            let (root, hole) = {
+                let slot = self.cpu_slot(cpu);
+                (slot.root, slot.hole)
+            };
+            if let Some(root) = root {
+                let left_out = hole.and_then(|va| walk::l1_table(self, root, va));
+                self.tlb(cpu).walk_ahead(self, root, left_out);
+            }
+        }
+    }
+
+    /// What CPU `cpu` remembers of walks since its last flush, by frame.
+    pub fn remembered(&self, cpu: u32) -> Vec<(Mfn, Remembered)> {
+        self.tlb(cpu).uses().collect()
+    }
+
+    /// How often a frame was written to.
+    pub fn writes(&self, mfn: Mfn) -> u32 {
+        let writes = self.writes.get(mfn.0 as usize);
+        writes.map_or(0, |writes| writes.load(SeqCst))
+    }
+
     /// What CPU `cpu` holds.
     pub fn cpu(&self, cpu: u32) -> Cpu {
         self.cpu_slot(cpu).clone()
@@ -317,6 +373,37 @@ impl Machine {
         self.cpu_slot(self.cpu_id())
     }
 
+    fn scans(&self) -> MutexGuard<'_, walk::Scans> {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tlb(&self, cpu: u32) -> MutexGuard<'_, Tlb> {
+        self.tlbs[cpu as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Flushes a CPU's TLB, on which it may walk at once.
+    fn flush(&self, cpu: u32) {
+        self.flush_clock.flush(cpu, || self.tlb(cpu).clear());
+        self.walk_eagerly();
+    }
+
+    fn walk_eagerly(&self) {
+        if self.eager.load(SeqCst) {
+            self.remember_all();
+        }
+    }
+
+    fn set_root(&self, cpu: u32, root: Option<Mfn>, hole: Option<u64>) {
+        {
+            let mut slot = self.cpu_slot(cpu);
+            (slot.root, slot.hole) = (root, hole);
+            slot.root_left = false;
+        }
+        self.flush(cpu);
+    }
+
     fn translate(&self, va: u64, write: bool) -> Result<(Mfn, usize), Fault> {
         let (root, hole) = {
             let cpu = self.this_cpu();
@@ -325,7 +412,14 @@ impl Machine {
         if hole.is_some_and(|hole| hole >> 21 == va >> 21) {
             return Err(Fault);
         }
-        walk::translate(self, root, va, write).ok_or(Fault)
+        let mut tlb = self.tlb(self.cpu_id());
+        let mfn = tlb.translate(self, root, va, write).ok_or(Fault)?;
+        Ok((mfn, va as usize % PAGE_SIZE))
+    }
+
+    /// A word of a frame, as the processor's walk reads it; `None` where no frame of RAM is.
+    fn peek(&self, mfn: Mfn, index: usize) -> Option<u64> {
+        (!self.is_private(mfn)).then(|| self.word(mfn, index).load(SeqCst))
     }
 
     fn word(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
@@ -335,6 +429,13 @@ impl Machine {
         );
         assert!(index < TABLE_ENTRIES, "entry {index} of a frame");
         &self.words[mfn.0 as usize * TABLE_ENTRIES + index]
+    }
+
+    /// As [`Self::word`], of a frame that is written to.
+    fn word_to_write(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
+        let word = self.word(mfn, index);
+        self.writes[mfn.0 as usize].fetch_add(1, SeqCst);
+        word
     }
 }
 
@@ -348,13 +449,8 @@ impl Platform for Machine {
     }
 
     fn is_private(&self, mfn: Mfn) -> bool {
-        if mfn.0 < FIRST_UNTYPED || mfn.0 >= self.frame_limit() {
-            return true;
-        }
-        let donated = self.donated.lock().unwrap_or_else(PoisonError::into_inner);
-        donated
-            .iter()
-            .any(|&(first, end)| (first..end).contains(&mfn.0))
+        let private = self.private.get(mfn.0 as usize);
+        private.is_none_or(|private| private.load(SeqCst))
     }
 
     fn command_line(&self) -> &str {
@@ -366,8 +462,9 @@ impl Platform for Machine {
     }
 
     fn donate_to_heap(&self, first: Mfn, order: u32) {
-        let mut donated = self.donated.lock().unwrap_or_else(PoisonError::into_inner);
-        donated.push((first.0, first.0 + (1 << order)));
+        for private in self.private.iter().skip(first.0 as usize).take(1 << order) {
+            private.store(true, SeqCst);
+        }
     }
 
     fn heap_free(&self) -> usize {
@@ -379,20 +476,20 @@ impl Platform for Machine {
     }
 
     fn store_u64(&self, mfn: Mfn, index: usize, value: u64) {
-        self.word(mfn, index).store(value, SeqCst);
+        self.word_to_write(mfn, index).store(value, SeqCst);
     }
 
     fn compare_exchange_u64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
-        self.word(mfn, index)
+        self.word_to_write(mfn, index)
             .compare_exchange(old, new, SeqCst, SeqCst)
     }
 
     fn fetch_or_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
-        self.word(mfn, index).fetch_or(bits, SeqCst)
+        self.word_to_write(mfn, index).fetch_or(bits, SeqCst)
     }
 
     fn fetch_and_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
-        self.word(mfn, index).fetch_and(bits, SeqCst)
+        self.word_to_write(mfn, index).fetch_and(bits, SeqCst)
     }
 
     fn read_frame(&self, mfn: Mfn, offset: usize, out: &mut [u8]) {
@@ -401,9 +498,15 @@ impl Platform for Machine {
             offset <= PAGE_SIZE && out.len() <= PAGE_SIZE - offset,
             "read across the end of a frame"
         );
-        for (i, byte) in out.iter_mut().enumerate() {
-            let at = offset + i;
-            *byte = self.word(mfn, at / 8).load(SeqCst).to_le_bytes()[at % 8];
+        let mut at = offset;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let word = self.word(mfn, at / 8).load(SeqCst).to_le_bytes();
+            let part = &word[at % 8..];
+            let (now, later) = rest.split_at_mut(part.len().min(rest.len()));
+            now.copy_from_slice(&part[..now.len()]);
+            at += now.len();
+            rest = later;
         }
     }
 
@@ -412,12 +515,19 @@ impl Platform for Machine {
             offset <= PAGE_SIZE && data.len() <= PAGE_SIZE - offset,
             "write across the end of a frame"
         );
-        for (i, &byte) in data.iter().enumerate() {
-            let at = offset + i;
-            let shift = at % 8 * 8;
-            let word = self.word(mfn, at / 8);
-            let set = |old: u64| Some(old & !(0xff << shift) | u64::from(byte) << shift);
+        let mut at = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at((8 - at % 8).min(rest.len()));
+            let set = |old: u64| {
+                let mut word = old.to_le_bytes();
+                word[at % 8..at % 8 + now.len()].copy_from_slice(now);
+                Some(u64::from_le_bytes(word))
+            };
+            let word = self.word_to_write(mfn, at / 8);
             word.fetch_update(SeqCst, SeqCst, set).ok();
+            at += now.len();
+            rest = later;
         }
     }
 
@@ -461,13 +571,11 @@ impl Platform for Machine {
             let hidden = slot == 0 && found == 0;
             assert!(found == entry || hidden, "slot {slot} of root {root:?}");
         }
-        let mut cpu = self.this_cpu();
-        (cpu.root, cpu.hole) = (Some(root), None);
+        self.set_root(self.cpu_id(), Some(root), None);
     }
 
     fn load_root_without(&self, root: Mfn, va: u64) {
-        self.load_root(root);
-        self.this_cpu().hole = Some(va);
+        self.set_root(self.cpu_id(), Some(root), Some(va));
     }
 
     fn current_root(&self) -> Mfn {
@@ -475,21 +583,43 @@ impl Platform for Machine {
     }
 
     fn load_idle_root(&self) {
-        self.this_cpu().root = None;
+        self.set_root(self.cpu_id(), None, None);
     }
 
     fn flush_tlb(&self) {
         let cpu = self.cpu_id();
         self.record().flushes.push(Flush::All(1 << cpu));
+        self.flush(cpu);
     }
 
     fn flush_tlb_page(&self, va: u64) {
         let cpu = self.cpu_id();
         self.record().flushes.push(Flush::Page(cpu, va & !0xfff));
+        self.tlb(cpu).forget_page(va);
     }
 
     fn flush_tlb_on(&self, cpus: u64) {
         self.record().flushes.push(Flush::All(cpus));
+        for cpu in (0..self.cpu_count()).filter(|cpu| cpus >> cpu & 1 != 0) {
+            if self.cpu_slot(cpu).root_left {
+                self.set_root(cpu, None, None);
+            } else {
+                self.flush(cpu);
+            }
+        }
+    }
+
+    fn leave_root(&self) {
+        self.this_cpu().root_left = true;
+    }
+
+    fn flush_time(&self) -> u64 {
+        self.walk_eagerly();
+        self.flush_clock.now()
+    }
+
+    fn unflushed_since(&self, time: u64) -> u64 {
+        self.flush_clock.unflushed_since(time, self.cpu_count())
     }
 
     fn copy_from_guest(&self, va: u64, out: &mut [u8]) -> Result<(), Fault> {
@@ -498,8 +628,7 @@ impl Platform for Machine {
         }
         let mut done = 0;
         while done < out.len() {
-            let at = va.wrapping_add(done as u64);
-            let (mfn, offset) = self.translate(at, false)?;
+            let (mfn, offset) = self.translate(va.wrapping_add(done as u64), false)?;
             let count = (PAGE_SIZE - offset).min(out.len() - done);
             self.read_frame(mfn, offset, &mut out[done..done + count]);
             done += count;
@@ -513,8 +642,7 @@ impl Platform for Machine {
         }
         let mut done = 0;
         while done < data.len() {
-            let at = va.wrapping_add(done as u64);
-            let (mfn, offset) = self.translate(at, true)?;
+            let (mfn, offset) = self.translate(va.wrapping_add(done as u64), true)?;
             let count = (PAGE_SIZE - offset).min(data.len() - done);
             self.write_frame(mfn, offset, &data[done..done + count]);
             done += count;

@@ -1,11 +1,12 @@
 //! The host on which the search is made, and how a step is carried out on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use core::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use hv_machine::sim::{Flush, Machine};
+use hv_machine::sim::Machine;
 use hv_machine::{MachineRef, Platform};
 use hypercall_abi::arch_x86::{FLAT_RING3_CS64, VGCF_IN_KERNEL, VcpuGuestContext};
 use hypercall_abi::domctl::{
@@ -19,12 +20,15 @@ use hypercall_abi::xen::*;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::{Entry, Frame, Step, Who};
-use crate::memory::recount::{self, Reach};
+use crate::memory::recount::{self, Recount};
 use crate::memory::{FrameType, Level, Pte};
-use crate::testing::{BUDGET, Host, RO, RW, SCRATCH, SCRATCH_PAGES};
+use crate::testing::{BUDGET, Host, RO, RW, SCRATCH};
 use crate::traps::error_code;
+use crate::vcpu::toggle_mode;
 use crate::{descriptor, emulate, lifecycle};
 
+/// Processors.
+pub(super) const CPUS: u32 = 2;
 /// Data frames of each domain that the search keeps to.
 pub(super) const DATA: u8 = 12;
 /// Pages of the scratch area where something interesting is mapped.
@@ -32,7 +36,7 @@ pub(super) const MAPPED: u8 = 32;
 /// The page where a second L1 table of each domain is mapped, which covers the 2 MiB behind the scratch area's.
 pub(super) const SECOND_L1: u8 = 20 + DATA - 1;
 /// Frames of RAM.
-const FRAMES: u64 = 640;
+const FRAMES: u64 = 512;
 /// First frame of device memory, and how many of it the first and the last domain may map.
 const DEVICE: u64 = 0x1_0000;
 const DEVICE_FRAMES: u64 = 8;
@@ -51,30 +55,22 @@ pub(super) struct World {
     recent: Vec<Mfn>,
     /// The tables of each domain's arguments, which no step names.
     arguments: BTreeMap<Domid, Vec<Mfn>>,
-    /// What a processor may still translate to: the frames, and who owned each.
-    remembered: BTreeMap<Mfn, (Option<Domid>, Use)>,
-    /// Free frames whose contents were looked at.
-    scrubbed: BTreeSet<Mfn>,
+    recount: Recount,
     /// Times that a guest makes a hypercall that is continued.
     patience: u32,
 }
 
-/// What a processor may remember of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
-    Table,
-    Writable,
-}
-
 impl World {
     pub(super) fn new() -> Self {
-        let host = Host::with_machine(MachineRef::new(Machine::new(FRAMES)));
+        let machine = MachineRef::new(Machine::with_cpus(FRAMES, CPUS));
+        machine.set_eager();
+        let host = Host::with_scratch(machine, DATA.into());
+        host.become_cpu(0);
         let mut world = Self {
             host,
             recent: Vec::new(),
             arguments: BTreeMap::new(),
-            remembered: BTreeMap::new(),
-            scrubbed: BTreeSet::new(),
+            recount: Recount::default(),
             patience: u32::MAX,
         };
         world.host.add_domain(IDS[2], false);
@@ -96,7 +92,7 @@ impl World {
         }
         domain.vm_assist.store(
             1 << VMASST_TYPE_WRITABLE_PAGETABLES | 1 << VMASST_TYPE_M2P_STRICT,
-            core::sync::atomic::Ordering::Relaxed,
+            Ordering::Relaxed,
         );
         let frames: Vec<Mfn> = (0..3 + ARGUMENT_PAGES)
             .map(|_| {
@@ -117,13 +113,22 @@ impl World {
         self.arguments.insert(id, frames);
 
         let layout = self.host.layout(id).clone();
+        let second = domain.vcpu(1).expect("the second vCPU");
+        {
+            let root = layout.tables[0];
+            let root = hv.memory.get_typed(root, id, FrameType::Table(Level::L4));
+            let mut state = second.state.lock();
+            state.kernel_root = Some(root.expect("the first vCPU has it too").into_bits());
+            state.initialised = true;
+        }
+        second.down.store(false, Ordering::Release);
         let set = |page: usize, entry: u64| {
             let va = SCRATCH + page as u64 * 4096;
             let args = [va, entry, UVMF_NONE];
             let result = self.host.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &args);
             assert_eq!(result, 0);
         };
-        for page in 4..SCRATCH_PAGES as usize {
+        for page in 4..DATA.into() {
             set(page, 0);
         }
         for (page, &table) in layout.tables.iter().enumerate() {
@@ -144,11 +149,15 @@ impl World {
         hooked.expect("an empty table");
     }
 
+    fn cpu(&self) -> u32 {
+        self.host.hv.machine.cpu_id()
+    }
+
     fn alive(&self, id: Domid) -> bool {
         let domain = self.host.hv.domain(id);
         domain.is_ok_and(|domain| {
             let rooted = domain
-                .vcpu(0)
+                .vcpu(self.cpu())
                 .is_some_and(|vcpu| vcpu.state.lock().kernel_root.is_some());
             !lifecycle::is_dying(&domain) && rooted
         })
@@ -202,7 +211,8 @@ impl World {
     /// Hooks the arguments into the root that a domain's kernel runs on.
     fn hook(&self, id: Domid) {
         let hv = &self.host.hv;
-        let root = self.host.vcpu(id).state.lock().kernel_root;
+        let vcpu = self.host.domain(id).vcpu(self.cpu()).expect("a vCPU");
+        let root = vcpu.state.lock().kernel_root;
         let root = root.expect("a domain that lives has a root");
         let entry = Pte::new(self.arguments[&id][0], RW);
         let index = Level::L4.index(ARGUMENTS);
@@ -217,8 +227,8 @@ impl World {
 
     /// Makes a hypercall; a guest that has lost patience makes another call instead of going on with it.
     fn call(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
-        self.host.begin_hypercall(id, 0, number, args);
-        let result = self.host.go_on(id, 0, self.patience);
+        self.host.begin_hypercall(id, self.cpu(), number, args);
+        let result = self.host.go_on(id, self.cpu(), self.patience);
         result.unwrap_or(Errno::ERESTART.to_return())
     }
 
@@ -236,6 +246,8 @@ impl World {
                 self.patience = (*patience).map_or(u32::MAX, |more| u32::from(more) + 1);
                 return;
             }
+            Step::Turn(cpu) => return self.host.become_cpu(u32::from(*cpu) % CPUS),
+            Step::Stop(cpu) => return self.host.stop(u32::from(*cpu) % CPUS),
             _ => {}
         }
         let id = step.caller();
@@ -243,17 +255,27 @@ impl World {
             return;
         }
         match *step {
-            Step::Update(_, tables, frames, command, frame, index, entry) => {
-                let tables = match tables {
-                    0 => 0,
-                    who => u64::from(Self::id(id, who).0) + 1,
+            Step::Update(_, tables, frames, command, write) => {
+                let (tables, frames) = match tables {
+                    0 => (0, frames),
+                    // The control domain may share frames of whomever with whomever, but it does not here.
+                    who if id == IDS[0] => (u64::from(Self::id(id, who).0) + 1, who),
+                    who => (u64::from(Self::id(id, who).0) + 1, frames),
                 };
                 let foreign = tables << 16 | Self::foreign(id, frames);
-                self.update(id, foreign, command, frame, index, entry);
+                self.update(id, foreign, command, &[write]);
+            }
+            Step::Batch(_, ref writes) => self.update(id, Domid::SELF.0.into(), 0, writes),
+            Step::User(_) => {
+                if self.host.as_guest(id, |cx| cx.state.user_root.is_some()) {
+                    for _ in 0..2 {
+                        assert!(self.host.as_guest(id, toggle_mode));
+                    }
+                }
             }
             Step::Furnish(_, frame, ref entries, cmd) => {
                 for &(index, entry) in entries {
-                    self.update(id, Domid::SELF.0.into(), 0, frame, index, entry);
+                    self.update(id, Domid::SELF.0.into(), 0, &[(frame, index, entry)]);
                 }
                 self.extended(id, 0, cmd, self.mfn(id, frame).0, 0);
             }
@@ -322,6 +344,7 @@ impl World {
                 self.call(id, HYPERVISOR_VCPU_OP, &args);
             }
             Step::Forget(who, vcpu) => {
+                self.halt(IDS[usize::from(who)]);
                 let mut op = Domctl::new_zeroed();
                 op.cmd = XEN_DOMCTL_SETVCPUCONTEXT;
                 op.interface_version = XEN_DOMCTL_INTERFACE_VERSION;
@@ -337,23 +360,27 @@ impl World {
                 self.store(id, va, self.entry(id, entry), instruction);
             }
             Step::Run(_, page, ref stores, ref touched) => self.run(id, page, stores, touched),
-            Step::Destroy(..) | Step::Create(_) | Step::Scrub(_) | Step::Clock(..) => {}
+            Step::Destroy(..)
+            | Step::Create(_)
+            | Step::Scrub(_)
+            | Step::Clock(..)
+            | Step::Turn(_)
+            | Step::Stop(_) => {}
         }
     }
 
-    fn update(
-        &self,
-        id: Domid,
-        foreign: u64,
-        command: u64,
-        frame: Frame,
-        index: u16,
-        entry: Entry,
-    ) {
-        let ptr = self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3 | command;
-        let val = self.entry(id, entry);
-        let at = self.put(id, 0, &MmuUpdate { ptr, val });
-        self.call(id, HYPERVISOR_MMU_UPDATE, &[at, 1, 0, foreign]);
+    fn update(&self, id: Domid, foreign: u64, command: u64, writes: &[(Frame, u16, Entry)]) {
+        let request = |&(frame, index, entry): &(Frame, u16, Entry)| MmuUpdate {
+            ptr: self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3 | command,
+            val: self.entry(id, entry),
+        };
+        let requests: Vec<_> = writes.iter().map(request).collect();
+        let at = self.put(id, 1, requests.as_slice());
+        self.call(
+            id,
+            HYPERVISOR_MMU_UPDATE,
+            &[at, requests.len() as u64, 0, foreign],
+        );
     }
 
     fn extended(&self, id: Domid, whose: Who, cmd: u32, arg1: u64, arg2: u64) {
@@ -464,6 +491,12 @@ impl World {
 
     /// Has a guest store to a page by itself, after a first store that may be a trap's.
     fn run(&mut self, id: Domid, page: u8, stores: &[(u16, Entry)], touched: &[u8]) {
+        // It may only while no other vCPU of the domain runs. What a processor remembers that none runs on, does not
+        // matter as long as it forgets it before one does.
+        for cpu in (0..CPUS).filter(|&cpu| cpu != self.cpu()) {
+            self.host.stop(cpu);
+            self.host.hv.machine.flush_tlb_on(1 << cpu);
+        }
         let va = SCRATCH + u64::from(page) * 4096;
         let word = |(index, entry): (u16, Entry)| {
             // The control domain's crash would be the end of the machine.
@@ -497,7 +530,20 @@ impl World {
         self.host.interrupt();
     }
 
+    /// Takes a domain's vCPUs off their processors, as its pause does.
+    fn halt(&self, id: Domid) {
+        let running = self
+            .host
+            .hv
+            .domain(id)
+            .map(|domain| domain.running_on(|_| true));
+        for cpu in (0..CPUS).filter(|cpu| running.is_ok_and(|cpus| cpus >> cpu & 1 != 0)) {
+            self.host.stop(cpu);
+        }
+    }
+
     fn destroy(&mut self, id: Domid, mut steps: u16) {
+        self.halt(id);
         if let Ok(domain) = self.host.hv.domain(id) {
             self.recent.extend(self.host.layout(id).tables);
             let out_of_time = &mut || {
@@ -513,8 +559,11 @@ impl World {
         lifecycle::reap(&self.host.hv);
         self.forget_arguments();
         if self.host.hv.domain(id).is_err() && self.host.hv.memory.free_frames() > 100 {
+            let cpu = self.cpu();
+            self.host.become_cpu(0);
             self.host.add_domain(id, false);
             self.settle(id);
+            self.host.become_cpu(cpu);
         }
     }
 
@@ -523,39 +572,11 @@ impl World {
         self.arguments.retain(|&id, _| hv.domain(id).is_ok());
     }
 
-    /// Recounts, and looks at what processors may remember of tables that have changed since.
+    /// Recounts, with processors that have walked wherever they could.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        let reach = recount::check_again(&self.host.hv, &mut self.scrubbed)?;
-        let flushes = self.host.hv.machine.take_flushes();
-        if flushes.iter().any(|flush| matches!(flush, Flush::All(1))) {
-            self.remembered.clear();
-        }
-        let memory = &self.host.hv.memory;
-        for (&mfn, &(owner, kind)) in &self.remembered {
-            let in_use = memory.type_in_use(mfn);
-            let stale = match kind {
-                _ if in_use == FrameType::None => false,
-                Use::Table => !matches!(in_use, FrameType::Table(_)),
-                Use::Writable => in_use != FrameType::Writable,
-            };
-            let owned = memory.owner_of(mfn);
-            if stale || owned.is_some() && owned != owner || self.scrubbed.contains(&mfn) {
-                return Err(format!(
-                    "frame {mfn}, of {owned:?}, is {in_use:?}, but a processor may still use it as {kind:?}"
-                ));
-            }
-        }
-        self.remember(&reach);
-        Ok(())
-    }
-
-    fn remember(&mut self, reach: &Reach) {
-        let memory = &self.host.hv.memory;
-        let tables = reach.tables.keys().map(|&mfn| (mfn, Use::Table));
-        let pages = reach.writable.iter().map(|&mfn| (mfn, Use::Writable));
-        for (mfn, kind) in tables.chain(pages).filter(|&(mfn, _)| memory.is_ram(mfn)) {
-            self.remembered.insert(mfn, (memory.owner_of(mfn), kind));
-        }
+        self.host.hv.machine.remember_all();
+        self.host.hv.machine.take_flushes();
+        self.recount.check(&self.host.hv)
     }
 
     /// Takes the domains apart: nothing of them may be left but what others still map.
@@ -565,8 +586,8 @@ impl World {
             self.check()?;
         }
         let hv = &self.host.hv;
-        let reach = recount::check(hv)?;
-        let held: BTreeSet<_> = reach.mapped;
+        recount::check(hv)?;
+        let held = recount::mapped(hv);
         for id in [IDS[1], IDS[2]] {
             if let Ok(domain) = hv.domain(id) {
                 let mut left = hv.memory.frames_of(&domain.owner);
@@ -588,10 +609,14 @@ impl World {
 impl Step {
     fn caller(&self) -> Domid {
         match *self {
-            Self::Forget(..) | Self::Scrub(_) | Self::Clock(..) => IDS[0],
+            Self::Forget(..) | Self::Scrub(_) | Self::Clock(..) | Self::Turn(_) | Self::Stop(_) => {
+                IDS[0]
+            }
             Self::Update(who, ..)
             | Self::Map(who, ..)
             | Self::Furnish(who, ..)
+            | Self::Batch(who, _)
+            | Self::User(who)
             | Self::Extended(who, ..)
             | Self::Ldt(who, ..)
             | Self::Reservation(who, ..)

@@ -214,7 +214,11 @@ fn lists_and_the_struct_are_where_the_caller_could_use_them() {
     host.put_at(DOMU, va, &wanted);
     let read_only = host.layout(DOMU).scratch[29].0 << 12 | crate::testing::RO;
     assert_eq!(
-        host.hypercall(DOMU, HYPERVISOR_UPDATE_VA_MAPPING, &[va, read_only, 0]),
+        host.hypercall(
+            DOMU,
+            HYPERVISOR_UPDATE_VA_MAPPING,
+            &[va, read_only, hypercall_abi::xen::UVMF_INVLPG]
+        ),
         0
     );
     let result = raw(&host, DOMU, XENMEM_EXCHANGE.into(), va);

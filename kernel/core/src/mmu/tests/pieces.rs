@@ -1,6 +1,5 @@
 //! Trees of page tables that are too large for one go, and what may come in between.
 
-use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use hv_machine::sim::Machine;
@@ -128,10 +127,10 @@ fn begin(host: &Host, vcpu: u32, cmd: u32, mfn: Mfn) {
 /// Makes a vCPU's hypercall step by step to its end, with a recount after each; gives the result and the steps.
 fn finish(host: &Host, id: Domid, vcpu: u32) -> (i64, u32) {
     let mut steps = 1;
-    let mut scrubbed = BTreeSet::new();
+    let mut recount = recount::Recount::default();
     loop {
         let result = host.go_on(id, vcpu, 1);
-        recount::check_again(&host.hv, &mut scrubbed).expect("all in order");
+        recount.check(&host.hv).expect("all in order");
         if let Some(result) = result {
             return (result, steps);
         }
