@@ -2,7 +2,7 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
-hv_machine::entry!(hv_core::run::start);
+hv_machine::entry!(hv_core::run::start, hv_core::run::join);
 
 #[cfg(not(target_os = "none"))]
 fn main() {

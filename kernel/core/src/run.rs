@@ -7,6 +7,8 @@ use core::sync::atomic::Ordering;
 
 use hv_machine::{Exit, Irq, LogLevel, MachineRef, Platform};
 
+use spin::Once;
+
 use crate::current::Current;
 use crate::domain::Domain;
 use crate::emulate::unhook;
@@ -20,9 +22,12 @@ const HEAP_SPARE: usize = 1 << 20;
 /// Frames that are scrubbed between two looks for interrupts: some tens of microseconds.
 const SCRUB_STEP: u64 = 16;
 
+/// The hypervisor, for the CPUs that come later.
+static HYPERVISOR: Once<&'static Hypervisor> = Once::new();
+
 /// Takes over the machine from the boot code: builds the control domain and runs guests for ever.
 pub fn start(machine: MachineRef) -> ! {
-    let hv: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(machine)));
+    let hv = *HYPERVISOR.call_once(|| Box::leak(Box::new(Hypervisor::new(machine))));
     let memory = &hv.memory;
     hv.log(
         LogLevel::Error,
@@ -47,7 +52,13 @@ pub fn start(machine: MachineRef) -> ! {
         );
         give_up(hv);
     }
+    hv.machine.release_cpus();
     run(hv)
+}
+
+/// Another CPU comes from the boot code, to run guests for ever.
+pub fn join(_machine: MachineRef) -> ! {
+    run(HYPERVISOR.wait())
 }
 
 /// There is nothing to run: stops the machine if the command line says `noreboot`, else restarts it when there was

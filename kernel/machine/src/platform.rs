@@ -209,6 +209,8 @@ pub trait Platform {
     fn cpu_count(&self) -> u32;
     /// This CPU's number, from 0.
     fn cpu_id(&self) -> u32;
+    /// Lets the CPUs but the first, which have been waiting since boot, run the core.
+    fn release_cpus(&self);
     /// Asks another CPU to look at its work ([`Irq::Ipi`]).
     fn send_ipi(&self, cpu: u32);
     /// CPUID as the hardware has it: EAX, EBX, ECX, EDX.

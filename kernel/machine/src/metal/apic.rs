@@ -30,6 +30,10 @@ const DIVIDE: u32 = 0x3e;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const DELIVER_NMI: u32 = 4 << 8;
+const DELIVER_INIT: u32 = 5 << 8;
+const DELIVER_STARTUP: u32 = 6 << 8;
+const ASSERT: u32 = 1 << 14;
+const ALL_OTHERS: u32 = 3 << 18;
 const TSC_DEADLINE_MODE: u32 = 2 << 17;
 const DIVIDE_BY_1: u32 = 0xb;
 
@@ -165,9 +169,28 @@ impl Apic {
 
     /// Sends an interrupt to the CPU with an APIC number.
     pub fn send(&self, apic_id: u32, vector: u8) {
+        self.command(apic_id, vector.into());
+    }
+
+    /// Resets the CPU with an APIC number, which then waits for [`Self::send_startup`].
+    pub fn send_init(&self, apic_id: u32) {
+        self.command(apic_id, ASSERT | DELIVER_INIT);
+    }
+
+    /// Starts a CPU that waits, in real mode at the beginning of frame `page`.
+    pub fn send_startup(&self, apic_id: u32, page: u8) {
+        self.command(apic_id, ASSERT | DELIVER_STARTUP | u32::from(page));
+    }
+
+    /// Stops all other CPUs, wherever they are: sends them a non-maskable interrupt.
+    pub fn send_nmi_to_others(&self) {
+        self.command(0, ALL_OTHERS | ASSERT | DELIVER_NMI);
+    }
+
+    fn command(&self, apic_id: u32, low: u32) {
         if self.is_x2apic() {
-            let command = u64::from(apic_id) << 32 | u64::from(vector);
-            // SAFETY: x2APIC is on; a fixed interrupt on one of the hypervisor's vectors.
+            let command = u64::from(apic_id) << 32 | u64::from(low);
+            // SAFETY: x2APIC is on; an interrupt on one of the hypervisor's vectors, or one of the messages above.
             unsafe { write_msr(msr::X2APIC + COMMAND_LOW, command) };
         } else {
             const PENDING: u32 = 1 << 12;
@@ -175,7 +198,7 @@ impl Apic {
                 super::lock::relax();
             }
             self.write(COMMAND_HIGH, apic_id << 24);
-            self.write(COMMAND_LOW, vector.into());
+            self.write(COMMAND_LOW, low);
         }
     }
 }

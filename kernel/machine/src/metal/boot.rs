@@ -21,6 +21,7 @@ use super::multiboot::{self, BootInfo};
 use super::options::Options;
 use super::paging::{Builder, Flags, Purpose};
 use super::processor::{self, Features};
+use super::secondary::{self, MAX_CPUS, Roots};
 use super::{
     Machine, MachineToPhys, cpu, device, efi, gdt, heap, idt, layout, log, power, rtc, tlb, tsc,
     uart,
@@ -28,6 +29,10 @@ use super::{
 use crate::{BootModule, MemoryKind, MemoryRegion, PAGE_SIZE, TscInfo};
 
 global_asm!(include_str!("boot.s"), options(att_syntax));
+
+unsafe extern "C" {
+    static boot_l4: u8;
+}
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE_PAGE: u64 = 2 << 20;
@@ -57,6 +62,8 @@ struct Prepared {
     zero_page: u64,
     machine_to_phys: MachineToPhys,
     tsc_at_boot: u64,
+    /// Machine address of the image.
+    image: u64,
 }
 
 /// Physical memory through the boot tables' direct map.
@@ -224,6 +231,7 @@ fn prepare(
         zero_page,
         machine_to_phys,
         tsc_at_boot,
+        image,
     }
 }
 
@@ -276,10 +284,14 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         .expect("no memory for the heap");
     // SAFETY: the frames were free, and the direct map has them.
     unsafe { heap::claim(direct(heap), wanted as usize) };
-    let frames = Frames::new(&prepared.memory_map, frame_limit, free.taken());
-
     let fpu = Fpu::new(&features);
     let firmware = acpi::read(prepared.rsdp, prepared.rsdp_copy.as_deref());
+    let max_cpus = prepared.options.max_cpus.clamp(1, MAX_CPUS);
+    let mut tables = Builder::resume(&features, &mut free, prepared.root);
+    for cpu in 1..firmware.cpus.len().min(max_cpus) {
+        cpu::build(&mut tables, cpu as u32, prepared.image, prepared.zero_page);
+    }
+    let frames = Frames::new(&prepared.memory_map, frame_limit, free.taken());
     if let Some(rsdp) = firmware.rsdp {
         log!("ACPI root pointer at {rsdp:#x}");
     }
@@ -289,8 +301,24 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
     apic.enable();
     let io_apics = IoApics::new(&firmware.io_apics);
     let rates = tsc::measure(&firmware, &apic);
+    let first = apic.id();
+    let others = firmware.cpus.iter().copied().filter(|&id| id != first);
+    let others: Vec<u32> = others.take(max_cpus - 1).collect();
+    let roots = Roots {
+        boot: prepared.image + ((&raw const boot_l4).addr() as u64 - layout::IMAGE),
+        hypervisor: prepared.root,
+    };
+    let cpus = secondary::wake(
+        &apic,
+        &features,
+        &rates,
+        &roots,
+        &others,
+        &prepared.memory_map,
+    );
     log!(
-        "{} CPUs, {} GSIs, {}",
+        "{} of {} CPUs, {} GSIs, {}",
+        cpus.len(),
         firmware.cpus.len(),
         io_apics.gsi_count(),
         if apic.is_x2apic() { "x2APIC" } else { "xAPIC" }
@@ -308,7 +336,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         heap::free() / 1024
     );
 
-    let interrupts = Interrupts::new(apic, io_apics, firmware.overrides, rates);
+    let interrupts = Interrupts::new(apic, cpus, io_apics, firmware.overrides, rates);
     if let Some(serial) = &prepared.options.serial
         && serial.irq != 0
     {
@@ -335,6 +363,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         rsdp: firmware.rsdp,
         sleep_ports: firmware.sleep_ports,
     }));
+    secondary::set_machine(machine);
     unsafe extern "Rust" {
         fn xenolith_main(machine: &'static Machine) -> !;
     }

@@ -1,6 +1,5 @@
 //! Vectors: which are free, what each stands for, and what to do at the controllers when one comes.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::acpi::Override;
@@ -38,10 +37,16 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// All vectors free.
-    pub fn new(apic: Apic, io_apics: IoApics, overrides: Vec<Override>, rates: Rates) -> Self {
+    /// All vectors free. `cpus` are the APIC numbers of the CPUs that run, by CPU number.
+    pub fn new(
+        apic: Apic,
+        cpus: Vec<u32>,
+        io_apics: IoApics,
+        overrides: Vec<Override>,
+        rates: Rates,
+    ) -> Self {
         Self {
-            cpus: vec![apic.id()],
+            cpus,
             apic,
             io_apics,
             overrides,
@@ -117,6 +122,11 @@ impl Interrupts {
             }
         };
         self.apic.start_count(count);
+    }
+
+    /// The local APIC of whatever CPU asks.
+    pub fn apic(&self) -> &Apic {
+        &self.apic
     }
 
     /// Number of CPUs that run the hypervisor.

@@ -15,7 +15,7 @@ use super::lock::Lock;
 use super::paging::{self, Flags};
 use super::processor::{self, Features, port};
 use super::trap::{self, Left};
-use super::{MachineToPhys, cpu, gdt, heap, power, segments, tlb, uart};
+use super::{MachineToPhys, cpu, gdt, heap, power, secondary, segments, tlb, uart};
 use crate::{
     BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
     HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Platform,
@@ -464,6 +464,10 @@ impl Platform for Machine {
         cpu::this().id
     }
 
+    fn release_cpus(&self) {
+        secondary::release();
+    }
+
     fn send_ipi(&self, cpu: u32) {
         self.interrupts.send_ipi(cpu);
     }
@@ -588,6 +592,7 @@ impl Platform for Machine {
     }
 
     fn halt(&self) -> ! {
+        secondary::stop_others();
         processor::halt()
     }
 }

@@ -51,6 +51,8 @@ mod power;
 #[cfg(target_os = "none")]
 mod processor;
 #[cfg(target_os = "none")]
+mod secondary;
+#[cfg(target_os = "none")]
 mod segments;
 #[cfg(target_os = "none")]
 mod tlb;
@@ -78,13 +80,19 @@ macro_rules! log {
 #[cfg(target_os = "none")]
 use log;
 
-/// Makes a function of type `fn(&'static Machine) -> !` the one that boot ends in.
+/// Makes two functions of type `fn(&'static Machine) -> !` the ones that boot ends in: on the first CPU, and on each
+/// of the others once the first has called [`Platform::release_cpus`](crate::Platform::release_cpus).
 #[macro_export]
 macro_rules! entry {
-    ($start:path) => {
+    ($start:path, $join:path) => {
         #[unsafe(no_mangle)]
         fn xenolith_main(machine: &'static $crate::Machine) -> ! {
             $start(machine)
+        }
+
+        #[unsafe(no_mangle)]
+        fn xenolith_secondary(machine: &'static $crate::Machine) -> ! {
+            $join(machine)
         }
     };
 }

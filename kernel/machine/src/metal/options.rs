@@ -1,5 +1,5 @@
 //! The words of the command line that the machine itself obeys, in Xen's syntax: `com1=`, `com2=`, `console=`,
-//! `noreboot`, `reboot=`.
+//! `noreboot`, `maxcpus=`, `nosmp`.
 
 /// A serial port's settings: `<baud>[/<clock>][,<data bits><parity><stop bits>[,<port>[,<irq>]]]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Options {
     pub serial: Option<SerialOptions>,
     /// Stop instead of restarting the machine.
     pub no_reboot: bool,
+    /// How many CPUs to use at most.
+    pub max_cpus: usize,
 }
 
 const LINE_8N1: u8 = 3;
@@ -45,6 +47,7 @@ impl Options {
     pub fn parse(command_line: &str) -> Self {
         let (mut com1, mut com2, mut console) = (None, None, None);
         let mut no_reboot = false;
+        let mut max_cpus = usize::MAX;
         for word in command_line.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("com1", value)) => com1 = Some(parse_serial(value, COM1)),
@@ -54,6 +57,11 @@ impl Options {
                     no_reboot = !matches!(value, "0" | "no" | "off" | "false" | "disable");
                 }
                 None if word == "noreboot" => no_reboot = true,
+                Some(("maxcpus", value)) => {
+                    let most = number(value).filter(|&most| most != 0);
+                    max_cpus = most.map_or(usize::MAX, |most| most as usize);
+                }
+                None if word == "nosmp" => max_cpus = 1,
                 _ => {}
             }
         }
@@ -66,7 +74,11 @@ impl Options {
             }),
             None => com1.or(com2),
         };
-        Self { serial, no_reboot }
+        Self {
+            serial,
+            no_reboot,
+            max_cpus,
+        }
     }
 }
 
@@ -149,7 +161,8 @@ mod tests {
             options,
             Options {
                 serial: Some(COM1),
-                no_reboot: true
+                no_reboot: true,
+                max_cpus: usize::MAX,
             }
         );
     }
@@ -162,6 +175,15 @@ mod tests {
         assert_eq!(serial.clock, 230_400);
         assert_eq!(serial.line, 0b0001_1110);
         assert_eq!((serial.port, serial.irq), (0x3e8, 5));
+    }
+
+    #[test]
+    fn the_number_of_cpus_is_limited_by_either_word() {
+        let most = |line| Options::parse(line).max_cpus;
+        assert_eq!(most("maxcpus=2"), 2);
+        assert_eq!(most("maxcpus=4 nosmp"), 1);
+        assert_eq!(most("nosmp maxcpus=0"), usize::MAX);
+        assert_eq!(most("maxcpus=some"), usize::MAX);
     }
 
     #[test]

@@ -96,6 +96,16 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Goes on with tables that a builder made.
+    pub fn resume(features: &Features, free: &'a mut FreeMemory, root: u64) -> Self {
+        Self {
+            free,
+            flags: Flags::new(features),
+            gib_pages: features.gib_pages,
+            root,
+        }
+    }
+
     /// Machine address of the root.
     pub fn root(&self) -> u64 {
         self.root

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::trap::Frame;
 use super::uart::{self, Console};
-use super::{layout, power, processor};
+use super::{layout, power, processor, secondary};
 
 static DYING: AtomicBool = AtomicBool::new(false);
 
@@ -15,6 +15,7 @@ fn begin() {
     if DYING.swap(true, Ordering::Relaxed) {
         processor::halt();
     }
+    secondary::stop_others();
     uart::break_lock();
     uart::write(b"\n*** The hypervisor has stopped ***\n");
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::acpi::Reset;
 use super::lock::Lock;
 use super::processor::{self, port};
-use super::uart;
+use super::{secondary, uart};
 
 static NO_REBOOT: AtomicBool = AtomicBool::new(false);
 static RESET: Lock<Option<Reset>> = Lock::new(None);
@@ -22,6 +22,7 @@ pub fn set_reset(reset: Option<Reset>) {
 
 /// After a failure: restarts the machine, or stops it if `noreboot` says so.
 pub fn stop() -> ! {
+    secondary::stop_others();
     if NO_REBOOT.load(Ordering::Relaxed) {
         processor::halt();
     }
@@ -37,6 +38,7 @@ pub fn stop() -> ! {
 /// Restarts the machine: by the firmware's register, the keyboard controller, the chipset's port, and at last by a
 /// triple fault.
 pub fn reboot() -> ! {
+    secondary::stop_others();
     const KEYBOARD: u16 = 0x64;
     const CHIPSET: u16 = 0xcf9;
     let reset = RESET.try_lock().and_then(|reset| *reset);

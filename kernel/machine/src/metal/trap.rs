@@ -8,7 +8,7 @@ use core::fmt;
 use hypercall_abi::arch_x86::CpuUserRegs;
 
 use super::cpu::{self, Block};
-use super::{panic, processor};
+use super::{panic, processor, secondary};
 use crate::{Exit, GuestContext};
 
 global_asm!(include_str!("entry.s"), options(att_syntax));
@@ -85,6 +85,7 @@ pub fn run(context: &mut GuestContext) -> Left {
         NMI => {
             // SAFETY: it only returns, by way of `iret`.
             unsafe { unblock_nmi() };
+            secondary::stop_if_asked();
             return Left::Nmi;
         }
         MACHINE_CHECK => panic::machine_check(),
@@ -216,6 +217,7 @@ extern "C" fn host_trap(frame: &mut Frame) {
     let vector = frame.vector as u16;
     match vector {
         NMI => {
+            secondary::stop_if_asked();
             cpu::this().nmi_pending.set(true);
             // Between the look at `nmi_pending` and `hlt` it would be slept over.
             let window =

@@ -767,6 +767,8 @@ impl Platform for Machine {
         CPU.with(Cell::get)
     }
 
+    fn release_cpus(&self) {}
+
     fn send_ipi(&self, _cpu: u32) {}
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
