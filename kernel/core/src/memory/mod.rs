@@ -50,7 +50,7 @@ pub use walk::L1Slot;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_machine::{MachineRef, MemoryKind, PAGE_SHIFT, PAGE_SIZE, Platform};
 use hypercall_abi::errno::Errno;
@@ -73,6 +73,8 @@ pub struct Memory {
     /// Free frames that are not scrubbed yet, to which some CPU may still translate, and which so are not in the
     /// heap: linked through the frame table.
     dirty: Mutex<List>,
+    /// Free frames on the way from there to the heap. Changed under the lock of where they come from or go to.
+    scrubbing: AtomicU64,
     /// Free frames that owners have a claim on. Held while an owner is given frames, too.
     claimed: Mutex<u64>,
     owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
@@ -126,6 +128,7 @@ impl Memory {
             frames,
             heap: Mutex::new(heap),
             dirty: Mutex::new(List::EMPTY),
+            scrubbing: AtomicU64::new(0),
             claimed: Mutex::new(0),
             owners: RwLock::new(BTreeMap::new()),
             total,
@@ -139,7 +142,9 @@ impl Memory {
 
     /// Frames that nobody owns.
     pub fn free_frames(&self) -> u64 {
-        self.heap.lock().free_frames() + self.dirty_frames()
+        let heap = self.heap.lock();
+        let dirty = self.dirty.lock();
+        heap.free_frames() + dirty.len + self.scrubbing.load(Ordering::Relaxed)
     }
 
     /// Frames that nobody owns and that [`Self::scrub`] has not been at.
@@ -163,6 +168,7 @@ impl Memory {
                 self.link(mfn, frame, &mut batch);
                 freed = freed.max(self.last_use(frame));
             }
+            self.scrubbing.fetch_add(batch.len, Ordering::Relaxed);
         }
         let done = batch.len;
         if done > 0 {
@@ -172,7 +178,9 @@ impl Memory {
             let mfn = Mfn(u64::from(batch.head));
             self.unlink(mfn, frame, &mut batch);
             self.machine.zero_frame(mfn);
-            self.heap.lock().free(mfn, 0);
+            let mut heap = self.heap.lock();
+            heap.free(mfn, 0);
+            self.scrubbing.fetch_sub(1, Ordering::Relaxed);
         }
         done
     }
