@@ -6,5 +6,6 @@ mod first_light;
 mod forks;
 mod iso;
 mod lifecycle;
+mod processors;
 mod run;
 mod selftest;

@@ -18,13 +18,18 @@ use crate::{lifecycle, mmu, runstate, sched, vcpu_context};
 /// Works on the state of a vCPU that does not run meanwhile.
 ///
 /// # Errors
-/// `EBUSY` while it has not stopped yet.
+/// `EBUSY` where it is the caller's own, or somebody else's at this moment.
 pub(super) fn while_paused<R>(
     cx: &Current<'_>,
     vcpu: &Arc<Vcpu>,
     work: impl FnOnce(&Arc<Vcpu>, &mut VcpuState) -> Result<R, Errno>,
 ) -> Result<R, Errno> {
     lifecycle::pause_vcpu(cx.hv, vcpu);
+    // The CPU that runs it stops when the hypercall that it may be in has had its time. Toolstack's operations come one
+    // at a time, so that it does not wait for the caller in turn.
+    while vcpu.running.load(Ordering::SeqCst) && !Arc::ptr_eq(vcpu, cx.vcpu) {
+        hv_machine::relax();
+    }
     let result = match vcpu.state.try_lock() {
         Some(mut state) => work(vcpu, &mut state),
         None => Err(Errno::EBUSY),
