@@ -57,8 +57,8 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
 use crate::lock::{Mutex, RwLock};
+use frame::List;
 use heap::Heap;
-use owner::List;
 
 /// Frames that are scrubbed at a time when memory is wanted at once.
 const SCRUB_BATCH: u64 = 512;

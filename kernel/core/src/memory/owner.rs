@@ -5,12 +5,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypercall_abi::types::{Domid, Mfn};
 
+use super::frame::List;
 use super::teardown::Leaving;
 use crate::domain::{covers, set_range};
 use crate::lock::{Mutex, RwLock};
-
-/// End of a list of frames.
-pub(super) const NONE: u32 = u32::MAX;
 
 /// A domain's memory account.
 pub struct Owner {
@@ -38,22 +36,6 @@ pub(super) struct Lists {
     pub(super) allocated: List,
     /// Frames that it gave up, or lost by its end, and that are still referred to.
     pub(super) lingering: List,
-}
-
-/// Head and length of a list of frames.
-pub(super) struct List {
-    pub(super) head: u32,
-    pub(super) len: u64,
-    /// The next frame to be looked at by [`super::Memory::unpin_all`], once that has begun.
-    pub(super) cursor: Option<u32>,
-}
-
-impl List {
-    pub(super) const EMPTY: Self = Self {
-        head: NONE,
-        len: 0,
-        cursor: None,
-    };
 }
 
 impl Owner {

@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
-use super::owner::{List, Lists, Owner};
+use super::frame::List;
+use super::owner::{Lists, Owner};
 use super::type_word::{Stage, TypeWord};
 use super::{Level, Memory};
 

@@ -19,8 +19,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hv_machine::TABLE_ENTRIES;
 use hypercall_abi::types::Mfn;
 
-use super::frame::Frame;
-use super::owner::{NONE, Owner};
+use super::frame::{Frame, NONE};
+use super::owner::Owner;
 use super::type_word::{Stage, TypeWord};
 use super::{FrameType, Memory, Pte, is_guest_slot};
 use crate::lock::Mutex;

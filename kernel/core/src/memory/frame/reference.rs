@@ -1,0 +1,192 @@
+//! [`FrameRef`] and [`TypedRef`]: the counts of a frame as values.
+
+use core::sync::atomic::Ordering;
+
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn};
+
+use super::{COUNT, Frame, FrameType};
+use crate::memory::type_word::TypeWord;
+use crate::memory::{Level, Memory};
+
+/// Most references that are given out; the others are for [`Frame::hold`] and the end of the owner.
+const MOST: u32 = COUNT - 0xff;
+
+/// A counted reference to a frame.
+#[must_use]
+pub struct FrameRef<'m> {
+    memory: &'m Memory,
+    mfn: Mfn,
+}
+
+impl<'m> FrameRef<'m> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// Keeps the reference in a place that does not know of it (a page-table entry, a register); the caller
+    /// gives it back through [`Memory::adopt`].
+    pub fn into_bits(self) -> Mfn {
+        let mfn = self.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+
+    /// Makes the frame a `kind`, or counts one more use as it, and keeps reference and type together.
+    ///
+    /// It takes whatever time it takes, and so is for what has no tables below it.
+    ///
+    /// # Errors
+    /// `EINVAL` where the frame is in use as something else, or its contents do not make it a `kind`.
+    #[inline]
+    pub fn with_type(self, kind: FrameType) -> Result<TypedRef<'m>, Errno> {
+        self.with_type_until(kind, &mut || false)
+    }
+
+    /// As [`Self::with_type`], for all kinds.
+    ///
+    /// # Errors
+    /// As there, and `ERESTART` where `out_of_time` said so before the frame was what it is to be: the next call goes
+    /// on, from where this one stopped or somebody else did. Each call gets on by an entry of a table at least.
+    #[inline]
+    pub fn with_type_until(
+        self,
+        kind: FrameType,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<TypedRef<'m>, Errno> {
+        let used = |frame: &Frame| frame.try_change(|word| word.used_again(kind));
+        if !self.memory.frame(self.mfn).is_some_and(used) {
+            self.memory.take_type(self.mfn, kind, out_of_time)?;
+        }
+        Ok(TypedRef { frame: self, kind })
+    }
+}
+
+impl Drop for FrameRef<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.memory.put(self.mfn);
+    }
+}
+
+/// A counted reference to a frame together with a counted use of its type.
+#[must_use]
+pub struct TypedRef<'m> {
+    frame: FrameRef<'m>,
+    kind: FrameType,
+}
+
+impl TypedRef<'_> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.frame.mfn
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> FrameType {
+        self.kind
+    }
+
+    /// Keeps both counts in a place that does not know of them; the caller gives them back through
+    /// [`Memory::adopt_typed`].
+    pub fn into_bits(self) -> Mfn {
+        let mfn = self.frame.mfn;
+        core::mem::forget(self);
+        mfn
+    }
+}
+
+impl Drop for TypedRef<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let FrameRef { memory, mfn } = self.frame;
+        let less = |frame: &Frame| frame.try_change(TypeWord::used_less);
+        if !memory.frame(mfn).is_some_and(less) {
+            memory.put_type(mfn);
+        }
+    }
+}
+
+impl Memory {
+    /// A reference to a frame that `owner` owns; `None` where it does not, or the frame is being freed.
+    #[inline]
+    pub fn get(&self, mfn: Mfn, owner: Domid) -> Option<FrameRef<'_>> {
+        let reference = self.get_any(mfn)?;
+        (self.owner_of(mfn) == Some(owner)).then_some(reference)
+    }
+
+    /// A reference to a frame, whoever owns it; `None` where nobody does, or there are [`MOST`].
+    #[inline]
+    pub fn get_any(&self, mfn: Mfn) -> Option<FrameRef<'_>> {
+        self.refer(mfn, MOST)
+    }
+
+    /// A reference to a frame that has some, and less than `most`.
+    #[inline]
+    pub(in crate::memory) fn refer(&self, mfn: Mfn, most: u32) -> Option<FrameRef<'_>> {
+        let frame = self.frame(mfn)?;
+        let more = |count: u32| (count & COUNT != 0 && count & COUNT < most).then(|| count + 1);
+        frame
+            .count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .ok()?;
+        Some(FrameRef { memory: self, mfn })
+    }
+
+    /// A reference and a use of a type in one: [`Self::get`], then [`FrameRef::with_type`].
+    ///
+    /// # Errors
+    /// `EINVAL` where either fails.
+    #[inline]
+    pub fn get_typed(
+        &self,
+        mfn: Mfn,
+        owner: Domid,
+        kind: FrameType,
+    ) -> Result<TypedRef<'_>, Errno> {
+        self.get(mfn, owner).ok_or(Errno::EINVAL)?.with_type(kind)
+    }
+
+    /// A reference to a frame and a use of it as a page table: [`Self::get`], then [`FrameRef::with_type_until`].
+    ///
+    /// # Errors
+    /// `EINVAL` where either fails, `ERESTART` as there.
+    pub fn get_table(
+        &self,
+        mfn: Mfn,
+        owner: Domid,
+        level: Level,
+        out_of_time: &mut dyn FnMut() -> bool,
+    ) -> Result<TypedRef<'_>, Errno> {
+        let frame = self.get(mfn, owner).ok_or(Errno::EINVAL)?;
+        frame.with_type_until(FrameType::Table(level), out_of_time)
+    }
+
+    /// Takes back a reference that [`FrameRef::into_bits`] put away. Each may be taken back once: the caller
+    /// removes it from where it was kept.
+    pub fn adopt(&self, mfn: Mfn) -> FrameRef<'_> {
+        FrameRef { memory: self, mfn }
+    }
+
+    /// Takes back the counts that [`TypedRef::into_bits`] put away; each may be taken back once.
+    pub fn adopt_typed(&self, mfn: Mfn, kind: FrameType) -> TypedRef<'_> {
+        TypedRef {
+            frame: self.adopt(mfn),
+            kind,
+        }
+    }
+
+    #[inline]
+    fn put(&self, mfn: Mfn) {
+        let Some(frame) = self.frame(mfn) else { return };
+        let before = frame.count.fetch_sub(1, Ordering::AcqRel);
+        assert!(
+            before & COUNT != 0,
+            "frame {mfn} has no reference to give back"
+        );
+        if before & COUNT == 1 {
+            self.free_unreferenced(mfn, frame);
+        }
+    }
+}

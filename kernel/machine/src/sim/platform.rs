@@ -1,0 +1,458 @@
+//! The simulated machine as a [`Platform`].
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering::SeqCst;
+
+use hypercall_abi::types::Mfn;
+
+use super::cpu::CPU;
+use super::script::Script;
+use super::{FIRST_UNTYPED, Flush, Gsi, Machine, TSC_KHZ};
+use crate::{
+    BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
+    HYPERVISOR_SLOTS, IoWidth, Irq, MemoryRegion, PAGE_SIZE, Platform, Polarity, SegmentBase,
+    Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo, is_guest_range,
+};
+
+impl Platform for Machine {
+    fn memory_map(&self) -> &[MemoryRegion] {
+        &self.regions
+    }
+
+    fn frame_limit(&self) -> u64 {
+        self.m2p.len() as u64
+    }
+
+    fn is_private(&self, mfn: Mfn) -> bool {
+        let private = self.private.get(mfn.0 as usize);
+        private.is_none_or(|private| private.load(SeqCst))
+    }
+
+    fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    fn boot_modules(&self) -> &[BootModule] {
+        &self.modules
+    }
+
+    fn donate_to_heap(&self, first: Mfn, order: u32) {
+        for private in self.private.iter().skip(first.0 as usize).take(1 << order) {
+            private.store(true, SeqCst);
+        }
+    }
+
+    fn heap_free(&self) -> usize {
+        usize::MAX
+    }
+
+    fn load_u64(&self, mfn: Mfn, index: usize) -> u64 {
+        self.word(mfn, index).load(SeqCst)
+    }
+
+    fn store_u64(&self, mfn: Mfn, index: usize, value: u64) {
+        self.word_to_write(mfn, index).store(value, SeqCst);
+    }
+
+    fn compare_exchange_u64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+        self.word_to_write(mfn, index)
+            .compare_exchange(old, new, SeqCst, SeqCst)
+    }
+
+    fn fetch_or_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.word_to_write(mfn, index).fetch_or(bits, SeqCst)
+    }
+
+    fn fetch_and_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.word_to_write(mfn, index).fetch_and(bits, SeqCst)
+    }
+
+    fn read_frame(&self, mfn: Mfn, offset: usize, out: &mut [u8]) {
+        self.reads.fetch_add(1, SeqCst);
+        self.read_bytes(mfn, offset, out);
+    }
+
+    fn write_frame(&self, mfn: Mfn, offset: usize, data: &[u8]) {
+        self.write_bytes(mfn, offset, data);
+    }
+
+    fn zero_frame(&self, mfn: Mfn) {
+        for index in 0..TABLE_ENTRIES {
+            self.store_u64(mfn, index, 0);
+        }
+    }
+
+    fn copy_frame(&self, to: Mfn, from: Mfn) {
+        for index in 0..TABLE_ENTRIES {
+            self.store_u64(to, index, self.load_u64(from, index));
+        }
+    }
+
+    fn set_m2p(&self, mfn: Mfn, pfn: u64) {
+        if let Some(entry) = self.m2p.get(mfn.0 as usize) {
+            entry.store(pfn, SeqCst);
+        }
+    }
+
+    fn m2p(&self, mfn: Mfn) -> u64 {
+        self.m2p
+            .get(mfn.0 as usize)
+            .map_or(u64::MAX, |entry| entry.load(SeqCst))
+    }
+
+    fn m2p_extents(&self) -> Vec<Mfn> {
+        vec![Mfn(FIRST_UNTYPED - 1)]
+    }
+
+    fn hypervisor_slots(&self) -> [u64; HYPERVISOR_SLOTS] {
+        // Present, supervisor: tables in private frames, one a slot.
+        std::array::from_fn(|slot| (256 + slot as u64) << 12 | 0x63)
+    }
+
+    fn load_root(&self, root: Mfn) {
+        assert!(!self.is_private(root), "a root in a private frame");
+        for (slot, &entry) in self.hypervisor_slots().iter().enumerate() {
+            let found = self.load_u64(root, 256 + slot);
+            let hidden = slot == 0 && found == 0;
+            assert!(found == entry || hidden, "slot {slot} of root {root:?}");
+        }
+        self.set_root(self.cpu_id(), Some(root), None);
+    }
+
+    fn load_root_without(&self, root: Mfn, va: u64) {
+        self.set_root(self.cpu_id(), Some(root), Some(va));
+    }
+
+    fn current_root(&self) -> Mfn {
+        self.this_cpu().root.unwrap_or(Mfn(FIRST_UNTYPED - 1))
+    }
+
+    fn load_idle_root(&self) {
+        self.set_root(self.cpu_id(), None, None);
+    }
+
+    fn flush_tlb(&self) {
+        let cpu = self.cpu_id();
+        self.record().flushes.push(Flush::All(1 << cpu));
+        self.flush(cpu);
+    }
+
+    fn flush_tlb_page(&self, va: u64) {
+        let cpu = self.cpu_id();
+        self.record().flushes.push(Flush::Page(cpu, va & !0xfff));
+        self.tlb(cpu).forget_page(va);
+    }
+
+    fn flush_tlb_on(&self, cpus: u64) {
+        self.record().flushes.push(Flush::All(cpus));
+        for cpu in (0..self.cpu_count()).filter(|cpu| cpus >> cpu & 1 != 0) {
+            if self.cpu_slot(cpu).root_left {
+                self.set_root(cpu, None, None);
+            } else {
+                self.flush(cpu);
+            }
+        }
+    }
+
+    fn leave_root(&self) {
+        self.this_cpu().root_left = true;
+    }
+
+    fn flush_time(&self) -> u64 {
+        self.walk_eagerly();
+        self.flush_clock.now()
+    }
+
+    fn unflushed_since(&self, time: u64) -> u64 {
+        self.flush_clock.unflushed_since(time, self.cpu_count())
+    }
+
+    fn copy_from_guest(&self, va: u64, out: &mut [u8]) -> Result<(), Fault> {
+        if !is_guest_range(va, out.len() as u64) {
+            return Err(Fault);
+        }
+        let mut done = 0;
+        while done < out.len() {
+            let (mfn, offset) = self.translate(va.wrapping_add(done as u64), false)?;
+            let count = (PAGE_SIZE - offset).min(out.len() - done);
+            self.read_frame(mfn, offset, &mut out[done..done + count]);
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn copy_to_guest(&self, va: u64, data: &[u8]) -> Result<(), Fault> {
+        if !is_guest_range(va, data.len() as u64) {
+            return Err(Fault);
+        }
+        let mut done = 0;
+        while done < data.len() {
+            let (mfn, offset) = self.translate(va.wrapping_add(done as u64), true)?;
+            let count = (PAGE_SIZE - offset).min(data.len() - done);
+            self.write_frame(mfn, offset, &data[done..done + count]);
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn enter_guest(&self, context: &mut GuestContext) -> Exit {
+        let script = {
+            let mut record = self.record();
+            record.entered.push(*context);
+            record.script.pop_front()
+        };
+        match script.expect("the script says what the guest does") {
+            Script::Leave(exit, replace) => {
+                if let Some(replace) = replace {
+                    *context = *replace;
+                }
+                exit
+            }
+            Script::Program(program) => program(self, context),
+        }
+    }
+
+    fn idle(&self) -> Irq {
+        match self.record().script.pop_front() {
+            Some(Script::Leave(Exit::Interrupt(irq), _)) => irq,
+            other => panic!("the script has {other:?} where all vCPUs wait"),
+        }
+    }
+
+    fn poll(&self) -> Option<Irq> {
+        let mut record = self.record();
+        match record.script.front() {
+            Some(&Script::Leave(Exit::Interrupt(irq), _)) => {
+                record.script.pop_front();
+                Some(irq)
+            }
+            _ => None,
+        }
+    }
+
+    fn load_segments(&self, segments: &Segments) -> Result<(), SelectorFault> {
+        self.this_cpu().segments = *segments;
+        Ok(())
+    }
+
+    fn store_segments(&self) -> Segments {
+        self.this_cpu().segments
+    }
+
+    fn set_segment_base(&self, which: SegmentBase, base: u64) {
+        let mut cpu = self.this_cpu();
+        match which {
+            SegmentBase::Fs => cpu.segments.fs_base = base,
+            SegmentBase::Gs => cpu.segments.gs_base = base,
+            SegmentBase::GsShadow => cpu.segments.gs_base_shadow = base,
+        }
+    }
+
+    fn load_user_gs(&self, _selector: u16) -> Result<(), SelectorFault> {
+        Ok(())
+    }
+
+    fn swap_gs(&self) {
+        let mut cpu = self.this_cpu();
+        let segments = &mut cpu.segments;
+        std::mem::swap(&mut segments.gs_base, &mut segments.gs_base_shadow);
+    }
+
+    fn load_gdt(&self, frames: &[Mfn]) {
+        assert!(frames.len() <= GUEST_GDT_FRAMES);
+        self.this_cpu().gdt = frames.to_vec();
+    }
+
+    fn load_ldt(&self, entries: u32) {
+        let mut cpu = self.this_cpu();
+        cpu.ldt_entries = entries;
+        cpu.ldt = [None; 16];
+    }
+
+    fn map_ldt_page(&self, index: usize, mfn: Mfn) {
+        self.this_cpu().ldt[index] = Some(mfn);
+    }
+
+    fn save_fpu(&self, state: &mut FpuState) {
+        let cpu = self.this_cpu();
+        state.area.bytes[..cpu.fpu.len()].copy_from_slice(&cpu.fpu);
+    }
+
+    fn load_fpu(&self, state: &FpuState) {
+        let mut cpu = self.this_cpu();
+        cpu.fpu = state.area.bytes.to_vec();
+        cpu.extended_control = state.enabled();
+    }
+
+    fn set_extended_control(&self, xcr0: u64) {
+        self.this_cpu().extended_control = xcr0;
+    }
+
+    fn set_control_bits(&self, cr4: u64) {
+        self.this_cpu().control_bits = cr4;
+    }
+
+    fn set_task_switched(&self, on: bool) {
+        self.this_cpu().task_switched = on;
+    }
+
+    fn load_debug_registers(&self, dr: &[u64; 8]) {
+        self.this_cpu().debug = *dr;
+    }
+
+    fn take_debug_status(&self) -> u64 {
+        std::mem::replace(&mut self.this_cpu().debug_status, 0xffff_0ff0)
+    }
+
+    fn cpu_count(&self) -> u32 {
+        self.cpus.len() as u32
+    }
+
+    fn cpu_id(&self) -> u32 {
+        CPU.with(Cell::get)
+    }
+
+    fn release_cpus(&self) {}
+
+    fn send_ipi(&self, _cpu: u32) {}
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        self.record()
+            .cpuid
+            .get(&(leaf, subleaf))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn rdmsr(&self, msr: u32) -> Result<u64, GeneralProtection> {
+        self.record()
+            .msrs
+            .get(&msr)
+            .copied()
+            .ok_or(GeneralProtection)
+    }
+
+    fn wrmsr(&self, msr: u32, value: u64) -> Result<(), GeneralProtection> {
+        let mut record = self.record();
+        let slot = record.msrs.get_mut(&msr).ok_or(GeneralProtection)?;
+        *slot = value;
+        Ok(())
+    }
+
+    fn control_registers(&self) -> (u64, u64) {
+        (0x8005_0033, 0x3406b0)
+    }
+
+    fn flush_caches(&self) {
+        self.record().cache_flushes += 1;
+    }
+
+    fn port_in(&self, port: u16, width: IoWidth) -> u32 {
+        let all = self.record().ports.get(&port).copied().unwrap_or(u32::MAX);
+        match width {
+            IoWidth::Byte => all & 0xff,
+            IoWidth::Word => all & 0xffff,
+            IoWidth::Long => all,
+        }
+    }
+
+    fn port_out(&self, port: u16, width: IoWidth, value: u32) {
+        self.record().port_writes.push((port, width.bytes(), value));
+    }
+
+    fn tsc(&self) -> u64 {
+        let reads = self.reads.swap(0, SeqCst);
+        self.most_reads.fetch_max(reads, SeqCst);
+        self.tsc.fetch_add(self.tsc_step.load(SeqCst), SeqCst)
+    }
+
+    fn tsc_info(&self) -> TscInfo {
+        TscInfo {
+            khz: TSC_KHZ,
+            at_boot: 0,
+        }
+    }
+
+    fn boot_wall_clock(&self) -> u64 {
+        1_700_000_000
+    }
+
+    fn set_timer(&self, deadline: Option<u64>) {
+        self.this_cpu().deadline = deadline;
+    }
+
+    fn gsi_count(&self) -> u32 {
+        24
+    }
+
+    fn isa_gsi(&self, isa: u8) -> (u32, TriggerMode, Polarity) {
+        let gsi = if isa == 0 { 2 } else { u32::from(isa) };
+        (gsi, TriggerMode::Edge, Polarity::High)
+    }
+
+    fn route_gsi(&self, gsi: u32, trigger: TriggerMode, polarity: Polarity) {
+        self.record().gsis.insert(
+            gsi,
+            Gsi {
+                trigger,
+                polarity,
+                masked: true,
+            },
+        );
+    }
+
+    fn unmask_gsi(&self, gsi: u32) {
+        if let Some(gsi) = self.record().gsis.get_mut(&gsi) {
+            gsi.masked = false;
+        }
+    }
+
+    fn mask_gsi(&self, gsi: u32) {
+        if let Some(gsi) = self.record().gsis.get_mut(&gsi) {
+            gsi.masked = true;
+        }
+    }
+
+    fn allocate_vector(&self) -> Option<u8> {
+        let mut record = self.record();
+        let vector = (0x40..0xe0).find(|vector| !record.vectors.contains(vector))?;
+        record.vectors.push(vector);
+        Some(vector)
+    }
+
+    fn release_vector(&self, vector: u8) {
+        self.record().vectors.retain(|&taken| taken != vector);
+    }
+
+    fn interrupt_message(&self, vector: u8) -> (u64, u32) {
+        (0xfee0_0000, u32::from(vector))
+    }
+
+    fn sleep_ports(&self) -> [Option<u16>; 2] {
+        self.record().sleep_ports
+    }
+
+    fn acpi_rsdp(&self) -> Option<u64> {
+        None
+    }
+
+    fn boot_log(&self) -> String {
+        String::new()
+    }
+
+    fn console_write(&self, text: &[u8]) {
+        self.record().output.extend_from_slice(text);
+    }
+
+    fn console_read(&self) -> Option<u8> {
+        self.record().input.pop_front()
+    }
+
+    fn reboot(&self) -> ! {
+        panic!("the simulated machine restarts");
+    }
+
+    fn halt(&self) -> ! {
+        panic!("the simulated machine halts");
+    }
+}
