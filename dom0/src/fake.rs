@@ -31,7 +31,11 @@ impl Frame {
 }
 
 #[derive(Debug)]
-pub struct Mapping(Vec<Rc<Frame>>);
+pub struct Mapping {
+    frames: Vec<Rc<Frame>>,
+    /// Whether it is this domain's, which the hypervisor knows of, and not the owner's own.
+    foreign: bool,
+}
 
 impl Mapping {
     fn each(&self, offset: usize, length: usize, mut f: impl FnMut(&mut [u8], usize)) {
@@ -40,7 +44,7 @@ impl Mapping {
         while done < length {
             let (page, at) = ((offset + done) / PAGE_SIZE, (offset + done) % PAGE_SIZE);
             let count = (length - done).min(PAGE_SIZE - at);
-            f(&mut self.0[page].bytes()[at..at + count], done);
+            f(&mut self.frames[page].bytes()[at..at + count], done);
             done += count;
         }
     }
@@ -48,7 +52,7 @@ impl Mapping {
 
 impl SharedMemory for Mapping {
     fn size(&self) -> usize {
-        self.0.len() * PAGE_SIZE
+        self.frames.len() * PAGE_SIZE
     }
 
     fn load_index(&self, offset: usize) -> u32 {
@@ -77,7 +81,7 @@ impl SharedMemory for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        for frame in &self.0 {
+        for frame in self.frames.iter().filter(|_| self.foreign) {
             frame.mappings.set(frame.mappings.get() - 1);
         }
     }
@@ -189,6 +193,14 @@ impl Fake {
     fn word(&self, mfn: u64, offset: usize) -> u64 {
         let bytes = self.frames[&mfn].bytes();
         u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+    }
+
+    /// A guest's view of a page of its own.
+    pub fn own_page(&self, mfn: u64) -> Mapping {
+        Mapping {
+            frames: vec![self.frames[&mfn].clone()],
+            foreign: false,
+        }
     }
 
     /// What a guest writes into its own memory.
@@ -446,7 +458,10 @@ impl Xen for Fake {
         for frame in &frames {
             frame.mappings.set(frame.mappings.get() + 1);
         }
-        Ok(Mapping(frames))
+        Ok(Mapping {
+            frames,
+            foreign: true,
+        })
     }
 
     fn pin_root(&mut self, domid: Domid, root: Mfn) -> Result<(), Errno> {

@@ -12,6 +12,8 @@
 //! | [`builder`] | a PV domain, built from an image |
 //! | [`console`], [`scrollback`] | a guest's console, and what it has printed |
 //! | [`images`] | the kernels and ramdisks that were sent |
+//! | [`store`] | the store, with the guests' rings |
+//! | [`nodes`] | what the toolstack keeps in the store |
 //! | [`reaper`] | what follows a domain's end |
 //! | [`acpi`] | the firmware's tables, for switching the machine off |
 //! | [`xen`] | the hypervisor, as seen from here |
@@ -28,9 +30,11 @@ pub mod console;
 #[cfg(test)]
 mod fake;
 pub mod images;
+pub mod nodes;
 pub mod reaper;
 pub mod scrollback;
 pub mod server;
+pub mod store;
 pub mod toolstack;
 pub mod xen;
 

@@ -89,10 +89,12 @@ impl Service {
                     println!("it does not: {error}");
                 }
             }
-            let sleep = self.next_deadline().saturating_sub(clock::now());
-            let wait = Duration::from_nanos(sleep.max(SHORTEST_SLEEP));
-            // Time that is up is as good a reason to go on as a signal.
-            let _ = clock::timeout(wait, signals::wait()).await;
+            if !self.toolstack.serve_store() {
+                let sleep = self.next_deadline().saturating_sub(clock::now());
+                let wait = Duration::from_nanos(sleep.max(SHORTEST_SLEEP));
+                // Time that is up is as good a reason to go on as a signal.
+                let _ = clock::timeout(wait, signals::wait()).await;
+            }
             for port in signals::take() {
                 self.on_signal(port);
             }
@@ -102,7 +104,7 @@ impl Service {
     }
 
     /// When to go on at the latest.
-    fn next_deadline(&self) -> u64 {
+    fn next_deadline(&mut self) -> u64 {
         let poll = match &self.stream {
             Some(stream) if !stream.has_interrupt() => Some(clock::now() + POLL_INTERVAL),
             _ => None,

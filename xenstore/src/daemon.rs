@@ -32,12 +32,13 @@ pub trait Host {
     fn print(&mut self, text: &str);
 }
 
-struct Rings<H: Host> {
-    host: H,
-    rings: BTreeMap<Domid, Backend<H::Page>>,
+/// The rings, with the host for as long as a call of the daemon's.
+struct Rings<'a, H: Host> {
+    host: &'a mut H,
+    rings: &'a mut BTreeMap<Domid, Backend<H::Page>>,
 }
 
-impl<H: Host> Rings<H> {
+impl<H: Host> Rings<'_, H> {
     fn exchange(&mut self, server: &mut Server, domain: Domid) {
         if let Some(ring) = self.rings.get_mut(&domain)
             && ring.exchange(server, ClientId::Domain(domain))
@@ -47,7 +48,7 @@ impl<H: Host> Rings<H> {
     }
 }
 
-impl<H: Host> Links for Rings<H> {
+impl<H: Host> Links for Rings<'_, H> {
     /// A domain that is introduced again has no page if that fails.
     fn introduce(
         &mut self,
@@ -74,22 +75,22 @@ impl<H: Host> Links for Rings<H> {
     }
 }
 
-/// The store and its domains.
-pub struct Daemon<H: Host> {
+/// The store and the domains' pages.
+///
+/// What acts on other domains is lent the host for that: dom0 needs it for other things as well.
+#[derive(Debug)]
+pub struct Daemon<P> {
     server: Server,
-    rings: Rings<H>,
+    rings: BTreeMap<Domid, Backend<P>>,
     signalled: BTreeSet<Domid>,
 }
 
-impl<H: Host> Daemon<H> {
+impl<P: SharedMemory> Daemon<P> {
     /// An empty store.
-    pub fn new(host: H) -> Self {
+    pub fn new() -> Self {
         Self {
             server: Server::new(),
-            rings: Rings {
-                host,
-                rings: BTreeMap::new(),
-            },
+            rings: BTreeMap::new(),
             signalled: BTreeSet::new(),
         }
     }
@@ -97,11 +98,6 @@ impl<H: Host> Daemon<H> {
     /// The server, for dom0's own clients.
     pub fn server(&mut self) -> &mut Server {
         &mut self.server
-    }
-
-    /// The host.
-    pub fn host(&mut self) -> &mut H {
-        &mut self.rings.host
     }
 
     /// A domain notified the store.
@@ -115,33 +111,50 @@ impl<H: Host> Daemon<H> {
     }
 
     /// A domain is destroyed.
-    pub fn domain_destroyed(&mut self, domain: Domid) {
-        self.server.domain_destroyed(domain, &mut self.rings);
+    pub fn domain_destroyed<H: Host<Page = P>>(&mut self, host: &mut H, domain: Domid) {
+        let rings = &mut self.rings;
+        let mut rings = Rings { host, rings };
+        self.server.domain_destroyed(domain, &mut rings);
+    }
+
+    /// Whether [`poll`](Self::poll) has something to do at once.
+    pub fn is_ready(&self) -> bool {
+        !self.signalled.is_empty() || self.server.is_ready()
     }
 
     /// Serves requests, of each domain in turn, until they have cost `budget` (see
-    /// [`Server::work`]); whether there is more to do at once. If not, the next call is due when a domain signals, when a client of dom0's own sends
-    /// something, or when [`Server::deadline`] says. `now` is any clock that only goes forward.
+    /// [`Server::work`]); whether there is more to do at once. If not, the next call is due when a
+    /// domain signals, when a client of dom0's own sends something, or when [`Server::deadline`]
+    /// says. `now` is any clock that only goes forward.
     ///
     /// What the server has for dom0's own clients afterwards is the caller's to fetch.
-    pub fn poll(&mut self, now: Duration, budget: u64) -> bool {
+    pub fn poll<H: Host<Page = P>>(&mut self, host: &mut H, now: Duration, budget: u64) -> bool {
+        let rings = &mut self.rings;
+        let mut rings = Rings { host, rings };
+        let server = &mut self.server;
         for domain in core::mem::take(&mut self.signalled) {
-            self.rings.exchange(&mut self.server, domain);
+            rings.exchange(server, domain);
         }
-        let end = self.server.work().saturating_add(budget);
-        while self.server.work() < end
-            && let Some(client) = self.server.serve(now, &mut self.rings)
+        let end = server.work().saturating_add(budget);
+        while server.work() < end
+            && let Some(client) = server.serve(now, &mut rings)
         {
             // The reply goes out and the next request comes in, to wait for its turn.
             if let ClientId::Domain(domain) = client {
-                self.rings.exchange(&mut self.server, domain);
+                rings.exchange(server, domain);
             }
         }
-        while let Some(client) = self.server.next_with_output() {
+        while let Some(client) = server.next_with_output() {
             if let ClientId::Domain(domain) = client {
-                self.rings.exchange(&mut self.server, domain);
+                rings.exchange(server, domain);
             }
         }
-        self.server.is_ready()
+        server.is_ready()
+    }
+}
+
+impl<P: SharedMemory> Default for Daemon<P> {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -1,13 +1,18 @@
 //! The server and the toolstack together, against a model of the hypervisor and with a real client.
 
+mod store;
+
 use super::*;
 use crate::fake::Fake;
 use control::{Action, DomainConfig, Image, ImageHash, OnEvent, ShutdownReason, Uuid};
+use hypercall_abi::errno::Errno;
 use hypercall_abi::io::console::XenconsInterface;
 use hypercall_abi::types::Port;
+use hypercall_abi::xen::{StartInfo, StartInfoConsoleDomU};
 use proptest::prelude::*;
 use pv_image::fixture::Kernel;
 use std::mem::offset_of;
+use zerocopy::FromBytes;
 
 /// A server with its toolstack, and a client on the other end of the stream.
 struct Host {
@@ -41,6 +46,7 @@ impl Host {
 
     fn pump(&mut self) {
         loop {
+            while self.toolstack.serve_store() {}
             self.server.advance(&mut self.toolstack);
             let to_client = self.server.take_output(&mut self.toolstack);
             self.client.receive(&to_client);
@@ -157,19 +163,56 @@ impl Host {
         }
     }
 
+    /// A node's value, if it is there.
+    fn node(&mut self, path: &str) -> Option<String> {
+        let (store, xen) = self.toolstack.store();
+        match store.read(xen, path) {
+            Ok(value) => Some(value),
+            Err(Errno::ENOENT) => None,
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
+    fn store_permissions(&mut self, path: &str, permissions: &[&str]) {
+        let (store, xen) = self.toolstack.store();
+        store
+            .transaction(xen, |store| store.set_permissions(path, permissions))
+            .unwrap();
+    }
+
+    /// All nodes' paths.
+    fn tree(&mut self) -> Vec<String> {
+        let (store, xen) = self.toolstack.store();
+        let mut paths = Vec::new();
+        let mut next = Vec::from([String::new()]);
+        while let Some(path) = next.pop() {
+            let mut list = |path| store.transaction(xen, |store| store.directory(path));
+            let names = list(if path.is_empty() { "/" } else { &path }).unwrap();
+            next.extend(names.iter().map(|name| format!("{path}/{name}")));
+            paths.push(path);
+        }
+        paths.sort();
+        paths
+    }
+
+    fn start_info(&mut self, domid: u16) -> StartInfo {
+        let xen = self.xen();
+        let at = xen.domains[&domid].context.unwrap().user_regs.rsi;
+        let bytes = xen.peek(Domid(domid), at, size_of::<StartInfo>());
+        StartInfo::read_from_bytes(&bytes).unwrap()
+    }
+
+    /// Our port that is bound to a guest's.
+    fn our_port(&mut self, domid: u16, port: Port) -> u32 {
+        let bound = |(_, found): &(&u32, &(u16, u32))| **found == (domid, port.0);
+        *self.xen().ports.iter().find(bound).unwrap().0
+    }
+
     /// The guest's console page and our port for it.
     fn console(&mut self, domid: u16) -> (u64, u32) {
-        let xen = self.xen();
-        let ours = *xen
-            .ports
-            .iter()
-            .find(|(_, (guest, _))| *guest == domid)
-            .unwrap()
-            .0;
-        let context = xen.domains[&domid].context.unwrap();
-        let at = context.user_regs.rsi + offset_of!(hypercall_abi::xen::StartInfo, console) as u64;
-        let mfn = xen.peek(Domid(domid), at, 8);
-        (u64::from_le_bytes(mfn.try_into().unwrap()), ours)
+        let info = self.start_info(domid);
+        let console: StartInfoConsoleDomU = info.console.get();
+        (console.mfn.0, self.our_port(domid, console.evtchn))
     }
 
     /// The guest prints.
@@ -473,7 +516,8 @@ fn a_guest_that_breaks_its_ring_loses_its_console_and_nothing_else() {
             .iter()
             .any(|line| line.contains("given up"))
     );
-    assert!(host.xen().ports.is_empty());
+    // What is left is that of the store.
+    assert_eq!(host.xen().ports.len(), 1);
     assert_eq!(host.names().len(), 2);
     assert_eq!(
         host.ask(Request::Destroy(DomainRef::Id(domid))),

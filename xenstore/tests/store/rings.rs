@@ -123,24 +123,26 @@ struct Guest {
 }
 
 struct System {
-    daemon: Daemon<Machine>,
+    daemon: Daemon<Page>,
+    machine: Machine,
     dom0: ClientId,
     now: Duration,
 }
 
 impl System {
     fn new() -> Self {
-        let mut daemon = Daemon::new(Machine::default());
+        let mut daemon = Daemon::new();
         let dom0 = daemon.server().connect();
         Self {
             daemon,
+            machine: Machine::default(),
             dom0,
             now: Duration::ZERO,
         }
     }
 
     fn poll(&mut self, budget: u64) -> bool {
-        self.daemon.poll(self.now, budget)
+        self.daemon.poll(&mut self.machine, self.now, budget)
     }
 
     fn dom0(&mut self, kind: Kind, payload: &str) -> Vec<u8> {
@@ -163,7 +165,7 @@ impl System {
         self.dom0(Kind::SetPermissions, &owned);
         self.dom0(Kind::Introduce, &format!("{domain}\x001\x001\0"));
         let domain = Domid(domain);
-        let page = self.daemon.host().pages[&domain].clone();
+        let page = self.machine.pages[&domain].clone();
         Guest {
             domain,
             front: Frontend::attach(page.clone()),
@@ -209,7 +211,7 @@ fn messages_larger_than_the_ring_pass_through_it() {
         assert_eq!(system.ask(&mut five, Kind::Write, &payload), ok());
         assert_eq!(system.ask(&mut five, Kind::Read, b"a\0"), Ok(value));
     }
-    assert!(system.daemon.host().notified.contains(&Domid(5)));
+    assert!(system.machine.notified.contains(&Domid(5)));
 }
 
 #[test]
@@ -230,17 +232,19 @@ fn release_unmaps_the_page_and_a_new_domain_begins_there() {
     let mut five = system.guest(5);
     assert_eq!(system.ask(&mut five, Kind::Write, b"a\0x"), ok());
     system.dom0(Kind::Release, "5\0");
-    assert_eq!(system.daemon.host().mapped, []);
+    assert_eq!(system.machine.mapped, []);
     system.daemon.signal(Domid(5));
     while system.poll(1000) {}
     let mut five = system.guest(5);
-    assert_eq!(system.daemon.host().mapped, [Domid(5)]);
+    assert_eq!(system.machine.mapped, [Domid(5)]);
     assert_eq!(
         system.ask(&mut five, Kind::Read, b"a\0"),
         Err(Errno::ENOENT)
     );
-    system.daemon.domain_destroyed(Domid(5));
-    assert_eq!(system.daemon.host().mapped, []);
+    system
+        .daemon
+        .domain_destroyed(&mut system.machine, Domid(5));
+    assert_eq!(system.machine.mapped, []);
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn a_domain_introduced_again_has_its_page_mapped_once() {
     let mut system = System::new();
     system.guest(5);
     let mut five = system.guest(5);
-    assert_eq!(system.daemon.host().mapped, [Domid(5)]);
+    assert_eq!(system.machine.mapped, [Domid(5)]);
     assert_eq!(system.ask(&mut five, Kind::Write, b"a\0x"), ok());
 }
 

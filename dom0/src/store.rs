@@ -1,0 +1,310 @@
+//! The store: its daemon, the rings of the guests, and the toolstack's own connection.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Mfn, Port};
+use split_drivers::SharedMemory;
+use xenstore::client::{self, Client, RequestId, TransactionId};
+use xenstore::daemon::{Daemon, Host};
+use xenstore::server::ClientId;
+
+use crate::builder::Ring;
+use crate::xen::Xen;
+
+/// What serving guests may cost at a time, in units of [`xenstore::server::Server::work`]: some
+/// milliseconds. Then others have their turn.
+const BUDGET: u64 = 256;
+/// How often a transaction is tried. The store lets nobody come between twice in a row but other
+/// clients in this domain.
+const ATTEMPTS: u32 = 100;
+
+/// The store.
+#[derive(Debug)]
+pub struct Store<M> {
+    daemon: Daemon<M>,
+    /// Our port to each domain that has a ring.
+    ports: BTreeMap<Domid, Port>,
+    own: ClientId,
+    client: Client,
+}
+
+/// The daemon's view of the hypervisor.
+struct Links<'a, X> {
+    xen: &'a mut X,
+    ports: &'a mut BTreeMap<Domid, Port>,
+}
+
+impl<X: Xen> Host for Links<'_, X> {
+    type Page = X::Mapping;
+
+    fn map(&mut self, domain: Domid, gfn: u64, port: Port) -> Result<X::Mapping, Errno> {
+        // A PV domain's frames are known by their machine frames.
+        let page = self.xen.map(domain, &[Mfn(gfn)])?;
+        let ours = self.xen.bind_interdomain(domain, port)?;
+        self.ports.insert(domain, ours);
+        Ok(page)
+    }
+
+    fn unmap(&mut self, domain: Domid, page: X::Mapping) {
+        drop(page);
+        if let Some(port) = self.ports.remove(&domain) {
+            let _ = self.xen.close_port(port);
+        }
+    }
+
+    fn notify(&mut self, domain: Domid) {
+        if let Some(port) = self.ports.get(&domain) {
+            // Should the domain be gone already, nobody waits.
+            let _ = self.xen.notify(*port);
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        self.xen.log(&format!("store: {text}"));
+    }
+}
+
+impl<M: SharedMemory> Store<M> {
+    /// An empty store.
+    pub fn new() -> Self {
+        let mut daemon = Daemon::new();
+        let own = daemon.server().connect();
+        Self {
+            daemon,
+            ports: BTreeMap::new(),
+            own,
+            client: Client::new(),
+        }
+    }
+
+    /// The domain whose ring has this port of ours.
+    pub fn domain_of(&self, port: Port) -> Option<Domid> {
+        let mut ports = self.ports.iter();
+        ports.find(|(_, ours)| **ours == port).map(|(id, _)| *id)
+    }
+
+    /// A domain notified the store.
+    pub fn signal(&mut self, domain: Domid) {
+        self.daemon.signal(domain);
+    }
+
+    /// Serves guests for a while; whether there is more to do at once.
+    pub fn serve(&mut self, xen: &mut impl Xen<Mapping = M>) -> bool {
+        self.poll(xen, BUDGET)
+    }
+
+    /// When [`serve`](Self::serve) is to be called although nobody notified, in nanoseconds.
+    pub fn deadline(&mut self) -> Option<u64> {
+        let deadline = self.daemon.server().deadline()?;
+        u64::try_from(deadline.as_nanos()).ok()
+    }
+
+    /// A domain shut down or crashed: who watches `@releaseDomain` hears of it.
+    pub fn domain_stopped(&mut self, domain: Domid) {
+        self.daemon.domain_stopped(domain);
+    }
+
+    /// A domain is destroyed: lets go of its ring, and removes what it owns.
+    pub fn domain_destroyed(&mut self, xen: &mut impl Xen<Mapping = M>, domain: Domid) {
+        let ports = &mut self.ports;
+        self.daemon
+            .domain_destroyed(&mut Links { xen, ports }, domain);
+    }
+
+    /// Begins to serve a domain on its ring. It must not have run: the ring is set up anew.
+    ///
+    /// # Errors
+    ///
+    /// Those of mapping the page and binding to the port.
+    pub fn introduce(
+        &mut self,
+        xen: &mut impl Xen<Mapping = M>,
+        domain: Domid,
+        ring: Ring,
+    ) -> Result<(), Errno> {
+        let request = self.client.introduce(domain, ring.frame.0, ring.port)?;
+        self.finish(xen, request).map(drop)
+    }
+
+    /// Writes a node's value.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub fn write(
+        &mut self,
+        xen: &mut impl Xen<Mapping = M>,
+        path: &str,
+        value: &str,
+    ) -> Result<(), Errno> {
+        let request = self
+            .client
+            .write(TransactionId::NONE, path, value.as_bytes())?;
+        self.finish(xen, request).map(drop)
+    }
+
+    /// Reads a node's value.
+    ///
+    /// # Errors
+    ///
+    /// The store's; `EILSEQ` if the value is no text.
+    pub fn read(&mut self, xen: &mut impl Xen<Mapping = M>, path: &str) -> Result<String, Errno> {
+        let request = self.client.read(TransactionId::NONE, path)?;
+        text(self.finish(xen, request)?)
+    }
+
+    /// Does what `body` does as one transaction, again if others came between.
+    ///
+    /// # Errors
+    ///
+    /// Those of `body`, in which case nothing of it is done, and of the store.
+    pub fn transaction<X: Xen<Mapping = M>, T>(
+        &mut self,
+        xen: &mut X,
+        body: impl Fn(&mut Transaction<'_, X>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        for _ in 0..ATTEMPTS {
+            let request = self.client.start()?;
+            let reply = self.finish(xen, request)?;
+            let id = client::transaction(&reply)?;
+            let store = &mut *self;
+            let result = body(&mut Transaction { store, xen, id });
+            let request = self.client.end(id, result.is_ok())?;
+            match self.finish(xen, request) {
+                Ok(_) => return result,
+                Err(Errno::EAGAIN) if result.is_ok() => {}
+                Err(error) => return result.and(Err(error)),
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Sends what the toolstack asks and serves until it is answered.
+    fn finish<X: Xen<Mapping = M>>(
+        &mut self,
+        xen: &mut X,
+        request: RequestId,
+    ) -> Result<Vec<u8>, Errno> {
+        loop {
+            self.exchange();
+            if let Some(reply) = self.client.reply(request) {
+                return reply;
+            }
+            // Guests whose turn it is come first, with one request each.
+            if !self.poll(xen, 1) && self.daemon.server().output(self.own).is_empty() {
+                return Err(Errno::EIO);
+            }
+        }
+    }
+
+    /// Moves bytes between the toolstack's client and the server.
+    fn exchange(&mut self) {
+        let server = self.daemon.server();
+        loop {
+            // A connection in this domain keeps to the protocol: no message is too long.
+            let taken = server.receive(self.own, self.client.output()).unwrap_or(0);
+            self.client.sent(taken);
+            let output = server.output(self.own);
+            let count = output.len();
+            let _ = self.client.receive(output);
+            server.sent(self.own, count);
+            if taken == 0 && count == 0 {
+                return;
+            }
+        }
+    }
+
+    fn poll<X: Xen<Mapping = M>>(&mut self, xen: &mut X, budget: u64) -> bool {
+        let now = Duration::from_nanos(xen.now());
+        let ports = &mut self.ports;
+        self.daemon.poll(&mut Links { xen, ports }, now, budget)
+    }
+}
+
+impl<M: SharedMemory> Default for Store<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A transaction of the toolstack's.
+pub struct Transaction<'a, X: Xen> {
+    store: &'a mut Store<X::Mapping>,
+    xen: &'a mut X,
+    id: TransactionId,
+}
+
+impl<X: Xen> Transaction<'_, X> {
+    /// Writes a node's value, and creates it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub fn write(&mut self, path: &str, value: &str) -> Result<(), Errno> {
+        let request = self.store.client.write(self.id, path, value.as_bytes())?;
+        self.store.finish(self.xen, request).map(drop)
+    }
+
+    /// Reads a node's value; none if there is no such node.
+    ///
+    /// # Errors
+    ///
+    /// The store's; `EILSEQ` if the value is no text.
+    pub fn read(&mut self, path: &str) -> Result<Option<String>, Errno> {
+        let request = self.store.client.read(self.id, path)?;
+        match self.store.finish(self.xen, request) {
+            Ok(value) => text(value).map(Some),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of a node's children; none if there is no such node.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub fn directory(&mut self, path: &str) -> Result<Vec<String>, Errno> {
+        let request = self.store.client.directory(self.id, path)?;
+        match self.store.finish(self.xen, request) {
+            Ok(reply) => Ok(client::names(&reply)),
+            Err(Errno::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a node, if it is there, with all below it.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub fn remove(&mut self, path: &str) -> Result<(), Errno> {
+        let request = self.store.client.remove(self.id, path)?;
+        match self.store.finish(self.xen, request) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Sets a node's permissions, as `n0`, `r5` and so on.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub fn set_permissions(&mut self, path: &str, permissions: &[&str]) -> Result<(), Errno> {
+        let request = self
+            .store
+            .client
+            .set_permissions(self.id, path, permissions)?;
+        self.store.finish(self.xen, request).map(drop)
+    }
+}
+
+fn text(value: Vec<u8>) -> Result<String, Errno> {
+    String::from_utf8(value).map_err(|_| Errno::EILSEQ)
+}
