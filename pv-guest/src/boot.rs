@@ -79,10 +79,11 @@ pub fn console_ring() -> Option<(Mfn, Port)> {
     (!is_initial_domain() && console.mfn.0 != 0).then_some((console.mfn, console.evtchn))
 }
 
-/// The frame and port of the store; the initial domain has none until it starts one.
+/// The frame and port of the store. The initial domain has none: it starts the store.
 pub fn store_ring() -> Option<(Mfn, Port)> {
     let info = &boot().info;
-    (info.store_mfn.0 != 0).then_some((info.store_mfn, info.store_evtchn))
+    let named = !is_initial_domain() && info.store_mfn.0 != 0 && info.store_evtchn.0 != 0;
+    named.then_some((info.store_mfn, info.store_evtchn))
 }
 
 /// Text up to its zero byte. What is not UTF-8 ends it too.

@@ -6,7 +6,6 @@
 use alloc::collections::VecDeque;
 use core::cell::RefCell;
 use core::fmt::{self, Write};
-use core::ptr::NonNull;
 
 use critical_section::Mutex;
 use hypercall_abi::types::Port;
@@ -17,8 +16,7 @@ use split_drivers::console::Frontend;
 use crate::boot;
 use crate::events::EventChannel;
 use crate::hypercall::{sched, system};
-use crate::memory::{LINEAR_BASE, Window, pfn_of};
-use crate::pte::PAGE_SIZE;
+use crate::memory::{Window, ring_page};
 
 /// Bytes kept for a ring that is full.
 const BACKLOG: usize = 64 * 1024;
@@ -40,13 +38,9 @@ static CHANNEL: Once<EventChannel> = Once::new();
 /// Takes up the console.
 pub(crate) fn init() {
     let channel = if let Some((mfn, port)) = boot::console_ring()
-        && let Some(pfn) = pfn_of(mfn)
+        // SAFETY: the start info names it.
+        && let Some(window) = unsafe { ring_page(mfn) }
     {
-        let address = LINEAR_BASE + pfn.0 * PAGE_SIZE as u64;
-        let base = NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize))
-            .expect("the linear map is not at address 0");
-        // SAFETY: the page is in the linear map for ever, and never among the free frames.
-        let window = unsafe { Window::new(base, PAGE_SIZE) };
         let device = Device::Ring {
             ring: Frontend::attach(window),
             backlog: VecDeque::new(),

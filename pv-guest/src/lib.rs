@@ -30,6 +30,7 @@
 //! | `events` | event channels: bind, wait, notify, mask |
 //! | `memory` | frames, DMA memory, memory on demand, foreign and device mappings, page tables |
 //! | `ports` | I/O ports |
+//! | `store` | the store's client: requests, transactions, watches |
 //! | `power` | power off, reboot, crash |
 //! | `traps` | a hook on every exception |
 //! | `sync` | a lock between vCPUs |
@@ -73,6 +74,7 @@ pub mod p2m;
 pub mod pte;
 pub mod regions;
 pub mod shared;
+pub mod store;
 pub mod time_scale;
 pub mod timers;
 

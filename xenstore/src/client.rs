@@ -3,7 +3,7 @@
 //! A request has a number, under which its reply is found when it has come. Several may be under
 //! way. How bytes travel is [`ring`](crate::ring)'s business, or any stream's.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -41,7 +41,8 @@ pub struct Client {
     last: u32,
     input: Assembler,
     output: VecDeque<u8>,
-    waiting: BTreeSet<u32>,
+    /// Requests without a reply, and what they are.
+    waiting: BTreeMap<u32, Kind>,
     replies: BTreeMap<u32, Result<Vec<u8>, Errno>>,
     events: VecDeque<Event>,
 }
@@ -68,7 +69,7 @@ impl Client {
             return Err(Errno::E2BIG);
         }
         self.last = self.last.wrapping_add(1);
-        self.waiting.insert(self.last);
+        self.waiting.insert(self.last, kind);
         self.output
             .extend(wire::encode(kind, self.last, transaction.0, &payload));
         Ok(RequestId(self.last))
@@ -166,10 +167,22 @@ impl Client {
         self.request(Kind::Release, TransactionId::NONE, &[payload.as_bytes()])
     }
 
-    /// The reply to a request, once it has come. An error of the store's that has no name here is
-    /// an `EIO`.
+    /// The reply to a request, once it has come. `EIO` stands for an error of the store's that has no
+    /// name here, and for a reply to another kind of request.
     pub fn reply(&mut self, request: RequestId) -> Option<Result<Vec<u8>, Errno>> {
         self.replies.remove(&request.0)
+    }
+
+    /// The requests whose replies have come and were not looked at.
+    pub fn answered(&self) -> impl Iterator<Item = RequestId> {
+        self.replies.keys().copied().map(RequestId)
+    }
+
+    /// Says that nobody waits for the reply to a request any more: it is not kept. The store serves
+    /// the request all the same.
+    pub fn forget(&mut self, request: RequestId) {
+        self.waiting.remove(&request.0);
+        self.replies.remove(&request.0);
     }
 
     /// The next event.
@@ -231,15 +244,20 @@ impl Client {
                     });
                 }
             }
-            // What nobody waits for is not kept.
-            _ if !self.waiting.remove(&message.request) => {}
-            Some(Kind::Error) => {
-                let name = wire::one_string(&message.payload).unwrap_or_default();
-                let error = wire::error_from_name(name).unwrap_or(Errno::EIO);
-                self.replies.insert(message.request, Err(error));
-            }
-            _ => {
-                self.replies.insert(message.request, Ok(message.payload));
+            kind => {
+                // What nobody waits for is not kept.
+                let Some(asked) = self.waiting.remove(&message.request) else {
+                    return;
+                };
+                let reply = match kind {
+                    Some(Kind::Error) => {
+                        let name = wire::one_string(&message.payload).unwrap_or_default();
+                        Err(wire::error_from_name(name).unwrap_or(Errno::EIO))
+                    }
+                    _ if kind == Some(asked) => Ok(message.payload),
+                    _ => Err(Errno::EIO),
+                };
+                self.replies.insert(message.request, reply);
             }
         }
     }
@@ -294,6 +312,30 @@ mod tests {
         let event = client.event().unwrap();
         assert_eq!((&*event.path, &*event.token), ("/a", &b"token"[..]));
         assert_eq!(client.event(), None);
+        assert!(client.replies.is_empty() && client.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_reply_to_another_kind_of_request_is_an_error() {
+        let mut client = Client::new();
+        let request = client.read(TransactionId::NONE, "/a").unwrap();
+        client
+            .receive(&wire::encode(Kind::Write, request.0, 0, b"OK\0"))
+            .unwrap();
+        assert_eq!(client.reply(request), Some(Err(Errno::EIO)));
+    }
+
+    #[test]
+    fn what_is_forgotten_before_or_after_its_reply_is_not_kept() {
+        let mut client = Client::new();
+        let requests = ["/a", "/b"].map(|path| client.read(TransactionId::NONE, path).unwrap());
+        client.forget(requests[0]);
+        for request in requests {
+            let reply = wire::encode(Kind::Read, request.0, 0, b"value");
+            client.receive(&reply).unwrap();
+        }
+        assert_eq!(client.answered().collect::<Vec<_>>(), [requests[1]]);
+        client.forget(requests[1]);
         assert!(client.replies.is_empty() && client.waiting.is_empty());
     }
 

@@ -183,8 +183,9 @@ impl<M: SharedMemory> Frontend<M> {
         offered
     }
 
-    /// Moves what the client has to say, as much as there is room for, and what the store says;
-    /// whether to notify the store.
+    /// Moves what the client has to say and what the store says, as much as there is room for and at
+    /// most a ring's size each; whether anything moved. The store is to be notified then, and there
+    /// may be more to move at once.
     ///
     /// # Errors
     ///
@@ -209,25 +210,30 @@ impl<M: SharedMemory> Frontend<M> {
                 Consumer::attach(memory, RESPONSES),
             )
         });
-        let mut moved = false;
+        // A store that is as fast as this is not listened to for ever.
+        let (mut out, mut incoming) = (XENSTORE_RING_SIZE, XENSTORE_RING_SIZE);
         loop {
-            let count = requests.write(memory, client.output()).map_err(index)?;
+            let bytes = client.output();
+            let bytes = &bytes[..bytes.len().min(out)];
+            let count = requests.write(memory, bytes).map_err(index)?;
             if count == 0 {
                 break;
             }
             client.sent(count);
-            moved = true;
+            out -= count;
         }
         loop {
-            let count = responses.read(memory, client.room()).map_err(index)?;
+            let room = client.room();
+            let length = room.len().min(incoming);
+            let count = responses.read(memory, &mut room[..length]).map_err(index)?;
             if count == 0 {
                 break;
             }
-            moved = true;
+            incoming -= count;
             client
                 .fill(count)
                 .map_err(|_| Failure(XENSTORE_ERROR_PROTO))?;
         }
-        Ok(moved)
+        Ok(out.min(incoming) < XENSTORE_RING_SIZE)
     }
 }

@@ -43,8 +43,8 @@ pub(crate) use init::init;
 pub use mapping::{Access, Mapping};
 pub(crate) use stack::Stack;
 pub use tables::{machine_entry, translate};
-pub(crate) use window::copy;
 pub use window::{Window, Word};
+pub(crate) use window::{copy, ring_page};
 
 /// Where the linear map begins: the first address above the hypervisor's.
 pub const LINEAR_BASE: u64 = 0xffff_8800_0000_0000;

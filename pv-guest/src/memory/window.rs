@@ -5,7 +5,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Release};
 
+use hypercall_abi::types::Mfn;
 use split_drivers::SharedMemory;
+
+use super::{address_of, pfn_of};
+use crate::pte::PAGE_SIZE;
 
 mod sealed {
     pub trait Sealed {}
@@ -118,6 +122,18 @@ impl Window {
             );
         }
     }
+}
+
+/// A page that the builder made for a ring; `None` where the frame is not this guest's.
+///
+/// # Safety
+///
+/// The frame is one that the start info names, and so never among the free ones.
+pub(crate) unsafe fn ring_page(mfn: Mfn) -> Option<Window> {
+    let address = address_of(pfn_of(mfn)?) as usize;
+    let base = NonNull::new(core::ptr::with_exposed_provenance_mut(address))?;
+    // SAFETY: the page is in the linear map for ever, by the caller's promise.
+    Some(unsafe { Window::new(base, PAGE_SIZE) })
 }
 
 /// Copies bytes in a way that the compiler makes no assumptions about, since others may write them
