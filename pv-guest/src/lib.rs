@@ -30,6 +30,8 @@
 //! | `events` | event channels: bind, wait, notify, mask |
 //! | `memory` | frames, DMA memory, memory on demand, foreign and device mappings, page tables |
 //! | `ports` | I/O ports |
+//! | `balloon` | memory that follows the toolstack's target |
+//! | `control` | obeying the toolstack's orders to end |
 //! | `store` | the store's client: requests, transactions, watches |
 //! | `power` | power off, reboot, crash |
 //! | `traps` | a hook on every exception |
@@ -67,6 +69,8 @@
 
 extern crate alloc;
 
+pub mod balloon;
+pub mod control;
 pub mod evtchn_bits;
 pub mod executor;
 pub mod line;

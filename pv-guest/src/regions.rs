@@ -22,6 +22,13 @@ impl Regions {
         Some(start)
     }
 
+    /// Takes out up to `pages`, from the lowest place there is: the first, and how many.
+    pub fn take_some(&mut self, pages: u64) -> Option<(u64, u64)> {
+        let (_, &length) = self.0.first_key_value()?;
+        let count = length.min(pages);
+        Some((self.take(count)?, count))
+    }
+
     /// Whether a page is free.
     pub fn contains(&self, page: u64) -> bool {
         self.0
@@ -64,6 +71,15 @@ mod tests {
         assert_eq!(regions.take(5), None);
         regions.give(b, 3);
         assert_eq!(regions.take(10), Some(100));
+    }
+
+    #[test]
+    fn what_is_wanted_in_pieces_comes_from_the_lowest_place() {
+        let mut regions = Regions::new();
+        regions.give(10, 2);
+        regions.give(20, 8);
+        let taken: Vec<_> = core::iter::from_fn(|| regions.take_some(5)).collect();
+        assert_eq!(taken, [(10, 2), (20, 5), (25, 3)]);
     }
 
     proptest! {

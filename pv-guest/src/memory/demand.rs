@@ -14,7 +14,7 @@ use hypercall_abi::xen::UVMF_NONE;
 
 use super::batch::Batch;
 use super::frames::Frames;
-use super::{DEMAND_BASE, DEMAND_PAGES, address_of, pfn_of, root, tables};
+use super::{DEMAND_BASE, DEMAND_PAGES, pfn_of, root, tables};
 use crate::hypercall::{Result, mmu};
 use crate::pte::{Flags, PAGE_SIZE, Pte, index};
 use crate::regions::Regions;
@@ -103,10 +103,8 @@ impl DemandMemory {
         unsafe { batch.send() }.expect("what was mapped can be unmapped");
         for frame in frames {
             let pfn = pfn_of(frame).expect("the memory is the guest's own");
-            let base = core::ptr::with_exposed_provenance_mut(address_of(pfn) as usize);
-            let base = NonNull::new(base).expect("the linear map is not at address 0");
             // SAFETY: the fault handler leaked it as a block of one, and it is mapped nowhere else.
-            drop(unsafe { Frames::reclaim(base, 0) });
+            drop(unsafe { Frames::reclaim_frame(pfn) });
         }
     }
 

@@ -111,6 +111,25 @@ impl Frames {
         Self { base, order }
     }
 
+    /// Takes one frame back that was given up.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::reclaim`]; it is mapped.
+    pub(super) unsafe fn reclaim_frame(pfn: Pfn) -> Self {
+        let base = core::ptr::with_exposed_provenance_mut(address_of(pfn) as usize);
+        let base = NonNull::new(base).expect("the linear map is not at address 0");
+        // SAFETY: the caller's promise.
+        unsafe { Self::reclaim(base, 0) }
+    }
+
+    /// Gives up ownership without freeing; the first frame.
+    pub(super) fn leak_frame(self) -> Pfn {
+        let pfn = self.pfn();
+        self.leak();
+        pfn
+    }
+
     /// Gives up ownership without freeing; the first byte.
     pub(crate) fn leak(self) -> NonNull<u8> {
         let base = self.base;

@@ -15,9 +15,11 @@ use hypercall_abi::types::{Domid, Mfn, Pfn};
 use hypercall_abi::xen::{SIF_INITDOMAIN, SIF_MOD_START_PFN, StartInfo, StartInfoConsoleDomU};
 
 use super::tables::{self, Updates, allow_no_execute, entry, entry_address, walk};
-use super::{BASE, LAYOUT, LINEAR_BASE, Layout, demand, frames, machine_to_physical, mapping};
+use super::{
+    BASE, LAYOUT, LINEAR_BASE, Layout, MAP_BASE, demand, frames, machine_to_physical, mapping,
+};
 use crate::hypercall::memory;
-use crate::p2m::P2m;
+use crate::p2m::{INVALID, P2m};
 use crate::pte::{ENTRIES, Flags, PAGE_SIZE, Pte, index};
 use crate::start::VIRT_BASE;
 use crate::{boot, cpu};
@@ -72,15 +74,9 @@ pub(crate) unsafe fn init(info: &StartInfo, stack: u64) {
     BASE.store(LINEAR_BASE, Relaxed);
 
     let linear_list = LINEAR_BASE + boot_pfn(info.mfn_list) * PAGE;
-    let list = core::ptr::with_exposed_provenance::<AtomicU64>(linear_list as usize);
-    // SAFETY: the same list, at its address in the linear map, where it stays for ever.
-    let list = unsafe { core::slice::from_raw_parts(list, info.nr_pages as usize) };
+    // SAFETY: the same list, at its address in the linear map.
+    let list = unsafe { list_at(linear_list, info.nr_pages) };
     let p2m = P2m::new(list);
-    LAYOUT.call_once(|| Layout {
-        p2m,
-        root,
-        max_mfn: max_mfn(),
-    });
 
     // SAFETY: the image is protected as its sections are meant to be used; the rest of the range is
     // used by nothing, now that the list of frames is read in the linear map.
@@ -88,16 +84,68 @@ pub(crate) unsafe fn init(info: &StartInfo, stack: u64) {
         protect_image(root);
         unmap_boot_range(root);
     }
-    publish(p2m, root, linear_list);
-
     for run in runs(tables.end..p2m.len(), |pfn| p2m.mfn(Pfn(pfn)).is_some()) {
         // SAFETY: nothing is there, neither of the image, nor of the builder, nor a table;
         // `used_end` saw to that.
         unsafe { frames::add(run) };
     }
+
+    let limit = most_frames(info);
+    let list = if limit > info.nr_pages {
+        longer(list, limit)
+    } else {
+        list
+    };
+    LAYOUT.call_once(|| Layout {
+        p2m: P2m::new(list),
+        boot_frames: info.nr_pages,
+        root,
+        max_mfn: max_mfn(),
+    });
+    publish(list, root);
     mapping::init();
     demand::init();
     boot::init(info, LINEAR_BASE.wrapping_sub(VIRT_BASE));
+}
+
+/// A list of frames, which is never moved from there.
+///
+/// # Safety
+///
+/// It is mapped there, and used as nothing else.
+unsafe fn list_at(address: u64, length: u64) -> &'static [AtomicU64] {
+    let list = core::ptr::with_exposed_provenance::<AtomicU64>(address as usize);
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(list, length as usize) }
+}
+
+/// How many frames the domain may ever have. The initial domain keeps what it has.
+fn most_frames(info: &StartInfo) -> u64 {
+    /// What toolstacks allow a domain beyond its memory, which is not meant to be used
+    /// (`LIBXL_MAXMEM_CONSTANT`).
+    const SLACK: u64 = (1 << 20) / PAGE;
+    if info.flags & SIF_INITDOMAIN != 0 {
+        return info.nr_pages;
+    }
+    memory::maximum_reservation(Domid::SELF)
+        .map_or(0, |pages| pages.saturating_sub(SLACK))
+        .clamp(info.nr_pages, MAP_BASE / PAGE - LINEAR_BASE / PAGE)
+}
+
+/// A copy of the list of frames with room for more of them; the same list where there is no memory
+/// for that.
+fn longer(list: &'static [AtomicU64], length: u64) -> &'static [AtomicU64] {
+    let frames = (length * 8).div_ceil(PAGE).next_power_of_two();
+    let Some(base) = frames::take(frames.trailing_zeros()) else {
+        return list;
+    };
+    // SAFETY: the frames were free, and are the list's from here on.
+    let longer = unsafe { list_at(base.as_ptr().expose_provenance() as u64, length) };
+    let old = list.iter().map(|entry| entry.load(Relaxed));
+    for (entry, frame) in longer.iter().zip(old.chain(core::iter::repeat(INVALID))) {
+        entry.store(frame, Relaxed);
+    }
+    longer
 }
 
 /// The end of all that the builder put into its range, as a frame number.
@@ -294,13 +342,14 @@ unsafe fn unmap_boot_range(root: Mfn) {
 }
 
 /// Tells tools where the list of frames is, for saving this guest.
-fn publish(p2m: P2m<'_>, root: Mfn, list: u64) {
+fn publish(list: &[AtomicU64], root: Mfn) {
     let shared = cpu::shared();
+    let address = list.as_ptr().expose_provenance() as u64;
     shared.p2m_generation.store(0, Relaxed);
-    shared.p2m_vaddr.store(list, Relaxed);
+    shared.p2m_vaddr.store(address, Relaxed);
     shared.p2m_cr3.store(root.0 << 12, Relaxed);
     shared.pfn_to_mfn_frame_list_list.store(u64::MAX, Relaxed);
-    shared.max_pfn.store(p2m.len(), Relaxed);
+    shared.max_pfn.store(list.len() as u64, Relaxed);
 }
 
 /// The highest frame that the machine-to-physical table has.

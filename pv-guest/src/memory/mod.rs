@@ -18,6 +18,7 @@ mod frames;
 mod heap;
 mod init;
 mod mapping;
+mod reservation;
 mod stack;
 pub(crate) mod tables;
 mod window;
@@ -41,6 +42,7 @@ pub use foreign::ForeignDomain;
 pub use frames::Frames;
 pub(crate) use init::init;
 pub use mapping::{Access, Mapping};
+pub use reservation::{OwnReservation, pages};
 pub(crate) use stack::Stack;
 pub use tables::{machine_entry, translate};
 pub use window::{Window, Word};
@@ -80,6 +82,8 @@ pub const DEMAND_PAGES: u64 = 1 << 27;
 
 struct Layout {
     p2m: P2m<'static>,
+    /// How many frames there were at start of day.
+    boot_frames: u64,
     root: Mfn,
     /// The highest frame that the machine-to-physical table has.
     max_mfn: u64,
@@ -105,7 +109,8 @@ fn pfn_at(address: u64) -> Pfn {
     Pfn((address - LINEAR_BASE) / PAGE_SIZE as u64)
 }
 
-/// How many pseudo-physical frames this guest has room for.
+/// How many pseudo-physical frames this guest has room for: those that it began with, and those that
+/// the balloon may add.
 pub fn frame_count() -> u64 {
     layout().p2m.len()
 }

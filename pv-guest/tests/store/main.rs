@@ -4,5 +4,6 @@
 mod connection;
 mod harness;
 mod hostile;
+mod orders;
 mod requests;
 mod watches;

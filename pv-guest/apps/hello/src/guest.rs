@@ -7,12 +7,14 @@ use alloc::vec::Vec;
 use pv_guest::events::own_domid;
 use pv_guest::line::LineEditor;
 use pv_guest::power::{Reason, shutdown};
-use pv_guest::{boot, clock, console, hypercall, memory, print, println};
+use pv_guest::{balloon, boot, clock, console, control, hypercall, memory, print, println};
 
 pv_guest::entry!(main);
 
 async fn main() {
     banner();
+    pv_guest::spawn(control::obey(async |_| println!("good bye"))).detach();
+    pv_guest::spawn(balloon::follow_target()).detach();
     pv_guest::spawn(tick()).detach();
     converse().await;
 }
@@ -101,7 +103,16 @@ async fn converse() {
 fn obey(line: &str) {
     match line {
         "" => {}
-        "help" => println!("halt, reboot, crash, help; anything else is echoed"),
+        "help" => println!("memory, halt, reboot, crash, help; anything else is echoed"),
+        "memory" => match memory::pages() {
+            Ok(pages) => println!(
+                "memory: {} KiB of at most {} KiB, {} KiB free",
+                pages * 4,
+                memory::frame_count() * 4,
+                memory::free_bytes() / 1024
+            ),
+            Err(error) => println!("memory: unknown: {error}"),
+        },
         "halt" => {
             println!("good bye");
             shutdown(Reason::PowerOff)

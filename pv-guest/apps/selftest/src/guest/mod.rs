@@ -1,5 +1,6 @@
 //! The tests, by subject.
 
+mod balloon;
 mod calls;
 mod demand;
 mod descriptors;
@@ -34,6 +35,7 @@ async fn main() {
     demand::run(&mut tap);
     fill::run(&mut tap);
     memory::run(&mut tap);
+    balloon::run(&mut tap);
     descriptors::run(&mut tap);
     events::run(&mut tap).await;
     time::run(&mut tap).await;
