@@ -7,7 +7,7 @@ use pv_guest::store::{Error, Failure};
 use split_drivers::SharedMemory;
 use xenstore::wire::Kind;
 
-use crate::harness::{FIVE, REQ_PROD, RSP_PROD, System};
+use crate::harness::{REQ_PROD, RSP_PROD, System};
 
 impl System {
     /// Has the store find the guest's index wrong, and end the connection.
@@ -15,8 +15,7 @@ impl System {
         let page = &self.guest.page;
         let index = page.load_index(REQ_PROD);
         page.store_index(REQ_PROD, index.wrapping_add(XENSTORE_RING_SIZE as u32 + 1));
-        self.daemon.signal(FIVE);
-        while self.daemon.poll(std::time::Duration::ZERO, 1000) {}
+        self.serve();
     }
 }
 
@@ -76,8 +75,7 @@ fn a_transaction_that_lost_its_connection_begins_anew() {
     });
     while wait.try_recv().is_err() {
         system.guest.settle();
-        system.daemon.signal(FIVE);
-        while system.daemon.poll(std::time::Duration::ZERO, 1000) {}
+        system.serve();
         system.guest.settle();
     }
     system.break_it();

@@ -19,7 +19,7 @@ use xenstore::daemon::{Daemon, Host};
 use xenstore::server::{ClientId, PRECEDENCE};
 use xenstore::wire::{self, Kind};
 
-pub const FIVE: Domid = Domid(5);
+const FIVE: Domid = Domid(5);
 pub const REQ_PROD: usize = offset_of!(XenstoreDomainInterface, req_prod);
 pub const RSP_PROD: usize = offset_of!(XenstoreDomainInterface, rsp_prod);
 
@@ -140,7 +140,8 @@ impl Host for Machine {
 
 /// The store, dom0's client of it, and a guest.
 pub struct System {
-    pub daemon: Daemon<Machine>,
+    daemon: Daemon<Page>,
+    machine: Machine,
     pub guest: Guest,
     dom0: ClientId,
     now: Duration,
@@ -149,27 +150,40 @@ pub struct System {
 impl System {
     /// The guest is domain 5, and owns all below its `/local/domain/5`.
     pub fn new() -> Self {
-        Self::prepared(|_, _| ())
+        Self::prepared(|_, _, _| ())
     }
 
     /// One whose store does not offer to connect anew.
     pub fn without_reconnection() -> Self {
-        Self::prepared(|daemon, dom0| {
-            ask(daemon, dom0, Kind::SetFeature, b"5\x000\0");
+        Self::prepared(|daemon, machine, dom0| {
+            ask(daemon, machine, dom0, Kind::SetFeature, b"5\x000\0");
         })
     }
 
-    fn prepared(prepare: impl Fn(&mut Daemon<Machine>, ClientId)) -> Self {
-        let mut daemon = Daemon::new(Machine::default());
+    fn prepared(prepare: impl Fn(&mut Daemon<Page>, &mut Machine, ClientId)) -> Self {
+        let (mut daemon, mut machine) = (Daemon::new(), Machine::default());
         let dom0 = daemon.server().connect();
-        ask(&mut daemon, dom0, Kind::Mkdir, b"/local/domain/5\0");
-        prepare(&mut daemon, dom0);
+        ask(
+            &mut daemon,
+            &mut machine,
+            dom0,
+            Kind::Mkdir,
+            b"/local/domain/5\0",
+        );
+        prepare(&mut daemon, &mut machine, dom0);
         let owned = b"/local/domain/5\0n5\0";
-        ask(&mut daemon, dom0, Kind::SetPermissions, owned);
-        ask(&mut daemon, dom0, Kind::Introduce, b"5\x001\x001\0");
-        let page = daemon.host().0[&FIVE].clone();
+        ask(&mut daemon, &mut machine, dom0, Kind::SetPermissions, owned);
+        ask(
+            &mut daemon,
+            &mut machine,
+            dom0,
+            Kind::Introduce,
+            b"5\x001\x001\0",
+        );
+        let page = machine.0[&FIVE].clone();
         Self {
             daemon,
+            machine,
             guest: Guest::new(page),
             dom0,
             now: Duration::ZERO,
@@ -178,7 +192,13 @@ impl System {
 
     /// A request of dom0's: the payload of the reply.
     pub fn dom0(&mut self, kind: Kind, payload: impl AsRef<[u8]>) -> Vec<u8> {
-        ask(&mut self.daemon, self.dom0, kind, payload.as_ref())
+        ask(
+            &mut self.daemon,
+            &mut self.machine,
+            self.dom0,
+            kind,
+            payload.as_ref(),
+        )
     }
 
     /// The line about `what` in the store's account of the guest.
@@ -193,13 +213,18 @@ impl System {
             .unwrap()
     }
 
+    /// The store serves the guest.
+    pub fn serve(&mut self) {
+        self.daemon.signal(FIVE);
+        while self.daemon.poll(&mut self.machine, self.now, 1000) {}
+        self.now += PRECEDENCE;
+    }
+
     /// Store and guest work until both have nothing to do.
     pub fn settle(&mut self) {
         for _ in 0..100 {
             self.guest.settle();
-            self.daemon.signal(FIVE);
-            while self.daemon.poll(self.now, 1000) {}
-            self.now += PRECEDENCE;
+            self.serve();
         }
         self.guest.settle();
     }
@@ -219,9 +244,7 @@ impl System {
             if handle.is_finished() {
                 return result(handle);
             }
-            self.daemon.signal(FIVE);
-            while self.daemon.poll(self.now, 1000) {}
-            self.now += PRECEDENCE;
+            self.serve();
         }
         panic!("the task waits for ever");
     }
@@ -235,10 +258,16 @@ pub fn result<T>(mut handle: JoinHandle<T>) -> T {
     }
 }
 
-fn ask(daemon: &mut Daemon<Machine>, who: ClientId, kind: Kind, payload: &[u8]) -> Vec<u8> {
+fn ask(
+    daemon: &mut Daemon<Page>,
+    machine: &mut Machine,
+    who: ClientId,
+    kind: Kind,
+    payload: &[u8],
+) -> Vec<u8> {
     let request = wire::encode(kind, 1, 0, payload);
     daemon.server().receive(who, &request).unwrap();
-    while daemon.poll(Duration::ZERO, 1000) {}
+    while daemon.poll(machine, Duration::ZERO, 1000) {}
     let mut output = Vec::new();
     loop {
         let bytes = daemon.server().output(who).to_vec();

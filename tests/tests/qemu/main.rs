@@ -4,6 +4,7 @@
 mod bad_input;
 mod first_light;
 mod forks;
+mod guest_store;
 mod iso;
 mod lifecycle;
 mod processors;

@@ -2,11 +2,13 @@
 
 extern crate alloc;
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use pv_guest::events::own_domid;
 use pv_guest::line::LineEditor;
 use pv_guest::power::{Reason, shutdown};
+use pv_guest::store::store;
 use pv_guest::{balloon, boot, clock, console, control, hypercall, memory, print, println};
 
 pv_guest::entry!(main);
@@ -103,7 +105,9 @@ async fn converse() {
 fn obey(line: &str) {
     match line {
         "" => {}
-        "help" => println!("memory, halt, reboot, crash, help; anything else is echoed"),
+        "help" => println!(
+            "memory, read PATH, write PATH VALUE, halt, reboot, crash, help; anything else is echoed"
+        ),
         "memory" => match memory::pages() {
             Ok(pages) => println!(
                 "memory: {} KiB of at most {} KiB, {} KiB free",
@@ -122,6 +126,29 @@ fn obey(line: &str) {
             shutdown(Reason::Reboot)
         }
         "crash" => panic!("as you wish"),
-        _ => println!("you typed: {line}"),
+        _ => match *line.splitn(3, ' ').collect::<Vec<_>>() {
+            ["read", path] => consult(path, None),
+            ["write", path, value] => consult(path, Some(value)),
+            _ => println!("you typed: {line}"),
+        },
     }
+}
+
+/// Reads a node of the store, or gives it a value, and prints what comes of it.
+fn consult(path: &str, value: Option<&str>) {
+    let (path, value) = (String::from(path), value.map(String::from));
+    pv_guest::spawn(async move {
+        let done = async {
+            let store = store()?;
+            match value {
+                Some(value) => store.write(&path, value).await.map(|()| "written".into()),
+                None => store.read(&path).await,
+            }
+        };
+        match done.await {
+            Ok(value) => println!("{path}: {}", String::from_utf8_lossy(&value)),
+            Err(error) => println!("{path}: {error}"),
+        }
+    })
+    .detach();
 }
