@@ -10,7 +10,7 @@ use hypercall_abi::types::{Domid, Mfn};
 use crate::emulate::unhook::Unhooking;
 use crate::event::EventChannels;
 use crate::lifecycle::NewDomain;
-use crate::lock::{Mutex, RwLock};
+use crate::lock::{Mutex, RwLock, rank};
 use crate::memory::Owner;
 use crate::sched_op::Watchdogs;
 use crate::vcpu::Vcpu;
@@ -33,24 +33,24 @@ pub struct Domain {
     /// Its event channels.
     pub events: EventChannels,
     /// How far its life has come.
-    pub life: Mutex<Life>,
+    pub life: Mutex<Life, { rank::LIFE }>,
     /// `XEN_DOMCTL_destroydomain` has begun. It is set with [`Self::life`] locked, and read at each hypercall, without.
     pub dying: AtomicBool,
     /// The toolstack's name for it (`XEN_DOMCTL_setdomainhandle`).
-    pub handle: Mutex<[u8; 16]>,
+    pub handle: Mutex<[u8; 16], { rank::SETTINGS }>,
     /// `VMASST_TYPE_*` bits that it enabled.
     pub vm_assist: AtomicU64,
     /// What of the machine's ports and interrupts it may use; memory is in [`Owner`].
-    pub access: Mutex<Access>,
+    pub access: Mutex<Access, { rank::SETTINGS }>,
     /// What CPUID shows it: leaf and subleaf to EAX, EBX, ECX, EDX (`XEN_DOMCTL_set_cpu_policy`); leaves
     /// that are not here follow the host's default policy.
-    pub cpuid: Mutex<BTreeMap<(u32, u32), [u32; 4]>>,
+    pub cpuid: Mutex<BTreeMap<(u32, u32), [u32; 4]>, { rank::SETTINGS }>,
     /// Its memory map (`XENMEM_set_memory_map`): base, size in bytes and E820 type; empty for none.
-    pub memory_map: Mutex<Vec<(u64, u64, u32)>>,
+    pub memory_map: Mutex<Vec<(u64, u64, u32)>, { rank::SETTINGS }>,
     /// Offset of its wall clock from the host's, in seconds (`XEN_DOMCTL_settimeoffset`).
     pub time_offset: AtomicU64,
     /// How it was told to tell time (`XEN_DOMCTL_settscinfo`).
-    pub tsc: Mutex<TscChoice>,
+    pub tsc: Mutex<TscChoice, { rank::SETTINGS }>,
     /// Its port by which its suspension is told (`XEN_DOMCTL_subscribe`); 0 for none.
     pub suspend_port: AtomicU32,
     /// Whether a debugger has it (`XEN_DOMCTL_setdebugging`).
@@ -63,7 +63,7 @@ pub struct Domain {
     pub pci_address: AtomicU32,
     /// What it wrote to the CMOS index port.
     pub cmos_index: AtomicU8,
-    vcpus: RwLock<Vec<Arc<Vcpu>>>,
+    vcpus: RwLock<Vec<Arc<Vcpu>>, { rank::VCPUS }>,
 }
 
 /// How far a domain's life has come.

@@ -15,7 +15,7 @@ use crate::cpuid::Policy;
 use crate::domain::Domain;
 use crate::event::VirqHandlers;
 use crate::interrupt::Pirqs;
-use crate::lock::{Mutex, RwLock};
+use crate::lock::{Mutex, RwLock, rank};
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::options::Options;
@@ -34,17 +34,17 @@ pub struct Hypervisor {
     /// What the command line asked for.
     pub options: Options,
     /// Held by the toolstack's operation on domains that is under way.
-    pub toolstack: Mutex<()>,
+    pub toolstack: Mutex<(), { rank::TOOLSTACK }>,
     /// All domains that are not dead.
-    pub domains: RwLock<BTreeMap<Domid, Arc<Domain>>>,
+    pub domains: RwLock<BTreeMap<Domid, Arc<Domain>>, { rank::DOMAINS }>,
     /// Where the search for a free domain number begins.
     pub next_domid: AtomicU16,
     /// Who runs next.
-    pub scheduler: Mutex<Credit>,
+    pub scheduler: Mutex<Credit, { rank::SCHEDULER }>,
     /// How long each CPU has run vCPUs.
     pub busy: Busy,
     /// What is to happen at which time.
-    pub timers: Mutex<Timers>,
+    pub timers: Mutex<Timers, { rank::SCHEDULER }>,
     /// What was done for guests, counted.
     pub counters: Counters,
     /// System time.
@@ -52,13 +52,13 @@ pub struct Hypervisor {
     /// The log ring and the console.
     pub log: Log,
     /// Interrupt lines that guests have bound.
-    pub pirqs: Mutex<Pirqs>,
+    pub pirqs: Mutex<Pirqs, { rank::INTERRUPTS }>,
     /// Who handles the host's virtual interrupts.
-    pub virq_handlers: Mutex<VirqHandlers>,
+    pub virq_handlers: Mutex<VirqHandlers, { rank::INTERRUPTS }>,
     /// What CPUID shows to guests.
     pub cpuid: Policy,
     /// Held between writing a port that is an index and using the port that it is the index of.
-    pub indexed_ports: Mutex<()>,
+    pub indexed_ports: Mutex<(), { rank::INDEXED_PORTS }>,
     /// Per CPU: the scheduler is to be asked before a guest is entered.
     resched: Vec<AtomicBool>,
 }

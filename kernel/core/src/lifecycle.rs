@@ -295,7 +295,8 @@ fn release_vcpu(hv: &Hypervisor, domain: &Domain, vcpu: &Arc<Vcpu>) {
         vcpu.set_info(first_info_place(domain, vcpu.id));
         drop(hv.memory.adopt_typed(place.mfn, FrameType::Writable));
     }
-    let mut state = vcpu.state.lock();
+    // It may be about to leave the CPU that ran it last.
+    let mut state = vcpu.state.lock_out_of_order();
     release_tables(hv, &mut state);
 }
 

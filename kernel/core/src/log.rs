@@ -9,7 +9,7 @@ use hypercall_abi::xen::VIRQ_CONSOLE;
 
 use crate::event;
 use crate::hypervisor::Hypervisor;
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::options::Options;
 
 /// What stands before each line of the hypervisor's.
@@ -19,8 +19,8 @@ const INPUT_SIZE: usize = 16 << 10;
 
 /// The log ring and the console's input.
 pub struct Log {
-    ring: Mutex<LogRing>,
-    input: Mutex<VecDeque<u8>>,
+    ring: Mutex<LogRing, { rank::LAST }>,
+    input: Mutex<VecDeque<u8>, { rank::LAST }>,
 }
 
 impl Log {
@@ -35,7 +35,7 @@ impl Log {
     }
 
     /// The ring, for `XEN_SYSCTL_readconsole`.
-    pub fn ring(&self) -> &Mutex<LogRing> {
+    pub fn ring(&self) -> &Mutex<LogRing, { rank::LAST }> {
         &self.ring
     }
 

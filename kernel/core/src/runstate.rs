@@ -15,11 +15,11 @@ use hypercall_abi::vcpu::{
 use hypercall_abi::xen::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 use zerocopy::IntoBytes;
 
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::{Hypervisor, Vcpu, time};
 
 /// A vCPU's time in each state.
-pub struct Runstate(Mutex<VcpuRunstateInfo>);
+pub struct Runstate(Mutex<VcpuRunstateInfo, { rank::RUNSTATE }>);
 
 impl Runstate {
     /// Offline since system time 0.

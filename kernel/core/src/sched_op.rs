@@ -8,7 +8,7 @@ use hypercall_abi::sched::*;
 use hypercall_abi::types::Port;
 
 use crate::hypercall::{Args, HypercallResult};
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::time::{self, Due, SECOND, TimerId};
 use crate::{Current, Domain, Hypervisor, event, lifecycle, sched};
 use hv_machine::{Platform, is_guest_range};
@@ -140,7 +140,7 @@ fn wanted(cx: &Current<'_>, op: &SchedPoll) -> Result<Wanted, Errno> {
 
 /// A domain's watchdogs: the timers of those in use.
 #[derive(Default)]
-pub struct Watchdogs(Mutex<[Option<TimerId>; WATCHDOGS]>);
+pub struct Watchdogs(Mutex<[Option<TimerId>; WATCHDOGS], { rank::WATCHDOGS }>);
 
 /// Sets a new watchdog (`id` 0), pokes one, or stops one (`timeout` 0).
 fn watchdog(cx: &mut Current<'_>, id: u32, timeout: u32) -> Result<u64, Errno> {

@@ -145,7 +145,7 @@ impl Host {
             .expect("a valid root");
         let vcpu = domain.vcpu(0).expect("vCPU 0");
         {
-            let mut state = vcpu.state.lock();
+            let mut state = vcpu.state.lock_out_of_order();
             state.kernel_root = Some(root.into_bits());
             state.initialised = true;
         }
@@ -176,7 +176,7 @@ impl Host {
         self.interrupt();
         let domain = self.domain(id);
         let vcpu = domain.vcpu(vcpu).expect("the vCPU");
-        let mut state = vcpu.state.lock();
+        let mut state = vcpu.state.lock_out_of_order();
         let machine = &self.hv.machine;
         let stays = {
             let mut running = self.running.borrow_mut();

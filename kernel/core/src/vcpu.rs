@@ -12,7 +12,7 @@ use hypercall_abi::types::Mfn;
 use hypercall_abi::xen::VcpuInfo;
 
 use crate::emulate::unhook::TableStores;
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::runstate::{self, Areas, Runstate};
 use crate::sched::Seat;
 use crate::time::VcpuTimers;
@@ -25,7 +25,7 @@ pub struct Vcpu {
     /// Its domain, which holds it.
     pub domain: Weak<Domain>,
     /// Registers and everything that only its own hypercalls (or its builder) touch.
-    pub state: Mutex<VcpuState>,
+    pub state: Mutex<VcpuState, { rank::VCPU }>,
     /// Where its `vcpu_info` is; see [`Vcpu::info`].
     info: AtomicU64,
     /// Not up: never initialised, or `VCPUOP_down`.

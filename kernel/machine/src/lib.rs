@@ -37,9 +37,11 @@ pub use log::{LogLevel, LogRing};
 pub use memory_map::{BootModule, MemoryKind, MemoryRegion};
 #[cfg(target_os = "none")]
 pub use metal::{Machine, relax};
+#[cfg(all(target_os = "none", debug_assertions))]
+pub use metal::{held_locks, set_held_locks};
 pub use platform::{Fault, GeneralProtection, IoWidth, Platform, Polarity, TriggerMode, TscInfo};
 #[cfg(not(target_os = "none"))]
-pub use sim::{Machine, relax};
+pub use sim::{Machine, held_locks, relax, set_held_locks};
 
 /// How the hypervisor holds its machine.
 #[cfg(target_os = "none")]

@@ -16,6 +16,9 @@ pub struct Options {
     /// Images to build: xenolith, dom0 or the name of a guest (default: all)
     #[arg(value_name = "IMAGE")]
     pub images: Vec<String>,
+    /// Build the hypervisor with debug assertions, as xenolith-checked
+    #[arg(long, conflicts_with = "images")]
+    pub checked: bool,
 }
 
 /// Runs the command.
@@ -26,6 +29,10 @@ pub fn run(
     options: &Options,
 ) -> Result<()> {
     let toolchain = Toolchain::find(route, &mut Installer::new(consent))?;
+    if options.checked {
+        let image = Image::checked_hypervisor(workspace);
+        return image_into_dist(workspace, &toolchain, &image);
+    }
     for image in chosen(workspace, &options.images)? {
         image_into_dist(workspace, &toolchain, &image)?;
     }

@@ -15,6 +15,8 @@ pub enum Kind {
     /// Linked inside L4 slot 261, outside the top 2 GiB, so neither absolute nor kernel-model
     /// code reaches its symbols: position-independent code at a fixed address.
     Hypervisor,
+    /// The same with debug assertions, lock order and arithmetic overflow among them.
+    CheckedHypervisor,
     /// A PV kernel (dom0 included), linked wherever its script says.
     Guest,
 }
@@ -35,6 +37,10 @@ struct Recipe {
 impl Kind {
     const fn recipe(self) -> Recipe {
         match self {
+            Self::CheckedHypervisor => Recipe {
+                dir: "hypervisor-checked",
+                ..Self::Hypervisor.recipe()
+            },
             Self::Hypervisor => Recipe {
                 dir: "hypervisor",
                 script: "kernel/linker.ld",
@@ -70,6 +76,15 @@ impl Kind {
     /// The value of the release profile's `codegen-units`.
     pub const fn codegen_units(self) -> &'static str {
         self.recipe().codegen_units
+    }
+
+    /// The value of the release profile's `debug-assertions` and `overflow-checks`.
+    pub fn checks(self) -> &'static str {
+        if self == Self::CheckedHypervisor {
+            "true"
+        } else {
+            "false"
+        }
     }
 
     /// The linker script.
@@ -124,6 +139,16 @@ impl Image {
             });
         }
         Ok(images)
+    }
+
+    /// The hypervisor with debug assertions, beside the one without: for tests, and for whoever looks for a fault in it.
+    pub fn checked_hypervisor(workspace: &Workspace) -> Self {
+        Self {
+            name: "xenolith".to_owned(),
+            kind: Kind::CheckedHypervisor,
+            dist: workspace.dist().join("xenolith-checked"),
+            config: None,
+        }
     }
 
     /// Where cargo leaves the linked binary, symbols included, given the target directory.

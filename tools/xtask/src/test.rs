@@ -39,7 +39,8 @@ pub fn run(
         }
         host_tests(workspace)?;
     }
-    for image in Image::all(workspace)? {
+    let checked = Image::checked_hypervisor(workspace);
+    for image in Image::all(workspace)?.into_iter().chain([checked]) {
         build::image_into_dist(workspace, &toolchain, &image)?;
     }
     run::build_xl(workspace)?;

@@ -136,6 +136,8 @@ impl Toolchain {
             .current_dir(workspace.root())
             .env("CARGO_PROFILE_RELEASE_LTO", kind.lto())
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", kind.codegen_units())
+            .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", kind.checks())
+            .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", kind.checks())
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_BUILD_TARGET");

@@ -26,7 +26,7 @@ use zerocopy::IntoBytes;
 use crate::counters::Counter;
 use crate::memory::{FrameType, L1Slot, Level, Pte, Way};
 use crate::traps::{self, error_code, vector};
-use crate::{Current, Domain, Hypervisor};
+use crate::{Current, Domain, Hypervisor, lock};
 
 /// Stores to one table in a row, each by a trap, after which it is unhooked, as long as nothing speaks for fewer or more.
 const PATIENCE: u32 = 4;
@@ -172,6 +172,7 @@ pub fn enter(cx: &mut Current<'_>) -> Option<Exit> {
     if cx.state.table_stores.next.is_some() {
         unhook(cx);
     }
+    lock::check_at_entry();
     let exit = cx.hv.machine.enter_guest(&mut cx.state.context);
     if cx.state.table_stores.unhooked.is_none() {
         return Some(exit);

@@ -30,13 +30,13 @@ use hypercall_abi::event_channel::BIND_PIRQ_WILL_SHARE;
 use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::xen::NR_VIRQS;
 
-use crate::lock::{Mutex, MutexGuard};
+use crate::lock::{Mutex, MutexGuard, rank};
 use crate::{Domain, Hypervisor, interrupt};
 use table::{Binding, Channel, Table};
 
 /// The event channels of a domain.
 pub struct EventChannels {
-    table: Mutex<Table>,
+    table: Mutex<Table, { rank::EVENTS }>,
     /// Number of the domain's vCPUs in a poll.
     pollers: AtomicU32,
 }
@@ -76,10 +76,10 @@ fn lock_pair<'a>(
     }
     if first.id < second.id {
         let ours = first.events.table.lock();
-        return (ours, Some(second.events.table.lock()));
+        return (ours, Some(second.events.table.lock_second()));
     }
     let theirs = second.events.table.lock();
-    (first.events.table.lock(), Some(theirs))
+    (first.events.table.lock_second(), Some(theirs))
 }
 
 /// Makes a port of `domain` to which `remote` may connect; `caller` makes it.

@@ -56,7 +56,7 @@ use hv_machine::{MachineRef, MemoryKind, PAGE_SHIFT, PAGE_SIZE, Platform};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
-use crate::lock::{Mutex, RwLock};
+use crate::lock::{Mutex, RwLock, rank};
 use frame::List;
 use heap::Heap;
 
@@ -69,15 +69,15 @@ pub struct Memory {
     /// A record for every frame number below the highest of RAM; [`None`] in effect (see [`Self::frame`]) for
     /// frames that are private to the machine or no RAM at all.
     frames: Vec<Slot>,
-    heap: Mutex<Heap>,
+    heap: Mutex<Heap, { rank::HEAP }>,
     /// Free frames that are not scrubbed yet, to which some CPU may still translate, and which so are not in the
     /// heap: linked through the frame table.
-    dirty: Mutex<List>,
+    dirty: Mutex<List, { rank::DIRTY }>,
     /// Free frames on the way from there to the heap. Changed under the lock of where they come from or go to.
     scrubbing: AtomicU64,
     /// Free frames that owners have a claim on. Held while an owner is given frames, too.
-    claimed: Mutex<u64>,
-    owners: RwLock<BTreeMap<Domid, Arc<Owner>>>,
+    claimed: Mutex<u64, { rank::CLAIMS }>,
+    owners: RwLock<BTreeMap<Domid, Arc<Owner>>, { rank::OWNERS }>,
     total: u64,
 }
 

@@ -8,7 +8,7 @@ use hypercall_abi::types::{Domid, Mfn};
 use super::frame::List;
 use super::teardown::Leaving;
 use crate::domain::{covers, set_range};
-use crate::lock::{Mutex, RwLock};
+use crate::lock::{Mutex, RwLock, rank};
 
 /// A domain's memory account.
 pub struct Owner {
@@ -21,13 +21,13 @@ pub struct Owner {
     /// Free frames that are set aside for it.
     pub(super) claim: AtomicU64,
     /// Its frames, linked through the frame table.
-    pub(super) lists: Mutex<Lists>,
+    pub(super) lists: Mutex<Lists, { rank::PAGES }>,
     /// Its page tables that nobody uses any more.
     pub(super) leaving: Leaving,
     /// Its end has begun; see [`Self::close`].
     pub(super) closed: AtomicBool,
     /// Frame ranges, ends included, of I/O memory that it may map.
-    io_memory: RwLock<Vec<(u64, u64)>>,
+    io_memory: RwLock<Vec<(u64, u64)>, { rank::SETTINGS }>,
 }
 
 /// An owner's frames.

@@ -133,7 +133,7 @@ impl Recount {
         self.mappings.clear();
         for domain in hv.domains.read().values() {
             for vcpu in domain.vcpus() {
-                let state = vcpu.state.lock();
+                let state = vcpu.state.lock_out_of_order();
                 let Some((unhooked, before)) = state.table_stores.unhooked() else {
                     continue;
                 };
@@ -227,7 +227,7 @@ impl Recount {
                 if !lifecycle::has_first_info_place(domain, &vcpu) {
                     refer(vcpu.info().mfn, FrameType::Writable);
                 }
-                let state = vcpu.state.lock();
+                let state = vcpu.state.lock_out_of_order();
                 for root in [state.kernel_root, state.user_root].into_iter().flatten() {
                     refer(root, FrameType::Table(Level::L4));
                 }
@@ -326,7 +326,7 @@ impl Recount {
         let domains: Vec<_> = hv.domains.read().values().cloned().collect();
         for domain in &domains {
             for vcpu in domain.vcpus() {
-                let state = vcpu.state.lock();
+                let state = vcpu.state.lock_out_of_order();
                 for root in [state.kernel_root, state.user_root].into_iter().flatten() {
                     waiting.push((domain.id, root, Level::L4));
                 }

@@ -23,16 +23,16 @@ use super::frame::{Frame, NONE};
 use super::owner::Owner;
 use super::type_word::{Stage, TypeWord};
 use super::{FrameType, Memory, Pte, is_guest_slot};
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 
 /// An owner's tables to be taken apart.
 pub(super) struct Leaving {
     /// The first; the others are linked through their type words.
-    head: Mutex<u32>,
+    head: Mutex<u32, { rank::LEAVING }>,
     /// How many there are, that one included which is in somebody's hands.
     len: AtomicU64,
     /// Held by who works the list off. It is only ever tried: the others have better things to do than to wait.
-    worker: Mutex<()>,
+    worker: Mutex<(), { rank::TEARDOWN }>,
 }
 
 impl Leaving {

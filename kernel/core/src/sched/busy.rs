@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 
 /// Time for which each CPU has run vCPUs. Times are system time in nanoseconds.
-pub struct Busy(Vec<Mutex<Record>>);
+pub struct Busy(Vec<Mutex<Record, { rank::RUNSTATE }>>);
 
 #[derive(Default)]
 struct Record {

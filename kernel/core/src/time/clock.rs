@@ -7,7 +7,7 @@
 
 use hv_machine::{Platform, TscInfo};
 
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
@@ -73,7 +73,7 @@ pub struct Clock {
     to_nanoseconds: Scale,
     to_ticks: Scale,
     stable: bool,
-    wall: Mutex<WallClock>,
+    wall: Mutex<WallClock, { rank::LAST }>,
 }
 
 impl Clock {

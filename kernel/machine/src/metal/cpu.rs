@@ -86,6 +86,9 @@ pub struct Block {
     pub table_copies: [u64; 3],
     /// DR7 as last loaded.
     pub debug_control: Cell<u64>,
+    /// Which locks of the core this CPU holds, as the core notes them.
+    #[cfg(debug_assertions)]
+    pub held_locks: Cell<u64>,
 }
 
 const _: () = {
@@ -185,6 +188,8 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         ldt_pages: Cell::new(0),
         table_copies,
         debug_control: Cell::new(0),
+        #[cfg(debug_assertions)]
+        held_locks: Cell::new(0),
     };
     // SAFETY: the page is fresh and the block fits.
     unsafe { direct(block).cast::<Block>().write(value) };

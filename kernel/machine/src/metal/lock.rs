@@ -18,6 +18,18 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
+/// What [`set_held_locks`] last noted on this CPU.
+#[cfg(debug_assertions)]
+pub fn held_locks() -> u64 {
+    super::cpu::this().held_locks.get()
+}
+
+/// Notes which locks this CPU holds, in bits whose meaning is the caller's.
+#[cfg(debug_assertions)]
+pub fn set_held_locks(held: u64) {
+    super::cpu::this().held_locks.set(held);
+}
+
 // SAFETY: `lock` returns only after this CPU has changed the flag from false to true, and only `unlock` changes it
 // back; acquire and release order what is done in between.
 unsafe impl RawMutex for RawLock {

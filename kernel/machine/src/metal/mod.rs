@@ -65,6 +65,8 @@ mod uart;
 
 #[cfg(target_os = "none")]
 pub use lock::relax;
+#[cfg(all(target_os = "none", debug_assertions))]
+pub use lock::{held_locks, set_held_locks};
 #[cfg(target_os = "none")]
 pub use machine::Machine;
 #[cfg(target_os = "none")]

@@ -43,7 +43,18 @@ pub struct Cpu {
     pub control_bits: u64,
 }
 
+/// What [`set_held_locks`] last noted on this thread, which is a CPU's.
+pub fn held_locks() -> u64 {
+    HELD_LOCKS.get()
+}
+
+/// Notes which locks this CPU holds, in bits whose meaning is the caller's.
+pub fn set_held_locks(held: u64) {
+    HELD_LOCKS.set(held);
+}
+
 thread_local! {
+    static HELD_LOCKS: Cell<u64> = const { Cell::new(0) };
     pub(super) static CPU: Cell<u32> = const { Cell::new(0) };
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hypercall_abi::types::Mfn;
 
-pub use self::cpu::Cpu;
+pub use self::cpu::{Cpu, held_locks, set_held_locks};
 use self::record::Record;
 pub use self::record::{Flush, Gsi};
 pub use self::tlb::Remembered;
