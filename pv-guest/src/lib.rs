@@ -38,6 +38,7 @@
 //! | `sync` | a lock between vCPUs |
 //! | `user` | user mode: address spaces, threads, copy-on-write fork |
 //! | `vcpus` | starting further vCPUs |
+//! | `hotplug` | vCPUs that come and go as the toolstack says |
 //! | `cpu` | shared info, upcall mask, CPUID |
 //! | `hypercall` | the typed hypercalls of `hypercall_abi::caller` |
 //!
@@ -92,6 +93,8 @@ pub mod console;
 pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod events;
+#[cfg(target_os = "none")]
+pub mod hotplug;
 #[cfg(target_os = "none")]
 pub mod memory;
 #[cfg(target_os = "none")]

@@ -6,7 +6,7 @@ use spin::Once;
 use crate::executor::{Executor, JoinHandle};
 use crate::power::{self, Reason};
 use crate::vcpus::{self, MAX_VCPUS};
-use crate::{console, cpu, hypercall, user};
+use crate::{console, cpu, hotplug, hypercall, user};
 
 struct Local(Executor);
 
@@ -45,6 +45,7 @@ pub(crate) fn run_here(main: impl Future<Output = ()> + 'static) {
     let executor = executor();
     let main = executor.spawn(main);
     while !main.is_finished() {
+        hotplug::rest();
         if executor.run_ready() == 0 {
             idle(executor);
         }

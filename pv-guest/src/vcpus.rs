@@ -133,6 +133,13 @@ pub fn count() -> u32 {
         .unwrap_or(MAX_VCPUS as u32)
 }
 
+/// Whether a vCPU was started, and not only brought up by somebody else.
+pub(crate) fn was_started(id: u32) -> bool {
+    KICKS
+        .get(id as usize)
+        .is_some_and(|port| port.load(Acquire) != 0)
+}
+
 /// Whether only the boot vCPU was started: then a flush of its own TLB is one of all.
 pub(crate) fn is_alone() -> bool {
     STARTED.load(SeqCst) == 1

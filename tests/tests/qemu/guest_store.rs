@@ -1,7 +1,8 @@
 //! Guests and the store: what they find there, and what they do on the toolstack's orders.
 
 use tests::host::TestHost;
-use tests::wait_for;
+use tests::{dist, wait_for};
+use xtask::qemu::Hardware;
 
 #[test]
 #[ignore = "needs QEMU: run by cargo xtask test"]
@@ -57,4 +58,52 @@ fn a_guest_ends_as_it_is_told_in_the_store() {
         let now = host.xl("domid three");
         (now.status.success() && now.stdout != before).then_some(())
     });
+}
+
+/// The median times of a read and a write together, in microseconds, that a guest that measures reports.
+fn medians(text: &str) -> Vec<f64> {
+    text.lines()
+        .filter_map(|line| {
+            let (_, times) = line.split_once(": median read ")?;
+            let (read, rest) = times.split_once(" us, write ")?;
+            let (write, _) = rest.split_once(' ')?;
+            Some(read.parse::<f64>().ok()? + write.parse::<f64>().ok()?)
+        })
+        .collect()
+}
+
+/// The middle one.
+fn middle(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn a_guest_that_floods_the_store_slows_others_by_less_than_twice() {
+    const ROUNDS: usize = 9;
+    // With one processor, the flood has its share of that as well.
+    let host = TestHost::boot_on(&Hardware {
+        cpus: 2,
+        ..Hardware::default()
+    });
+    let config = dist("guests/storeflood.cfg");
+    let create = format!("create {} name='honest' extra='measure'", config.display());
+    host.xl(&create).ok();
+    let honest = host.start_xl("console honest");
+    let measure = || {
+        let before = medians(&honest.text()).len();
+        wait_for("measurements", || {
+            let times = medians(&honest.text());
+            // The first may have been under way.
+            (times.len() > before + ROUNDS).then(|| middle(times[before + 1..].to_vec()))
+        })
+    };
+    let alone = measure();
+    host.xl(&format!("create {} name='hostile'", config.display()))
+        .ok();
+    let hostile = host.start_xl("console hostile");
+    hostile.expect_line("requests done");
+    let flooded = measure();
+    assert!(flooded < 2.0 * alone, "{alone} us became {flooded} us");
 }

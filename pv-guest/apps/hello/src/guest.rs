@@ -4,19 +4,28 @@ extern crate alloc;
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
 
 use pv_guest::events::own_domid;
 use pv_guest::line::LineEditor;
 use pv_guest::power::{Reason, shutdown};
 use pv_guest::store::store;
-use pv_guest::{balloon, boot, clock, console, control, hypercall, memory, print, println};
+use pv_guest::{
+    balloon, boot, clock, console, control, hotplug, hypercall, memory, print, println, vcpus,
+};
 
 pv_guest::entry!(main);
+
+/// Seconds that the other vCPUs counted, all together.
+static SECONDS: AtomicU32 = AtomicU32::new(0);
 
 async fn main() {
     banner();
     pv_guest::spawn(control::obey(async |_| println!("good bye"))).detach();
     pv_guest::spawn(balloon::follow_target()).detach();
+    pv_guest::spawn(hotplug::follow_availability(count_on)).detach();
     pv_guest::spawn(tick()).detach();
     converse().await;
 }
@@ -84,6 +93,15 @@ async fn tick() {
     }
 }
 
+/// What a vCPU does besides the boot vCPU: it counts seconds, as long as it is up.
+async fn count_on() {
+    println!("vCPU {} is up", vcpus::current());
+    loop {
+        clock::sleep(Duration::from_secs(1)).await;
+        SECONDS.fetch_add(1, Relaxed);
+    }
+}
+
 /// Reads lines and does what they say.
 async fn converse() {
     let mut editor = LineEditor::new();
@@ -106,7 +124,7 @@ fn obey(line: &str) {
     match line {
         "" => {}
         "help" => println!(
-            "memory, read PATH, write PATH VALUE, halt, reboot, crash, help; anything else is echoed"
+            "memory, vcpus, read PATH, write PATH VALUE, halt, reboot, crash, help; anything else is echoed"
         ),
         "memory" => match memory::pages() {
             Ok(pages) => println!(
@@ -117,6 +135,13 @@ fn obey(line: &str) {
             ),
             Err(error) => println!("memory: unknown: {error}"),
         },
+        "vcpus" => println!(
+            "vcpus: {:?} up, {} s counted",
+            (0..vcpus::count())
+                .filter(|id| hypercall::vcpu::is_up(*id) == Ok(true))
+                .collect::<Vec<_>>(),
+            SECONDS.load(Relaxed)
+        ),
         "halt" => {
             println!("good bye");
             shutdown(Reason::PowerOff)

@@ -1,0 +1,15 @@
+//! Does to the store what a hostile guest would: leaves transactions open, sets thousands of watches,
+//! writes as much as it may, and keeps its ring full of requests.
+//!
+//! With the word `measure` on its command line it is a well-behaved guest instead, which says how long
+//! its requests take.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![forbid(unsafe_code)]
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this image runs on bare metal only: build it with `cargo xtask build`");
+}
+
+#[cfg(target_os = "none")]
+mod guest;
