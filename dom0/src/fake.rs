@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use control::{HostAction, HostInfo};
 use hypercall_abi::arch_x86::VcpuGuestContext;
+use hypercall_abi::domctl::XEN_DOMCTL_SENDTRIGGER_NMI;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Port};
 use split_drivers::SharedMemory;
@@ -345,6 +346,15 @@ impl Xen for Fake {
         self.call("max_mem")?;
         self.domain(domid)?.max_kib = kib;
         Ok(())
+    }
+
+    fn send_trigger(&mut self, domid: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno> {
+        self.call("sendtrigger")?;
+        match (trigger, self.domain(domid)?.vcpus) {
+            (XEN_DOMCTL_SENDTRIGGER_NMI, vcpus) if vcpu < vcpus => Ok(()),
+            (XEN_DOMCTL_SENDTRIGGER_NMI, _) => Err(Errno::ESRCH),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn set_vcpu_context(

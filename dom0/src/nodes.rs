@@ -9,7 +9,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
 use crate::builder::Ring;
-use crate::store::{Store, Transaction};
+use crate::store::{Nodes, Store};
 use crate::xen::Xen;
 
 /// The version of `xl` whose layout this is.
@@ -39,6 +39,11 @@ pub struct Entry<'a> {
 /// A domain's part of the tree, where its relative paths start.
 pub fn home(domid: Domid) -> String {
     format!("/local/domain/{domid}")
+}
+
+/// Where a domain is asked to shut down.
+pub fn shutdown(domid: Domid) -> String {
+    format!("{}/control/shutdown", home(domid))
 }
 
 /// The toolstack's own notes on a domain.
@@ -74,7 +79,7 @@ impl Permissions {
 }
 
 fn node<X: Xen>(
-    store: &mut Transaction<'_, X>,
+    store: &mut Nodes<'_, X>,
     path: &str,
     value: &str,
     permissions: &[String],
@@ -95,17 +100,19 @@ fn node<X: Xen>(
 ///
 /// The store's.
 pub fn begin<X: Xen>(store: &mut Store<X::Mapping>, xen: &mut X, name: &str) -> Result<(), Errno> {
-    store.transaction(xen, |store| {
-        for directory in ["/tool/xenstored", "/vm", "/libxl"] {
-            store.write(directory, "")?;
-        }
-        store.write("/local/domain/0/domid", "0")?;
-        store.write("/local/domain/0/name", name)?;
-        store.write("/local/pool/0/name", "Pool-0")
-    })
+    let store = &mut store.nodes(xen);
+    for directory in ["/tool/xenstored", "/vm", "/libxl"] {
+        store.write(directory, "")?;
+    }
+    store.write("/local/domain/0/domid", "0")?;
+    store.write("/local/domain/0/name", name)?;
+    store.write("/local/pool/0/name", "Pool-0")
 }
 
 /// Adds a new domain.
+///
+/// This is no transaction, which would take as long again: it is for the caller to introduce the
+/// domain when its nodes are there, and to [`remove`] them when this fails.
 ///
 /// # Errors
 ///
@@ -115,16 +122,15 @@ pub fn add<X: Xen>(
     xen: &mut X,
     entry: &Entry<'_>,
 ) -> Result<(), Errno> {
-    store.transaction(xen, |store| {
-        let permissions = Permissions::new(entry.domid);
-        add_home(store, entry, &permissions)?;
-        add_vm(store, entry, &permissions)?;
-        add_console(store, entry, &permissions)
-    })
+    let store = &mut store.nodes(xen);
+    let permissions = Permissions::new(entry.domid);
+    add_home(store, entry, &permissions)?;
+    add_vm(store, entry, &permissions)?;
+    add_console(store, entry, &permissions)
 }
 
 fn add_home<X: Xen>(
-    store: &mut Transaction<'_, X>,
+    store: &mut Nodes<'_, X>,
     entry: &Entry<'_>,
     permissions: &Permissions,
 ) -> Result<(), Errno> {
@@ -135,29 +141,22 @@ fn add_home<X: Xen>(
     }
     node(store, &home, "", &permissions.readable)?;
     node(store, &private, "", &permissions.toolstack)?;
-    store.write(&format!("{private}/device"), "")?;
     store.write(&format!("{private}/type"), "pv")?;
     store.write(&format!("{private}/dm-version"), DEVICE_MODEL)?;
 
-    // What is written below a node has its permissions.
+    // What is written below a node has its permissions, and so has what is created between.
     for (name, value) in [
         ("vm", of_vm(&config.uuid)),
         ("name", config.name.clone()),
         ("domid", entry.domid.to_string()),
-        ("cpu", String::new()),
-        ("memory", String::new()),
         ("memory/static-max", config.max_memory_kib.to_string()),
         ("memory/target", config.memory_kib.to_string()),
         ("memory/videoram", "0".to_string()),
-        ("device", String::new()),
-        ("device/suspend", String::new()),
-        ("control", String::new()),
         (
             "control/platform-feature-multiprocessor-suspend",
             "1".to_string(),
         ),
         ("control/platform-feature-xs_reset_watches", "1".to_string()),
-        ("store", String::new()),
         ("store/port", entry.store.port.to_string()),
         ("store/ring-ref", entry.store.frame.0.to_string()),
     ] {
@@ -165,8 +164,7 @@ fn add_home<X: Xen>(
     }
     for vcpu in 0..config.max_vcpus {
         let path = format!("{home}/cpu/{vcpu}/availability");
-        let online = vcpu < config.vcpus;
-        store.write(&path, if online { "online" } else { "offline" })?;
+        store.write(&path, availability(vcpu < config.vcpus))?;
     }
     for name in [
         "device/suspend/event-channel",
@@ -187,7 +185,7 @@ fn add_home<X: Xen>(
 }
 
 fn add_vm<X: Xen>(
-    store: &mut Transaction<'_, X>,
+    store: &mut Nodes<'_, X>,
     entry: &Entry<'_>,
     permissions: &Permissions,
 ) -> Result<(), Errno> {
@@ -224,7 +222,7 @@ fn noted(path: &str) -> &str {
 }
 
 fn add_console<X: Xen>(
-    store: &mut Transaction<'_, X>,
+    store: &mut Nodes<'_, X>,
     entry: &Entry<'_>,
     permissions: &Permissions,
 ) -> Result<(), Errno> {
@@ -278,19 +276,18 @@ pub fn remove<X: Xen>(
     domid: Domid,
     uuid: &Uuid,
 ) -> Result<(), Errno> {
-    store.transaction(xen, |store| {
-        for path in [home(domid), private(domid), of_vm(uuid)] {
-            store.remove(&path)?;
+    let store = &mut store.nodes(xen);
+    for path in [home(domid), private(domid), of_vm(uuid)] {
+        store.remove(&path)?;
+    }
+    store.remove(&console_backend(domid))?;
+    // The directories of backends are there as long as there is one.
+    for parent in ["/local/domain/0/backend/console", "/local/domain/0/backend"] {
+        if store.directory(parent)?.is_empty() {
+            store.remove(parent)?;
         }
-        store.remove(&console_backend(domid))?;
-        // The directories of backends are there as long as there is one.
-        for parent in ["/local/domain/0/backend/console", "/local/domain/0/backend"] {
-            if store.directory(parent)?.is_empty() {
-                store.remove(parent)?;
-            }
-        }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// Gives a domain another name.
@@ -335,4 +332,50 @@ pub fn set_aside<X: Xen>(
         store.write(&format!("{}/vm", home(domid)), &vm)?;
         store.write(&format!("{}/name", home(domid)), name)
     })
+}
+
+/// Asks a domain to have so much memory, in KiB.
+///
+/// # Errors
+///
+/// The store's.
+pub fn set_memory_target<X: Xen>(
+    store: &mut Store<X::Mapping>,
+    xen: &mut X,
+    domid: Domid,
+    uuid: &Uuid,
+    kib: u64,
+) -> Result<(), Errno> {
+    store.transaction(xen, |store| {
+        store.write(&format!("{}/memory/target", home(domid)), &kib.to_string())?;
+        // In MiB, as Xen's toolstack has it.
+        store.write(
+            &format!("{}/memory", of_vm(uuid)),
+            &(kib / 1024).to_string(),
+        )
+    })
+}
+
+/// Asks a domain to have its first `online` vCPUs of `all` online, and the others not.
+///
+/// # Errors
+///
+/// The store's.
+pub fn set_vcpus<X: Xen>(
+    store: &mut Store<X::Mapping>,
+    xen: &mut X,
+    domid: Domid,
+    online: u32,
+    all: u32,
+) -> Result<(), Errno> {
+    store.transaction(xen, |store| {
+        (0..all).try_for_each(|vcpu| {
+            let path = format!("{}/cpu/{vcpu}/availability", home(domid));
+            store.write(&path, availability(vcpu < online))
+        })
+    })
+}
+
+fn availability(online: bool) -> &'static str {
+    if online { "online" } else { "offline" }
 }

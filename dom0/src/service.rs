@@ -9,7 +9,7 @@ use dom0::xen::Xen;
 use hypercall_abi::types::Port;
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 use pv_guest::events::EventChannel;
-use pv_guest::{boot, clock, println};
+use pv_guest::{boot, clock, println, yield_now};
 
 use crate::machine::hypervisor::Hypervisor;
 use crate::machine::signals;
@@ -80,6 +80,8 @@ struct Service {
 impl Service {
     async fn run(&mut self) {
         loop {
+            let busy = self.toolstack.serve_store();
+            self.server.advance(&mut self.toolstack);
             self.serve_stream();
             if let Some(action) = self.server.stop_requested()
                 && self.stream.as_ref().is_none_or(Stream::is_idle)
@@ -89,17 +91,18 @@ impl Service {
                     println!("it does not: {error}");
                 }
             }
-            if !self.toolstack.serve_store() {
+            if !busy && !self.toolstack.store().0.is_ready() {
                 let sleep = self.next_deadline().saturating_sub(clock::now());
                 let wait = Duration::from_nanos(sleep.max(SHORTEST_SLEEP));
                 // Time that is up is as good a reason to go on as a signal.
                 let _ = clock::timeout(wait, signals::wait()).await;
+            } else {
+                yield_now().await;
             }
             for port in signals::take() {
                 self.on_signal(port);
             }
             self.toolstack.tick();
-            self.server.advance(&mut self.toolstack);
         }
     }
 

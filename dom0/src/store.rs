@@ -9,9 +9,10 @@ use core::time::Duration;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Port};
 use split_drivers::SharedMemory;
-use xenstore::client::{self, Client, RequestId, TransactionId};
+use xenstore::client::{self, Client, Event, RequestId, TransactionId};
 use xenstore::daemon::{Daemon, Host};
 use xenstore::server::ClientId;
+use xenstore::wire::TooLong;
 
 use crate::builder::Ring;
 use crate::xen::Xen;
@@ -82,6 +83,69 @@ impl<M: SharedMemory> Store<M> {
         }
     }
 
+    /// Connects another part of dom0.
+    pub fn connect(&mut self) -> ClientId {
+        self.daemon.server().connect()
+    }
+
+    /// Ends such a connection.
+    pub fn disconnect(&mut self, client: ClientId) {
+        self.daemon.server().disconnect(client);
+    }
+
+    /// Takes bytes from such a client, as many as there is room for; how many.
+    ///
+    /// # Errors
+    ///
+    /// If it announces too long a message. It cannot be understood any more.
+    pub fn receive(&mut self, client: ClientId, bytes: &[u8]) -> Result<usize, TooLong> {
+        let mut taken = 0;
+        while let Some(rest @ [_, ..]) = bytes.get(taken..) {
+            match self.daemon.server().receive(client, rest)? {
+                0 => break,
+                count => taken += count,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Takes at most `most` bytes of what there is for such a client.
+    pub fn take_output(&mut self, client: ClientId, most: usize) -> Vec<u8> {
+        let server = self.daemon.server();
+        let mut bytes = Vec::new();
+        loop {
+            let output = server.output(client);
+            let count = output.len().min(most - bytes.len());
+            if count == 0 {
+                return bytes;
+            }
+            bytes.extend_from_slice(output.get(..count).unwrap_or_default());
+            server.sent(client, count);
+        }
+    }
+
+    /// What requests have cost so far: a number that is another whenever one was served.
+    pub fn work(&mut self) -> u64 {
+        self.daemon.server().work()
+    }
+
+    /// Whether there is something to serve.
+    pub fn is_ready(&self) -> bool {
+        self.daemon.is_ready()
+    }
+
+    /// Counts everything anew, for tests: what does not add up.
+    #[cfg(test)]
+    pub fn check(&mut self) -> Result<(), String> {
+        self.daemon.server().check()
+    }
+
+    /// What a watch of the toolstack's own told.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.exchange();
+        self.client.event()
+    }
+
     /// The domain whose ring has this port of ours.
     pub fn domain_of(&self, port: Port) -> Option<Domid> {
         let mut ports = self.ports.iter();
@@ -131,31 +195,35 @@ impl<M: SharedMemory> Store<M> {
         self.finish(xen, request).map(drop)
     }
 
-    /// Writes a node's value.
+    /// The nodes, for requests each by itself.
+    pub fn nodes<'a, X: Xen<Mapping = M>>(&'a mut self, xen: &'a mut X) -> Nodes<'a, X> {
+        let transaction = TransactionId::NONE;
+        Nodes {
+            store: self,
+            xen,
+            transaction,
+        }
+    }
+
+    /// Watches a node for the toolstack, or stops to. It fires at once, and whenever the node or
+    /// what is below it changes.
     ///
     /// # Errors
     ///
     /// The store's.
-    pub fn write(
+    pub fn watch(
         &mut self,
         xen: &mut impl Xen<Mapping = M>,
         path: &str,
-        value: &str,
+        token: &str,
+        on: bool,
     ) -> Result<(), Errno> {
-        let request = self
-            .client
-            .write(TransactionId::NONE, path, value.as_bytes())?;
-        self.finish(xen, request).map(drop)
-    }
-
-    /// Reads a node's value.
-    ///
-    /// # Errors
-    ///
-    /// The store's; `EILSEQ` if the value is no text.
-    pub fn read(&mut self, xen: &mut impl Xen<Mapping = M>, path: &str) -> Result<String, Errno> {
-        let request = self.client.read(TransactionId::NONE, path)?;
-        text(self.finish(xen, request)?)
+        let request = if on {
+            self.client.watch(path, token.as_bytes())
+        } else {
+            self.client.unwatch(path, token.as_bytes())
+        };
+        self.finish(xen, request?).map(drop)
     }
 
     /// Does what `body` does as one transaction, again if others came between.
@@ -166,15 +234,18 @@ impl<M: SharedMemory> Store<M> {
     pub fn transaction<X: Xen<Mapping = M>, T>(
         &mut self,
         xen: &mut X,
-        body: impl Fn(&mut Transaction<'_, X>) -> Result<T, Errno>,
+        body: impl Fn(&mut Nodes<'_, X>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         for _ in 0..ATTEMPTS {
             let request = self.client.start()?;
             let reply = self.finish(xen, request)?;
-            let id = client::transaction(&reply)?;
-            let store = &mut *self;
-            let result = body(&mut Transaction { store, xen, id });
-            let request = self.client.end(id, result.is_ok())?;
+            let transaction = client::transaction(&reply)?;
+            let result = body(&mut Nodes {
+                store: self,
+                xen,
+                transaction,
+            });
+            let request = self.client.end(transaction, result.is_ok())?;
             match self.finish(xen, request) {
                 Ok(_) => return result,
                 Err(Errno::EAGAIN) if result.is_ok() => {}
@@ -232,21 +303,24 @@ impl<M: SharedMemory> Default for Store<M> {
     }
 }
 
-/// A transaction of the toolstack's.
-pub struct Transaction<'a, X: Xen> {
+/// The nodes as the toolstack sees them, in a transaction or not.
+pub struct Nodes<'a, X: Xen> {
     store: &'a mut Store<X::Mapping>,
     xen: &'a mut X,
-    id: TransactionId,
+    transaction: TransactionId,
 }
 
-impl<X: Xen> Transaction<'_, X> {
+impl<X: Xen> Nodes<'_, X> {
     /// Writes a node's value, and creates it if it is not there.
     ///
     /// # Errors
     ///
     /// The store's.
     pub fn write(&mut self, path: &str, value: &str) -> Result<(), Errno> {
-        let request = self.store.client.write(self.id, path, value.as_bytes())?;
+        let request = self
+            .store
+            .client
+            .write(self.transaction, path, value.as_bytes())?;
         self.store.finish(self.xen, request).map(drop)
     }
 
@@ -256,7 +330,7 @@ impl<X: Xen> Transaction<'_, X> {
     ///
     /// The store's; `EILSEQ` if the value is no text.
     pub fn read(&mut self, path: &str) -> Result<Option<String>, Errno> {
-        let request = self.store.client.read(self.id, path)?;
+        let request = self.store.client.read(self.transaction, path)?;
         match self.store.finish(self.xen, request) {
             Ok(value) => text(value).map(Some),
             Err(Errno::ENOENT) => Ok(None),
@@ -270,7 +344,7 @@ impl<X: Xen> Transaction<'_, X> {
     ///
     /// The store's.
     pub fn directory(&mut self, path: &str) -> Result<Vec<String>, Errno> {
-        let request = self.store.client.directory(self.id, path)?;
+        let request = self.store.client.directory(self.transaction, path)?;
         match self.store.finish(self.xen, request) {
             Ok(reply) => Ok(client::names(&reply)),
             Err(Errno::ENOENT) => Ok(Vec::new()),
@@ -284,7 +358,7 @@ impl<X: Xen> Transaction<'_, X> {
     ///
     /// The store's.
     pub fn remove(&mut self, path: &str) -> Result<(), Errno> {
-        let request = self.store.client.remove(self.id, path)?;
+        let request = self.store.client.remove(self.transaction, path)?;
         match self.store.finish(self.xen, request) {
             Err(Errno::ENOENT) => Ok(()),
             other => other.map(drop),
@@ -300,7 +374,7 @@ impl<X: Xen> Transaction<'_, X> {
         let request = self
             .store
             .client
-            .set_permissions(self.id, path, permissions)?;
+            .set_permissions(self.transaction, path, permissions)?;
         self.store.finish(self.xen, request).map(drop)
     }
 }

@@ -87,6 +87,8 @@ pub trait Xen {
     fn set_max_vcpus(&mut self, domid: Domid, vcpus: u32) -> Result<(), Errno>;
     /// `XEN_DOMCTL_max_mem`.
     fn set_max_memory(&mut self, domid: Domid, kib: u64) -> Result<(), Errno>;
+    /// `XEN_DOMCTL_sendtrigger`.
+    fn send_trigger(&mut self, domid: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno>;
     /// `XEN_DOMCTL_setvcpucontext`.
     fn set_vcpu_context(
         &mut self,

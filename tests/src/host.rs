@@ -63,12 +63,22 @@ impl TestHost {
 
     /// `xl` with these arguments, not started yet. It runs in the directory of the test's files.
     pub fn xl_command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut xl = Command::new(dist("bin").join("xl"));
-        xl.args(arguments)
+        self.command("xl", arguments)
+    }
+
+    /// `xl` by one of its names with these arguments, not started yet.
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(dist("bin").join(name));
+        command
+            .args(arguments)
             .current_dir(self.dir.path())
             .env("XDG_RUNTIME_DIR", self.dir.path())
             .env("XENOLITH_HOST", NAME);
-        xl
+        command
     }
 
     /// Runs `xl` with the words of `line` as its arguments.

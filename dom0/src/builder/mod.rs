@@ -59,7 +59,7 @@ pub struct Built<M> {
 }
 
 /// What a domain may have beyond its memory, as xl allows it: room for a page more here and there.
-const SLACK_KIB: u64 = 1024;
+pub const SLACK_KIB: u64 = 1024;
 /// 2 MiB, the size of chunks that memory is asked for in.
 const CHUNK_ORDER: u32 = 9;
 const CHUNK: usize = 1 << CHUNK_ORDER;

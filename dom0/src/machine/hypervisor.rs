@@ -228,6 +228,15 @@ impl Xen for Hypervisor {
         domctl(&mut Domctl::with(XEN_DOMCTL_MAX_MEM, others(domid)?, &arm))
     }
 
+    fn send_trigger(&mut self, domid: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno> {
+        let arm = DomctlSendtrigger { trigger, vcpu };
+        domctl(&mut Domctl::with(
+            XEN_DOMCTL_SENDTRIGGER,
+            others(domid)?,
+            &arm,
+        ))
+    }
+
     fn set_vcpu_context(
         &mut self,
         domid: Domid,

@@ -4,13 +4,16 @@ mod store;
 
 use super::*;
 use crate::fake::Fake;
-use control::{Action, DomainConfig, Image, ImageHash, OnEvent, ShutdownReason, Uuid};
-use hypercall_abi::errno::Errno;
+use control::{
+    Action, CloseReason, DomainConfig, DomainRef, Image, ImageHash, OnEvent, ShutdownReason, Stop,
+    Uuid,
+};
 use hypercall_abi::io::console::XenconsInterface;
-use hypercall_abi::types::Port;
+use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::xen::{StartInfo, StartInfoConsoleDomU};
 use proptest::prelude::*;
 use pv_image::fixture::Kernel;
+use std::collections::VecDeque;
 use std::mem::offset_of;
 use zerocopy::FromBytes;
 
@@ -20,6 +23,10 @@ struct Host {
     toolstack: Toolstack<Fake>,
     client: Session,
     events: VecDeque<Event>,
+    /// A channel whose messages the client does not read.
+    deaf: Option<u32>,
+    /// The bytes of them.
+    unread: usize,
 }
 
 impl Host {
@@ -33,6 +40,8 @@ impl Host {
             toolstack: Toolstack::new(xen, 1 << 20),
             client: Session::client(),
             events: VecDeque::new(),
+            deaf: None,
+            unread: 0,
         };
         host.client.sync(2);
         host.pump();
@@ -51,8 +60,14 @@ impl Host {
             let to_client = self.server.take_output(&mut self.toolstack);
             self.client.receive(&to_client);
             while let Some(event) = self.client.next_event() {
-                if let Event::Message { channel, payload } = &event {
-                    self.client.consumed(*channel, payload.len());
+                match &event {
+                    Event::Message { channel, payload } if Some(*channel) == self.deaf => {
+                        self.unread += payload.len();
+                    }
+                    Event::Message { channel, payload } => {
+                        self.client.consumed(*channel, payload.len());
+                    }
+                    _ => {}
                 }
                 self.events.push_back(event);
             }
@@ -62,6 +77,18 @@ impl Host {
                 return;
             }
         }
+    }
+
+    /// The client reads what it left on a channel.
+    fn client_reads(&mut self, channel: u32) {
+        self.client
+            .consumed(channel, core::mem::take(&mut self.unread));
+        self.pump();
+    }
+
+    fn store_is_consistent(&mut self) {
+        let (store, _) = self.toolstack.store();
+        store.check().unwrap();
     }
 
     fn open(&mut self) -> u32 {
@@ -166,18 +193,12 @@ impl Host {
     /// A node's value, if it is there.
     fn node(&mut self, path: &str) -> Option<String> {
         let (store, xen) = self.toolstack.store();
-        match store.read(xen, path) {
-            Ok(value) => Some(value),
-            Err(Errno::ENOENT) => None,
-            Err(error) => panic!("{path}: {error}"),
-        }
+        store.nodes(xen).read(path).unwrap()
     }
 
     fn store_permissions(&mut self, path: &str, permissions: &[&str]) {
         let (store, xen) = self.toolstack.store();
-        store
-            .transaction(xen, |store| store.set_permissions(path, permissions))
-            .unwrap();
+        store.nodes(xen).set_permissions(path, permissions).unwrap();
     }
 
     /// All nodes' paths.
@@ -186,8 +207,8 @@ impl Host {
         let mut paths = Vec::new();
         let mut next = Vec::from([String::new()]);
         while let Some(path) = next.pop() {
-            let mut list = |path| store.transaction(xen, |store| store.directory(path));
-            let names = list(if path.is_empty() { "/" } else { &path }).unwrap();
+            let list = if path.is_empty() { "/" } else { &path };
+            let names = store.nodes(xen).directory(list).unwrap();
             next.extend(names.iter().map(|name| format!("{path}/{name}")));
             paths.push(path);
         }
@@ -234,6 +255,14 @@ impl Host {
         self.xen().domains.get_mut(&domid).unwrap().shutdown = Some(reason);
         self.toolstack.on_domain_exception();
         self.pump();
+    }
+}
+
+fn stop(domid: u16, how: Stop) -> Request {
+    Request::Stop {
+        domain: DomainRef::Id(domid),
+        how,
+        patience_ms: 1000,
     }
 }
 
@@ -351,7 +380,7 @@ fn dom0_is_left_alone() {
             domain: dom0(),
             name: "x".into(),
         },
-        Request::Shutdown(DomainRef::Id(0)),
+        stop(0, Stop::PowerOff),
     ] {
         assert!(matches!(host.error(request), Error::NotPermitted(_)));
     }
@@ -623,7 +652,7 @@ fn a_crashed_domain_is_kept_if_so_configured() {
         Reply::ShutDown(Some(ShutdownReason::CRASH))
     );
     assert!(matches!(
-        host.error(Request::Shutdown(DomainRef::Id(domid))),
+        host.error(stop(domid, Stop::PowerOff)),
         Error::BadState { .. }
     ));
     assert_eq!(
@@ -811,6 +840,9 @@ enum Step {
     CloseAll,
     GuestStops(u16, u8),
     GuestScribbles(u16, u32, u32),
+    GuestScribblesStore(u16, usize, Vec<u8>),
+    Stop(u8),
+    SpeakWithStore(Vec<u8>),
     Garbage(Vec<u8>),
     FailSoon(u32),
     Later(u64),
@@ -831,10 +863,23 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1u16..9, 0u8..7).prop_map(|(domid, reason)| Step::GuestStops(domid, reason)),
         1 => (1u16..9, any::<u32>(), any::<u32>())
             .prop_map(|(domid, prod, cons)| Step::GuestScribbles(domid, prod, cons)),
+        // The rings' indices, and requests that may be understood.
+        2 => (1u16..9, prop_oneof![Just(0), 2048usize..2080], small_bytes())
+            .prop_map(|(domid, at, bytes)| Step::GuestScribblesStore(domid, at, bytes)),
+        1 => (0u8..4).prop_map(Step::Stop),
+        1 => small_bytes().prop_map(Step::SpeakWithStore),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Step::Garbage),
         2 => (0u32..40).prop_map(Step::FailSoon),
         1 => (0u64..3_000_000_000).prop_map(Step::Later),
     ]
+}
+
+/// Bytes that make many small numbers, as requests to the store and indices of its rings are.
+fn small_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(
+        prop_oneof![2 => Just(0), 1 => 0u8..20, 1 => any::<u8>()],
+        0..64,
+    )
 }
 
 proptest! {
@@ -844,6 +889,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..40),
     ) {
         let mut host = Host::with(Fake::new(30_000));
+        let tree = host.tree();
         let mut config = host.config("x");
         // The fixture's kernel is linked at 4 MiB.
         config.memory_kib = 8 << 10;
@@ -898,7 +944,8 @@ proptest! {
                     }
                 }
                 Step::GuestScribbles(domid, prod, cons) => {
-                    if host.xen().ports.values().any(|(guest, _)| *guest == domid) {
+                    // The store's port is its first, the console's its second.
+                    if host.xen().ports.values().any(|port| *port == (domid, 2)) {
                         let (mfn, port) = host.console(domid);
                         let xen = host.xen();
                         let at = offset_of!(XenconsInterface, out_prod);
@@ -908,6 +955,24 @@ proptest! {
                         host.toolstack.on_port(Port(port));
                         host.pump();
                     }
+                }
+                Step::GuestScribblesStore(domid, at, bytes) => {
+                    if host.xen().ports.values().any(|port| *port == (domid, 1)) {
+                        let page = host.start_info(domid).store_mfn.0;
+                        host.xen().poke(page, at, &bytes);
+                        let port = host.our_port(domid, Port(1));
+                        host.toolstack.on_port(Port(port));
+                        host.pump();
+                    }
+                }
+                Step::Stop(n) => {
+                    let (domain, how) = (name(n), Stop::Reboot);
+                    let patience_ms = 500;
+                    host.send(channel, Request::Stop { domain, how, patience_ms });
+                }
+                Step::SpeakWithStore(bytes) => {
+                    host.send(channel, Request::AttachStore);
+                    host.send(channel, Request::StoreInput(bytes));
                 }
                 Step::Garbage(bytes) => {
                     host.client.send(channel, &bytes).unwrap();
@@ -943,5 +1008,7 @@ proptest! {
         }
         prop_assert_eq!(host.xen().free.len(), 30_000);
         prop_assert!(host.xen().ports.is_empty());
+        prop_assert_eq!(host.tree(), tree);
+        host.store_is_consistent();
     }
 }

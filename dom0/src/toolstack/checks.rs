@@ -10,16 +10,21 @@ use crate::xen::Xen;
 
 impl<X: Xen> Toolstack<X> {
     pub(super) fn check(&self, config: &DomainConfig) -> Result<(), Error> {
+        self.check_name(&config.name)?;
+        if let Some(domid) = self.find(|domain| domain.config.uuid == config.uuid) {
+            return Err(Error::UuidInUse { domid: domid.0 });
+        }
+        Self::check_values(config)
+    }
+
+    /// Checks what does not depend on other domains.
+    pub(super) fn check_values(config: &DomainConfig) -> Result<(), Error> {
         let bad = |field: &str, why: &str| {
             Err(Error::BadConfig {
                 field: field.to_string(),
                 why: why.to_string(),
             })
         };
-        self.check_name(&config.name)?;
-        if let Some(domid) = self.find(|domain| domain.config.uuid == config.uuid) {
-            return Err(Error::UuidInUse { domid: domid.0 });
-        }
         if config.memory_kib < 4 {
             return bad("memory", "too small");
         }

@@ -1,14 +1,13 @@
 //! The end of domains: asked for, by themselves, or by their destruction.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use control::{DomainRef, Error, ImageHash, ShutdownReason, Uuid};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
-use super::{Notice, Phase, Toolstack};
+use super::{Notice, Phase, StoreContext, Toolstack};
 use crate::nodes;
 use crate::reaper::{self, Fate, RESTART_INTERVAL};
 use crate::xen::{Context, DomainStatus, Xen};
@@ -17,19 +16,6 @@ use crate::xen::{Context, DomainStatus, Xen};
 const LINGER_INTERVAL: u64 = 10_000_000;
 
 impl<X: Xen> Toolstack<X> {
-    /// Asks a domain to shut down or to reboot.
-    ///
-    /// Guests take such requests from the store, under `control/shutdown`, and none has one here.
-    pub fn ask_to_stop(&mut self, domid: Domid) -> Result<(), Error> {
-        match self.managed(domid)?.phase {
-            Phase::Alive => Err(Error::NoShutdownControl { domid: domid.0 }),
-            _ => Err(Error::BadState {
-                domid: domid.0,
-                why: String::from("is shut down already"),
-            }),
-        }
-    }
-
     /// Why a domain has shut down, if it has.
     pub fn shutdown_reason(&self, domid: Domid) -> Option<ShutdownReason> {
         match self.domains.get(&domid)?.phase {
@@ -177,7 +163,8 @@ impl<X: Xen> Toolstack<X> {
             .context("setdomainhandle")?;
         let config = domain.config.clone();
         let old = (domid, &config.uuid);
-        nodes::set_aside(&mut self.store, &mut self.xen, old, &uuid, &name).context("store")?;
+        nodes::set_aside(&mut self.store, &mut self.xen, old, &uuid, &name)
+            .asked("to set a domain aside")?;
         domain.config.name = name;
         domain.config.uuid = uuid;
         let (kernel, ramdisk) = (domain.kernel.clone(), domain.ramdisk.clone());

@@ -2,8 +2,9 @@
 
 mod checks;
 mod end;
+mod wishes;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::ToString;
@@ -30,6 +31,8 @@ const DOM0_NAME: &str = "Domain-0";
 /// What others may be waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
+    /// The domain has heard that it is to stop.
+    Acknowledged(Domid),
     /// The domain has shut down.
     ShutDown(Domid, ShutdownReason),
     /// The domain is no more, though its frames may linger; it was built anew under the id given.
@@ -70,6 +73,8 @@ pub struct Toolstack<X: Xen> {
     store: Store<X::Mapping>,
     domains: BTreeMap<Domid, Domain<X::Mapping>>,
     notices: VecDeque<Notice>,
+    /// Domains that were asked to stop and did not acknowledge it yet.
+    unheard: BTreeSet<Domid>,
 }
 
 impl<X: Xen> Toolstack<X> {
@@ -88,6 +93,7 @@ impl<X: Xen> Toolstack<X> {
             store,
             domains: BTreeMap::new(),
             notices: VecDeque::new(),
+            unheard: BTreeSet::new(),
         }
     }
 
@@ -108,7 +114,9 @@ impl<X: Xen> Toolstack<X> {
 
     /// Serves the store's clients for a while; whether there is more to do at once.
     pub fn serve_store(&mut self) -> bool {
-        self.store.serve(&mut self.xen)
+        let more = self.store.serve(&mut self.xen);
+        self.hear();
+        more || self.store.is_ready()
     }
 
     /// The next thing that happened.
@@ -189,10 +197,10 @@ impl<X: Xen> Toolstack<X> {
             store: built.store,
             start_time: self.xen.wall_clock(),
         };
-        nodes::add(&mut self.store, &mut self.xen, &entry).context("store")?;
+        nodes::add(&mut self.store, &mut self.xen, &entry).asked("to add a domain")?;
         self.store
             .introduce(&mut self.xen, domid, built.store)
-            .context("introduce")?;
+            .asked("to introduce a domain")?;
         Console::attach(&mut self.xen, domid, built.console_page, built.console.port)
     }
 
@@ -283,8 +291,31 @@ impl<X: Xen> Toolstack<X> {
         }
         self.check_name(name)?;
         let uuid = self.managed(domid)?.config.uuid;
-        nodes::rename(&mut self.store, &mut self.xen, domid, &uuid, name).context("store")?;
+        nodes::rename(&mut self.store, &mut self.xen, domid, &uuid, name)
+            .asked("to rename a domain")?;
         self.managed(domid)?.config.name = name.to_string();
+        Ok(())
+    }
+
+    /// Has a domain be built from something else when it reboots, but for its name and UUID.
+    pub fn update(&mut self, domid: Domid, config: DomainConfig) -> Result<(), Error> {
+        let domain = self.managed(domid)?;
+        let config = DomainConfig {
+            name: domain.config.name.clone(),
+            uuid: domain.config.uuid,
+            ..config
+        };
+        Self::check_values(&config)?;
+        let kernel = self.images.get(&config.kernel.hash)?;
+        kernel.kernel()?;
+        let ramdisk = match &config.ramdisk {
+            Some(image) => Some(self.images.get(&image.hash)?),
+            None => None,
+        };
+        let domain = self.managed(domid)?;
+        domain.config = config;
+        domain.kernel = kernel;
+        domain.ramdisk = ramdisk;
         Ok(())
     }
 
@@ -372,5 +403,19 @@ impl<X: Xen> Toolstack<X> {
         if let Some(domain) = found {
             domain.console.pump(&mut self.xen);
         }
+    }
+}
+
+/// Says what the store was asked to do.
+trait StoreContext<T> {
+    fn asked(self, what: &str) -> Result<T, Error>;
+}
+
+impl<T> StoreContext<T> for Result<T, Errno> {
+    fn asked(self, what: &str) -> Result<T, Error> {
+        self.map_err(|errno| Error::Store {
+            what: what.to_string(),
+            errno: errno as i32,
+        })
     }
 }

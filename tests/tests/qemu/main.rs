@@ -10,3 +10,4 @@ mod lifecycle;
 mod processors;
 mod run;
 mod selftest;
+mod store;

@@ -74,11 +74,13 @@ pub enum Error {
         /// What is in the way: "is dying", "is not paused".
         why: String,
     },
-    /// The guest does not take requests to shut down or reboot.
-    #[error("domain {domid} takes no shutdown requests; destroy ends it")]
-    NoShutdownControl {
+    /// The guest did not take a request to shut down or reboot.
+    #[error("domain {domid} did not acknowledge the {request} request; destroy ends it")]
+    NotAcknowledged {
         /// Which domain.
         domid: u16,
+        /// The request.
+        request: String,
     },
     /// It must not be done to that domain, dom0 for example.
     #[error("not permitted: {0}")]
@@ -92,6 +94,14 @@ pub enum Error {
     /// The request made no sense where it came.
     #[error("bad request: {0}")]
     BadRequest(String),
+    /// The store refused what the toolstack asked of it.
+    #[error("the store refused {what}: error {errno}")]
+    Store {
+        /// What it was asked.
+        what: String,
+        /// Xen's error number, positive.
+        errno: i32,
+    },
     /// The hypervisor refused a hypercall that should have worked.
     #[error("the hypervisor refused {call}: error {errno}")]
     Hypervisor {

@@ -1,8 +1,9 @@
 //! What is said on a channel.
 //!
 //! xl sends a [`Request`]; dom0 answers it with one [`Reply`] or a row of them, then takes the next
-//! request of that channel. The exceptions: [`Request::ImageChunk`] and [`Request::ConsoleInput`]
-//! are not answered one by one, and a console, once attached, keeps its channel until it ends.
+//! request of that channel. The exceptions: [`Request::ImageChunk`], [`Request::ConsoleInput`] and
+//! [`Request::StoreInput`] are not answered one by one, and a console or the store, once attached,
+//! keeps its channel until it ends.
 //! Whatever fails is answered by [`Reply::Error`].
 
 use alloc::boxed::Box;
@@ -18,7 +19,7 @@ use crate::host::HostInfo;
 use crate::image::ImageHash;
 
 /// The most bytes in one [`Request::ImageChunk`], [`Request::ConsoleInput`],
-/// [`Reply::ConsoleOutput`] or [`Reply::Text`]; with the rest of the message they fit a frame.
+/// [`Request::StoreInput`], [`Reply::ConsoleOutput`], [`Reply::StoreOutput`] or [`Reply::Text`]; with the rest of the message they fit a frame.
 pub const MAX_CHUNK: usize = MAX_PAYLOAD - 64;
 /// The most domains in one [`Reply::Domains`]; with names of full length they fit a frame.
 pub const MAX_DOMAINS: usize = 64;
@@ -72,10 +73,63 @@ pub enum Request {
     Pause(DomainRef),
     /// Let it run. Answer: [`Reply::Done`].
     Unpause(DomainRef),
-    /// Ask it to shut down. Answer: [`Reply::Done`] when it was told, not when it is down.
-    Shutdown(DomainRef),
-    /// Ask it to reboot. Answer as [`Request::Shutdown`].
-    Reboot(DomainRef),
+    /// Ask it to shut down or to reboot. Answer: [`Reply::Done`] when it has acknowledged, not when
+    /// it is down; [`Error::NotAcknowledged`] when it has not in the time given.
+    Stop {
+        /// Which domain.
+        domain: DomainRef,
+        /// What it is asked to do.
+        how: Stop,
+        /// How long it may take to acknowledge, in milliseconds.
+        patience_ms: u32,
+    },
+    /// Press a magic system request key. Answer: [`Reply::Done`].
+    Sysrq {
+        /// Which domain.
+        domain: DomainRef,
+        /// The key, a graphic ASCII character.
+        key: u8,
+    },
+    /// Send a vCPU something like an interrupt. Answer: [`Reply::Done`].
+    Trigger {
+        /// Which domain.
+        domain: DomainRef,
+        /// One of `XEN_DOMCTL_SENDTRIGGER_*`.
+        trigger: u32,
+        /// Which vCPU.
+        vcpu: u32,
+    },
+    /// Ask it to have so much memory, and let it have no more. Answer: [`Reply::Done`] when it was
+    /// asked.
+    SetMemoryTarget {
+        /// Which domain.
+        domain: DomainRef,
+        /// How much, in KiB.
+        kib: u64,
+    },
+    /// Set how much memory it may have. Answer: [`Reply::Done`].
+    SetMaxMemory {
+        /// Which domain.
+        domain: DomainRef,
+        /// How much, in KiB.
+        kib: u64,
+    },
+    /// Ask it to have its first so many vCPUs online, and the others not. Answer: [`Reply::Done`]
+    /// when it was asked.
+    SetVcpus {
+        /// Which domain.
+        domain: DomainRef,
+        /// How many.
+        online: u32,
+    },
+    /// Change what it will be built from when it reboots. It keeps its name and its UUID. Answer:
+    /// [`Reply::Done`].
+    UpdateConfig {
+        /// Which domain.
+        domain: DomainRef,
+        /// What it will be built from.
+        config: Box<DomainConfig>,
+    },
     /// End it at once. Answer: [`Reply::Done`] when it is gone.
     Destroy(DomainRef),
     /// Tell me when it has shut down or is gone. Answer: [`Reply::ShutDown`], at once if it is down
@@ -93,6 +147,13 @@ pub enum Request {
     /// Typed bytes for the attached console, at most [`MAX_CHUNK`].
     ConsoleInput(#[serde(with = "serde_bytes")] Vec<u8>),
 
+    /// Let me speak with the store, as a part of dom0. Answer: [`Reply::Done`], then
+    /// [`Reply::StoreOutput`] as it comes. The channel's close ends the connection.
+    AttachStore,
+    /// Bytes for the store, in the wire format of Xen's `io/xs_wire.h`, at most [`MAX_CHUNK`]; a
+    /// message may go over several, and several may be in one.
+    StoreInput(#[serde(with = "serde_bytes")] Vec<u8>),
+
     /// All about the host. Answer: [`Reply::HostInfo`].
     HostInfo,
     /// The hypervisor's log. Answer: [`Reply::Text`], repeated while `more` is set.
@@ -102,6 +163,25 @@ pub enum Request {
     },
     /// Stop the host. Answer: [`Reply::Done`], then the host goes down with all its domains.
     StopHost(HostAction),
+}
+
+/// What a domain is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// Shut down.
+    PowerOff,
+    /// Shut down, to be started again.
+    Reboot,
+}
+
+impl Stop {
+    /// The word for it in `control/shutdown`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stop::PowerOff => "poweroff",
+            Stop::Reboot => "reboot",
+        }
+    }
 }
 
 /// How the host stops.
@@ -151,6 +231,8 @@ pub enum Reply {
     ConsoleOutput(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The console has ended.
     ConsoleEnd(ConsoleEnd),
+    /// Bytes from the store, at most [`MAX_CHUNK`].
+    StoreOutput(#[serde(with = "serde_bytes")] Vec<u8>),
     /// All about the host.
     HostInfo(Box<HostInfo>),
     /// A piece of a log.

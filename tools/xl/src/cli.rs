@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::xenstore;
+
 /// xl: the toolstack's command line, as Xen's.
 #[derive(Debug, Parser)]
 #[command(
@@ -85,6 +87,33 @@ pub enum Command {
         /// The new name.
         #[arg(value_name = "NewDomainName")]
         name: String,
+    },
+    /// Send a sysrq to a domain
+    Sysrq {
+        /// The domain's id or name.
+        #[arg(value_name = "Domain")]
+        domain: String,
+        /// The key.
+        #[arg(value_name = "letter")]
+        key: char,
+    },
+    /// Send a trigger to a domain
+    Trigger(TriggerArgs),
+    /// Set the current memory usage for a domain
+    MemSet(MemoryArgs),
+    /// Set the maximum amount reservation for a domain
+    MemMax(MemoryArgs),
+    /// Set the number of active VCPUs allowed for the domain
+    VcpuSet(VcpuSetArgs),
+    /// List guest domains, excluding dom0
+    VmList,
+    /// Update a running domain's saved configuration, used when rebuilding the domain after reboot
+    ConfigUpdate(ConfigUpdateArgs),
+    /// Read and write the store: the commands that Xen calls xenstore-read, xenstore-ls and so on
+    Xenstore {
+        /// Which.
+        #[command(subcommand)]
+        command: xenstore::Command,
     },
     /// Get information about Xen host
     Info(InfoArgs),
@@ -208,6 +237,10 @@ pub struct ShutdownArgs {
     /// Fall back to an ACPI event for HVM guests with no PV drivers; there are no HVM guests
     #[arg(short = 'F')]
     pub fallback: bool,
+    /// How long each may take to acknowledge the request
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub timeout: u32,
     /// The domain's id or name
     #[arg(
         value_name = "Domain",
@@ -226,6 +259,65 @@ pub struct DestroyArgs {
     /// The domain's id or name
     #[arg(value_name = "Domain")]
     pub domain: String,
+}
+
+/// Arguments of `trigger`.
+#[derive(Debug, Args)]
+pub struct TriggerArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The trigger; PV domains have nmi only
+    #[arg(value_name = "nmi|reset|init|power|sleep|s3resume")]
+    pub trigger: String,
+    /// The vCPU
+    #[arg(value_name = "VCPU", default_value_t = 0)]
+    pub vcpu: u32,
+}
+
+/// Arguments of `mem-set` and `mem-max`.
+#[derive(Debug, Args)]
+pub struct MemoryArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// How much: in MiB, or with one of b, k, m, g, t
+    #[arg(value_name = "MemMB")]
+    pub memory: String,
+}
+
+/// Options of `vcpu-set`.
+#[derive(Debug, Args)]
+pub struct VcpuSetArgs {
+    /// Don't limit the vCPU based on the host CPU count
+    #[arg(short, long)]
+    pub ignore_host: bool,
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// How many
+    #[arg(value_name = "vCPUs")]
+    pub vcpus: u32,
+}
+
+/// Options of `config-update`.
+#[derive(Debug, Args)]
+pub struct ConfigUpdateArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The config file, and settings that overrule its own: key=value
+    #[arg(value_name = "ConfigFile|key=value")]
+    pub words: Vec<String>,
+    /// Use the given configuration file
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub defconfig: Option<PathBuf>,
+    /// Enable debug messages: print the resulting configuration
+    #[arg(short = 'd')]
+    pub debug: bool,
+    /// Quiet
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
 }
 
 /// Options of `info`.

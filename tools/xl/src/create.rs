@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cfg::document::Document;
 use crate::cfg::domain::DomainSpec;
-use crate::cli::CreateArgs;
+use crate::cli::{ConfigUpdateArgs, CreateArgs};
 use crate::host::{Connection, is_no_such_domain, wrong};
 use crate::image::{ImageFile, plain};
 use crate::{Outcome, console, lifecycle, list, print, print_json, tell};
@@ -25,49 +25,12 @@ pub fn create(
     dry_run: bool,
     connect: impl FnOnce() -> anyhow::Result<Connection>,
 ) -> Outcome {
-    let (file, settings) = match words(args) {
-        Ok(words) => words,
-        Err(word) => {
-            tell(&format!(
-                "xl: create takes one config file, and {word:?} is a second"
-            ));
-            return Ok(ExitCode::from(2));
-        }
+    let quiet = args.quiet;
+    let Some(mut wanted) = Wanted::read(&args.words, args.defconfig.as_deref(), "create", quiet)?
+    else {
+        return Ok(ExitCode::from(2));
     };
-    let mut document = Document::new();
-    if let Some(file) = &file {
-        if !args.quiet {
-            tell(&format!("Parsing config from {}", file.display()));
-        }
-        document.add(&file.to_string_lossy(), &read(file)?)?;
-    }
-    for setting in settings {
-        document.add("command line", setting)?;
-    }
-    let spec = DomainSpec::new(&mut document);
-    // Warnings first: one of them may explain the error.
-    if !args.quiet {
-        document.warnings().iter().for_each(|warning| tell(warning));
-    }
-    let spec = spec?;
-
-    let mut kernel = ImageFile::open("kernel", &spec.kernel, file.as_deref())?;
-    let mut ramdisk = match &spec.ramdisk {
-        Some(path) => Some(ImageFile::open("ramdisk", path, file.as_deref())?),
-        None => None,
-    };
-    let config = DomainConfig {
-        name: spec.name,
-        uuid: spec.uuid,
-        memory_kib: spec.memory_kib,
-        max_memory_kib: spec.max_memory_kib,
-        vcpus: spec.vcpus,
-        max_vcpus: spec.max_vcpus,
-        kernel: kernel.image.clone(),
-        ramdisk: ramdisk.as_ref().map(|ramdisk| ramdisk.image.clone()),
-        cmdline: spec.cmdline,
-        on: spec.on,
-    };
+    let config = wanted.config.clone();
     let dry_run = dry_run || args.dry_run;
     if dry_run || args.debug {
         let text = format!("{:#}\n", list::config_json(&config));
@@ -86,10 +49,7 @@ pub fn create(
     };
     let mut attempts = 0;
     let domid = loop {
-        kernel.provide(&mut host, args.quiet)?;
-        if let Some(ramdisk) = &mut ramdisk {
-            ramdisk.provide(&mut host, args.quiet)?;
-        }
+        wanted.provide(&mut host, quiet)?;
         attempts += 1;
         match host.domid(&request) {
             // Others' uploads pushed it out of the cache.
@@ -114,11 +74,125 @@ pub fn create(
     Ok(ExitCode::SUCCESS)
 }
 
+/// `xl config-update`: what a domain is built from when it reboots.
+pub fn update(
+    args: &ConfigUpdateArgs,
+    dry_run: bool,
+    connect: impl FnOnce() -> anyhow::Result<Connection>,
+) -> Outcome {
+    let quiet = args.quiet;
+    let command = "config-update";
+    let Some(mut wanted) = Wanted::read(&args.words, args.defconfig.as_deref(), command, quiet)?
+    else {
+        return Ok(ExitCode::from(2));
+    };
+    if dry_run || args.debug {
+        print(&format!("{:#}\n", list::config_json(&wanted.config)))?;
+        if dry_run {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let mut host = connect()?;
+    let domid = host.find(&args.domain)?;
+    wanted.provide(&mut host, quiet)?;
+    if !quiet {
+        tell(&format!("setting dom{domid} configuration"));
+    }
+    let request = Request::UpdateConfig {
+        domain: DomainRef::Id(domid),
+        config: Box::new(wanted.config.clone()),
+    };
+    match host.done(&request) {
+        Err(ClientError::Refused(error)) => Err(explain(error, &wanted.config)),
+        other => {
+            other?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What a config file and settings say, with the files that it names.
+struct Wanted {
+    config: DomainConfig,
+    kernel: ImageFile,
+    ramdisk: Option<ImageFile>,
+}
+
+impl Wanted {
+    /// Reads and checks them; none if there is a word too many, which is told.
+    fn read(
+        words: &[String],
+        defconfig: Option<&Path>,
+        command: &str,
+        quiet: bool,
+    ) -> anyhow::Result<Option<Wanted>> {
+        let (file, settings) = match sort(words, defconfig) {
+            Ok(words) => words,
+            Err(word) => {
+                tell(&format!(
+                    "xl: {command} takes one config file, and {word:?} is a second"
+                ));
+                return Ok(None);
+            }
+        };
+        let mut document = Document::new();
+        if let Some(file) = &file {
+            if !quiet {
+                tell(&format!("Parsing config from {}", file.display()));
+            }
+            document.add(&file.to_string_lossy(), &read(file)?)?;
+        }
+        for setting in settings {
+            document.add("command line", setting)?;
+        }
+        let spec = DomainSpec::new(&mut document);
+        // Warnings first: one of them may explain the error.
+        if !quiet {
+            document.warnings().iter().for_each(|warning| tell(warning));
+        }
+        let spec = spec?;
+        let kernel = ImageFile::open("kernel", &spec.kernel, file.as_deref())?;
+        let ramdisk = match &spec.ramdisk {
+            Some(path) => Some(ImageFile::open("ramdisk", path, file.as_deref())?),
+            None => None,
+        };
+        let config = DomainConfig {
+            name: spec.name,
+            uuid: spec.uuid,
+            memory_kib: spec.memory_kib,
+            max_memory_kib: spec.max_memory_kib,
+            vcpus: spec.vcpus,
+            max_vcpus: spec.max_vcpus,
+            kernel: kernel.image.clone(),
+            ramdisk: ramdisk.as_ref().map(|ramdisk| ramdisk.image.clone()),
+            cmdline: spec.cmdline,
+            on: spec.on,
+        };
+        Ok(Some(Wanted {
+            config,
+            kernel,
+            ramdisk,
+        }))
+    }
+
+    /// Sends the host the files that it does not have.
+    fn provide(&mut self, host: &mut Connection, quiet: bool) -> anyhow::Result<()> {
+        self.kernel.provide(host, quiet)?;
+        if let Some(ramdisk) = &mut self.ramdisk {
+            ramdisk.provide(host, quiet)?;
+        }
+        Ok(())
+    }
+}
+
 /// The config file and the settings, or the word that is one file too many.
-fn words(args: &CreateArgs) -> Result<(Option<PathBuf>, Vec<&str>), &str> {
-    let mut file = args.defconfig.clone();
+fn sort<'a>(
+    words: &'a [String],
+    defconfig: Option<&Path>,
+) -> Result<(Option<PathBuf>, Vec<&'a str>), &'a str> {
+    let mut file = defconfig.map(Path::to_path_buf);
     let mut settings = Vec::new();
-    for word in &args.words {
+    for word in words {
         if word.contains('=') {
             settings.push(word.as_str());
         } else if file.is_none() {

@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -20,7 +21,9 @@ mod image;
 mod info;
 mod lifecycle;
 mod list;
+mod requests;
 pub mod shell;
+pub mod xenstore;
 
 use cli::{Cli, Command};
 use host::Connection;
@@ -31,7 +34,7 @@ pub type Outcome = anyhow::Result<ExitCode>;
 /// Runs one command line, the first word of which is the program's name, and tells errors on
 /// standard error.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match Cli::try_parse_from(by_name(words.into_iter().collect())) {
         Ok(cli) => cli,
         Err(error) => {
             let failed = error.print().is_err() || error.use_stderr();
@@ -43,6 +46,19 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     run(&cli).unwrap_or_else(|error| report(&error))
+}
+
+/// The command line of `xl` that a program of this name and with these arguments stands for:
+/// `xenstore-ls` is `xl xenstore ls`.
+fn by_name(mut words: Vec<OsString>) -> Vec<OsString> {
+    let name = words.first().map(Path::new).and_then(Path::file_name);
+    let command = name
+        .and_then(|name| name.to_str()?.strip_prefix("xenstore-"))
+        .and_then(|name| xenstore::COMMANDS.into_iter().find(|it| *it == name));
+    if let Some(command) = command {
+        words.splice(..1, ["xl", "xenstore", command].map(OsString::from));
+    }
+    words
 }
 
 /// Tells an error in one line. A reader of our output that went away is told nothing.
@@ -63,7 +79,7 @@ fn run(cli: &Cli) -> Outcome {
         print(&Cli::command().render_help().to_string())?;
         return Ok(ExitCode::FAILURE);
     };
-    let can_dry_run = matches!(command, Command::Create(_));
+    let can_dry_run = matches!(command, Command::Create(_) | Command::ConfigUpdate(_));
     if cli.dry_run && !can_dry_run {
         anyhow::bail!("this command does not implement -N (dryrun)");
     }
@@ -87,6 +103,14 @@ fn run(cli: &Cli) -> Outcome {
         Command::Domid { name } => lifecycle::domid(&mut connect()?, name),
         Command::Domname { domid } => lifecycle::domname(&mut connect()?, domid),
         Command::Rename { domain, name } => lifecycle::rename(&mut connect()?, domain, name),
+        Command::Sysrq { domain, key } => requests::sysrq(&mut connect()?, domain, *key),
+        Command::Trigger(args) => requests::trigger(&mut connect()?, args),
+        Command::MemSet(args) => requests::set_memory(&mut connect()?, args),
+        Command::MemMax(args) => requests::set_max_memory(&mut connect()?, args),
+        Command::VcpuSet(args) => requests::set_vcpus(&mut connect()?, args),
+        Command::VmList => list::vm_list(&mut connect()?),
+        Command::ConfigUpdate(args) => create::update(args, cli.dry_run, connect),
+        Command::Xenstore { command } => xenstore::run(&mut connect()?, command),
         Command::Info(args) => info::info(&mut connect()?, args),
         Command::Dmesg { clear } => info::dmesg(&mut connect()?, *clear),
         Command::Version { json } => info::version(connect(), *json),
@@ -144,4 +168,18 @@ fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 fn tell(line: &str) {
     // Where it cannot be written there is nobody to read it.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_s_commands_may_be_called_by_their_own_names() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let line = by_name(words("/usr/bin/xenstore-ls -f /vm"));
+        assert_eq!(line, words("xl xenstore ls -f /vm"));
+        assert_eq!(by_name(words("xl list")), words("xl list"));
+        assert_eq!(by_name(words("xenstore-what")), words("xenstore-what"));
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use control::client::ClientError;
-use control::{DomainRef, Reply, Request};
+use control::{DomainRef, Reply, Request, Stop};
 
 use crate::cli::{DestroyArgs, ShutdownArgs};
 use crate::host::{Connection, is_no_such_domain, wrong};
@@ -59,19 +59,14 @@ pub fn domname(host: &mut Connection, domid: &str) -> Outcome {
 }
 
 pub fn shutdown(host: &mut Connection, args: &ShutdownArgs) -> Outcome {
-    stop(host, args, "Shutting down", Request::Shutdown)
+    stop(host, args, "Shutting down", Stop::PowerOff)
 }
 
 pub fn reboot(host: &mut Connection, args: &ShutdownArgs) -> Outcome {
-    stop(host, args, "Rebooting", Request::Reboot)
+    stop(host, args, "Rebooting", Stop::Reboot)
 }
 
-fn stop(
-    host: &mut Connection,
-    args: &ShutdownArgs,
-    doing: &str,
-    request: fn(DomainRef) -> Request,
-) -> Outcome {
+fn stop(host: &mut Connection, args: &ShutdownArgs, doing: &str, how: Stop) -> Outcome {
     let domains: Vec<u16> = match &args.domain {
         Some(domain) => vec![host.find(domain)?],
         None => host
@@ -85,7 +80,12 @@ fn stop(
     let mut told = Vec::new();
     for domid in domains {
         tell(&format!("{doing} domain {domid}"));
-        match host.done(&request(DomainRef::Id(domid))) {
+        let request = Request::Stop {
+            domain: DomainRef::Id(domid),
+            how,
+            patience_ms: args.timeout * 1000,
+        };
+        match host.done(&request) {
             Ok(()) => told.push(domid),
             // With -a, the others are told all the same.
             Err(error @ ClientError::Refused(_)) if args.all => {

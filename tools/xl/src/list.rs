@@ -191,6 +191,15 @@ fn action_json(action: Action) -> String {
     }
 }
 
+pub fn vm_list(host: &mut Connection) -> Outcome {
+    let mut out = String::from("UUID                                  ID    name\n");
+    for it in host.domains(&[])?.iter().filter(|it| it.domid != 0) {
+        let _ = writeln!(out, "{}  {}    {:<30}", it.uuid, it.domid, it.name);
+    }
+    print(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub fn uptime(host: &mut Connection, args: &UptimeArgs) -> Outcome {
     let domains = host.domains(&args.domains)?;
     if args.json {

@@ -15,6 +15,7 @@ use control::hosts::{Hosts, HostsError};
 use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -193,12 +194,17 @@ pub fn boot(hypervisor: PathBuf, dom0: PathBuf) -> Boot {
     }
 }
 
-/// The directory that holds `xl` and nothing else.
+/// The directory that holds `xl` and its other names, and nothing else.
 pub fn bin(workspace: &Workspace) -> PathBuf {
     workspace.dist().join("bin")
 }
 
-/// Builds `xl` and puts it into [`bin`].
+/// The commands of the store, which may be called without `xl`.
+const XENSTORE: [&str; 8] = [
+    "chmod", "exists", "list", "ls", "read", "rm", "watch", "write",
+];
+
+/// Builds `xl` and puts it into [`bin`], with the names of the store's commands.
 pub fn build_xl(workspace: &Workspace) -> Result<()> {
     let step = Step::start("build xl");
     step.cargo(
@@ -212,6 +218,14 @@ pub fn build_xl(workspace: &Workspace) -> Result<()> {
     let scratch = bin.join("xl.new");
     fs::copy(workspace.target().join("debug/xl"), &scratch).context("cannot copy xl")?;
     fs::rename(&scratch, bin.join("xl"))?;
+    for command in XENSTORE {
+        // The same program, which goes by the name that it is called by.
+        let scratch = bin.join("link.new");
+        // Left by who was interrupted here.
+        let _ = fs::remove_file(&scratch);
+        symlink("xl", &scratch).context("cannot link xl")?;
+        fs::rename(&scratch, bin.join(format!("xenstore-{command}")))?;
+    }
     step.done();
     Ok(())
 }

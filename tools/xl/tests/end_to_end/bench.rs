@@ -14,8 +14,11 @@ use control::hosts::{HostDir, Hosts};
 use control::mux::{self, Handle};
 use control::{
     ConsoleEnd, DomainConfig, DomainInfo, DomainRef, DomainState, Error, Event, HostInfo,
-    ImageHash, ImageHasher, Reply, Request, Session, ShutdownReason, Uuid,
+    ImageHash, ImageHasher, Reply, Request, Session, ShutdownReason, Stop, Uuid,
 };
+use hypercall_abi::errno::Errno;
+use hypercall_abi::types::{Domid, Port};
+use xenstore::server::{ClientId, Links, Server};
 
 /// Free memory of the fake host.
 pub const FREE_KIB: u64 = 256 * 1024;
@@ -29,6 +32,21 @@ pub struct Seen {
     pub lose_images: usize,
     /// The guests do not take shutdown requests.
     pub deaf: bool,
+    /// What guests were asked for.
+    pub asked: Vec<String>,
+}
+
+/// The store here serves no guests.
+struct Nowhere;
+
+impl Links for Nowhere {
+    fn introduce(&mut self, _: Domid, _: u64, _: Port, _: u32) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn release(&mut self, _: Domid) {}
+
+    fn print(&mut self, _: &str) {}
 }
 
 struct Domain {
@@ -53,6 +71,9 @@ struct Dom0 {
     consoles: BTreeMap<u32, (u16, Vec<u8>)>,
     waiting: BTreeMap<u32, u16>,
     log: Vec<u8>,
+    store: Server,
+    /// Connections to the store, by channel.
+    stores: BTreeMap<u32, ClientId>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -90,6 +111,8 @@ impl Dom0 {
             consoles: BTreeMap::new(),
             waiting: BTreeMap::new(),
             log: b"(XEN) first line\n(XEN) second line\n".to_vec(),
+            store: Server::new(),
+            stores: BTreeMap::new(),
             seen,
         }
     }
@@ -99,6 +122,7 @@ impl Dom0 {
         let mut buffer = [0; 16 * 1024];
         loop {
             self.print();
+            self.serve_store();
             while self.session.has_output() {
                 if stream.write_all(&self.session.take_output()).is_err() {
                     return;
@@ -124,6 +148,9 @@ impl Dom0 {
                         self.consoles.remove(&channel);
                         self.waiting.remove(&channel);
                         self.uploads.remove(&channel);
+                        if let Some(client) = self.stores.remove(&channel) {
+                            self.store.disconnect(client);
+                        }
                     }
                     Event::Opened { .. } | Event::Synced | Event::Writable { .. } => {}
                 }
@@ -133,6 +160,21 @@ impl Dom0 {
 
     fn send(&mut self, channel: u32, reply: Reply) {
         self.session.send(channel, &reply.encode()).unwrap();
+    }
+
+    fn serve_store(&mut self) {
+        while self.store.serve(Duration::ZERO, &mut Nowhere).is_some() {}
+        for (&channel, &client) in &self.stores {
+            loop {
+                let output = self.store.output(client).to_vec();
+                if output.is_empty() {
+                    break;
+                }
+                self.store.sent(client, output.len());
+                let reply = Reply::StoreOutput(output).encode();
+                self.session.send(channel, &reply).unwrap();
+            }
+        }
     }
 
     /// Sends what consoles have, as far as their readers let.
@@ -292,8 +334,7 @@ impl Dom0 {
                 self.start(domid);
                 Reply::Done
             }
-            Request::Shutdown(domain) => self.stop(&domain, ShutdownReason::POWEROFF)?,
-            Request::Reboot(domain) => self.stop(&domain, ShutdownReason::REBOOT)?,
+            Request::Stop { domain, how, .. } => self.stop(&domain, how)?,
             Request::Destroy(domain) => {
                 let domid = self.find(&domain)?;
                 if domid == 0 {
@@ -309,6 +350,30 @@ impl Dom0 {
                 }
                 self.waiting.insert(channel, domid);
                 return Ok(None);
+            }
+            Request::AttachStore => {
+                self.stores.insert(channel, self.store.connect());
+                Reply::Done
+            }
+            Request::StoreInput(bytes) => {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let taken = self.store.receive(self.stores[&channel], rest).unwrap();
+                    rest = &rest[taken..];
+                    self.serve_store();
+                }
+                return Ok(None);
+            }
+            Request::Sysrq { key, .. } => self.note(format!("sysrq {}", char::from(key))),
+            Request::Trigger { trigger, vcpu, .. } => {
+                self.note(format!("trigger {trigger} {vcpu}"))
+            }
+            Request::SetMemoryTarget { kib, .. } => self.note(format!("memory {kib}")),
+            Request::SetMaxMemory { kib, .. } => self.note(format!("maxmem {kib}")),
+            Request::SetVcpus { online, .. } => self.note(format!("vcpus {online}")),
+            Request::UpdateConfig { domain, config } => {
+                self.get(&domain)?.config = Some(config);
+                Reply::Done
             }
             Request::AttachConsole { domain, scrollback } => {
                 let domain = self.get(&domain)?;
@@ -436,16 +501,22 @@ impl Dom0 {
         Ok(Reply::Domid(domid))
     }
 
-    fn stop(&mut self, domain: &DomainRef, reason: ShutdownReason) -> Result<Reply, Error> {
+    fn note(&mut self, what: String) -> Reply {
+        self.seen.lock().unwrap().asked.push(what);
+        Reply::Done
+    }
+
+    fn stop(&mut self, domain: &DomainRef, how: Stop) -> Result<Reply, Error> {
         let domid = self.find(domain)?;
         if self.seen.lock().unwrap().deaf {
-            return Err(Error::NoShutdownControl { domid });
+            let request = how.name().into();
+            return Err(Error::NotAcknowledged { domid, request });
         }
-        if reason == ShutdownReason::REBOOT {
-            self.end(domid, Some(reason));
+        if how == Stop::Reboot {
+            self.end(domid, Some(ShutdownReason::REBOOT));
         } else {
             self.get(domain)?.info.state = DomainState {
-                shutdown: Some(reason),
+                shutdown: Some(ShutdownReason::POWEROFF),
                 ..DomainState::default()
             };
         }
@@ -529,6 +600,21 @@ impl Bench {
             .env_remove("XENOLITH_HOST")
             .stdin(Stdio::null());
         command
+    }
+
+    /// Runs xl under another name to its end.
+    pub fn by_name(&self, name: &str, words: &[&str]) -> Run {
+        let link = self.path().join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_xl"), &link).unwrap();
+        }
+        let mut command = Command::new(link);
+        command
+            .args(words)
+            .env("XDG_RUNTIME_DIR", self.path())
+            .env_remove("XENOLITH_HOST")
+            .stdin(Stdio::null());
+        Run::of(command.output().unwrap())
     }
 
     /// Runs xl to its end.

@@ -336,10 +336,72 @@ fn a_guest_that_takes_no_requests_is_told_of() {
     bench.ok(&["create", &bench.config("a", "")]);
     bench.seen.lock().unwrap().deaf = true;
     let run = bench.xl(&["shutdown", "a"]);
-    let expected =
-        "Shutting down domain 1\nxl: domain 1 takes no shutdown requests; destroy ends it\n";
+    let expected = "Shutting down domain 1\nxl: domain 1 did not acknowledge the poweroff request; destroy ends it\n";
     assert_eq!((run.code, run.err.as_str()), (1, expected));
     assert_eq!(bench.xl(&["shutdown", "-a"]).code, 1);
+}
+
+#[test]
+fn guests_are_asked_for_memory_vcpus_and_keys() {
+    let bench = Bench::new();
+    bench.ok(&["create", &bench.config("a", "")]);
+    for words in [
+        &["mem-set", "a", "64"][..],
+        &["mem-max", "a", "1g"],
+        &["vcpu-set", "-i", "a", "8"],
+        &["vcpu-set", "a", "2"],
+        &["sysrq", "a", "s"],
+        &["trigger", "a", "nmi"],
+        &["trigger", "a", "reset", "1"],
+    ] {
+        assert_eq!(bench.ok(words), "", "{words:?}");
+    }
+    let asked = bench.seen.lock().unwrap().asked.clone();
+    let expected = [
+        "memory 65536",
+        "maxmem 1048576",
+        "vcpus 8",
+        "vcpus 2",
+        "sysrq s",
+        "trigger 0 0",
+        "trigger 1 1",
+    ];
+    assert_eq!(asked, expected);
+    assert!(
+        bench
+            .fails(&["vcpu-set", "a", "3"])
+            .contains("--ignore-host")
+    );
+    assert_eq!(
+        bench.fails(&["mem-set", "a", "x"]),
+        "invalid memory size: x"
+    );
+    assert!(
+        bench
+            .fails(&["trigger", "a", "s3resume"])
+            .contains("no such trigger")
+    );
+    assert_eq!(
+        bench.fails(&["trigger", "a", "what"]),
+        "invalid trigger \"what\""
+    );
+    let list = bench.ok(&["vm-list"]);
+    let lines: Vec<&str> = list.lines().collect();
+    assert_eq!(lines[0], "UUID                                  ID    name");
+    assert!(lines[1].contains("  1    a ") && lines.len() == 2, "{list}");
+}
+
+#[test]
+fn the_configuration_of_a_running_guest_is_replaced() {
+    let bench = Bench::new();
+    bench.ok(&["create", &bench.config("a", "")]);
+    let other = bench.config("b", "extra = 'changed'");
+    bench.ok(&["config-update", "a", &other, "memory=48"]);
+    let details = json(&bench.ok(&["list", "-l", "a"]));
+    let build = &details[0]["config"]["b_info"];
+    assert_eq!(build["cmdline"], "changed");
+    assert_eq!(build["target_memkb"], 48 << 10);
+    assert_eq!(bench.xl(&["config-update", "none", &other]).code, 1);
 }
 
 #[test]

@@ -1,0 +1,267 @@
+//! What each request of xl's does.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+
+use control::message::{MAX_CHUNK, MAX_DOMAINS};
+use control::{DomainRef, Error, HostAction, Reply, Request};
+
+use super::channel::{Attachment, Channel, State, StoreLink};
+use crate::toolstack::Toolstack;
+use crate::xen::{Context, Xen};
+
+/// What the server calls itself.
+const NAME: &str = concat!("xenolith-dom0 ", env!("CARGO_PKG_VERSION"));
+/// How long a client waits for a destroyed domain to be gone, in nanoseconds.
+const PATIENCE: u64 = 5_000_000_000;
+
+impl Channel {
+    /// Deals with a request. The host is to stop if it says so.
+    pub fn handle<X: Xen>(
+        &mut self,
+        toolstack: &mut Toolstack<X>,
+        request: Request,
+    ) -> Option<HostAction> {
+        if let Request::ImageChunk(bytes) = request {
+            self.on_chunk(toolstack, &bytes);
+            return None;
+        }
+        if let State::Uploading(_) = self.state {
+            self.finish(Reply::Error(Error::BadRequest(String::from(
+                "the upload was not finished",
+            ))));
+            return None;
+        }
+        match self.answer(toolstack, request) {
+            Ok(stop) => stop,
+            Err(error) => {
+                self.finish(Reply::Error(error));
+                None
+            }
+        }
+    }
+
+    fn on_chunk<X: Xen>(&mut self, toolstack: &mut Toolstack<X>, bytes: &[u8]) {
+        let State::Uploading(mut upload) = core::mem::take(&mut self.state) else {
+            // Chunks of an upload that failed are still on their way.
+            return;
+        };
+        let result = upload.push(bytes);
+        if result.is_ok() && !upload.is_complete() {
+            self.state = State::Uploading(upload);
+            return;
+        }
+        self.finish(reply_of(
+            result.and_then(|()| toolstack.images().finish(*upload)),
+        ));
+    }
+
+    fn answer<X: Xen>(
+        &mut self,
+        toolstack: &mut Toolstack<X>,
+        request: Request,
+    ) -> Result<Option<HostAction>, Error> {
+        let reply = match request {
+            Request::Hello => Reply::Hello {
+                server: NAME.to_string(),
+            },
+            Request::HasImage(hash) => Reply::ImageCached(toolstack.images().has(&hash)),
+            Request::UploadImage { hash, size } => {
+                let upload = toolstack.images().upload(hash, size)?;
+                self.reply(Reply::Done);
+                if upload.is_complete() {
+                    toolstack.images().finish(upload)?;
+                    Reply::Done
+                } else {
+                    self.state = State::Uploading(Box::new(upload));
+                    return Ok(None);
+                }
+            }
+            Request::CreateDomain { config, paused } => {
+                Reply::Domid(toolstack.create(*config, paused)?.0)
+            }
+            Request::ListDomains(only) => return self.list(toolstack, only).map(|()| None),
+            Request::DomainConfig(domain) => {
+                let domid = toolstack.resolve(&domain)?;
+                let config = toolstack.config(domid).cloned().map(Box::new);
+                Reply::Config {
+                    domid: domid.0,
+                    config,
+                }
+            }
+            Request::Domid(domain) => Reply::Domid(toolstack.resolve(&domain)?.0),
+            Request::DomainName(domain) => {
+                let domid = toolstack.resolve(&domain)?;
+                Reply::Name(toolstack.name(domid).to_string())
+            }
+            Request::Rename { domain, name } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.rename(domid, &name)?;
+                Reply::Done
+            }
+            Request::Pause(domain) => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.pause(domid)?;
+                Reply::Done
+            }
+            Request::Unpause(domain) => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.unpause(domid)?;
+                Reply::Done
+            }
+            Request::Stop {
+                domain,
+                how,
+                patience_ms,
+            } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.stop(domid, how)?;
+                let patience = u64::from(patience_ms) * 1_000_000;
+                let until = toolstack.xen().now().saturating_add(patience);
+                self.state = State::AwaitingAcknowledgement(domid, how, until);
+                return Ok(None);
+            }
+            Request::Sysrq { domain, key } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.press(domid, key)?;
+                Reply::Done
+            }
+            Request::Trigger {
+                domain,
+                trigger,
+                vcpu,
+            } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.trigger(domid, trigger, vcpu)?;
+                Reply::Done
+            }
+            Request::SetMemoryTarget { domain, kib } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.set_memory_target(domid, kib)?;
+                Reply::Done
+            }
+            Request::SetMaxMemory { domain, kib } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.set_max_memory(domid, kib)?;
+                Reply::Done
+            }
+            Request::SetVcpus { domain, online } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.set_vcpus(domid, online)?;
+                Reply::Done
+            }
+            Request::UpdateConfig { domain, config } => {
+                let domid = toolstack.resolve(&domain)?;
+                toolstack.update(domid, *config)?;
+                Reply::Done
+            }
+            Request::Destroy(domain) => {
+                let domid = toolstack.resolve(&domain)?;
+                let until = toolstack.xen().now().saturating_add(PATIENCE);
+                // The notice that it is gone is on its way, if it is.
+                self.state = State::AwaitingGone(domid, until);
+                toolstack.destroy(domid)?;
+                return Ok(None);
+            }
+            Request::WaitShutdown(domain) => {
+                let domid = toolstack.resolve(&domain)?;
+                match toolstack.shutdown_reason(domid) {
+                    Some(reason) => Reply::ShutDown(Some(reason)),
+                    None => {
+                        self.state = State::AwaitingShutdown(domid);
+                        return Ok(None);
+                    }
+                }
+            }
+            Request::AttachConsole { domain, scrollback } => {
+                let domid = toolstack.resolve(&domain)?;
+                let output = toolstack.scrollback(domid)?;
+                let position = if scrollback { 0 } else { output.borrow().end() };
+                self.state = State::Console(Attachment {
+                    domid,
+                    scrollback: output,
+                    position,
+                    typed: None,
+                    end: None,
+                });
+                Reply::Domid(domid.0)
+            }
+            Request::AttachStore => {
+                let client = toolstack.store().0.connect();
+                self.state = State::Store(StoreLink {
+                    client,
+                    waiting: None,
+                });
+                Reply::Done
+            }
+            // Sent when the console had ended already, or the store's connection.
+            Request::ConsoleInput(_) | Request::StoreInput(_) | Request::ImageChunk(_) => {
+                return Ok(None);
+            }
+            Request::HostInfo => {
+                let info = toolstack.xen().host_info().context("physinfo")?;
+                Reply::HostInfo(Box::new(info))
+            }
+            Request::Dmesg { clear } => {
+                let log = toolstack.xen().read_log(clear).context("readconsole")?;
+                self.text(&log);
+                return Ok(None);
+            }
+            Request::StopHost(action) => {
+                self.reply(Reply::Done);
+                return Ok(Some(action));
+            }
+        };
+        self.reply(reply);
+        Ok(None)
+    }
+
+    fn list<X: Xen>(
+        &mut self,
+        toolstack: &mut Toolstack<X>,
+        only: Option<DomainRef>,
+    ) -> Result<(), Error> {
+        let only = match &only {
+            Some(domain) => Some((toolstack.resolve(domain)?, domain)),
+            None => None,
+        };
+        let mut domains = toolstack.list(only.map(|(domid, _)| domid))?;
+        if let Some((_, domain)) = only
+            && domains.is_empty()
+        {
+            return Err(Error::NoSuchDomain(domain.clone()));
+        }
+        loop {
+            let rest = domains.split_off(domains.len().min(MAX_DOMAINS));
+            let more = !rest.is_empty();
+            self.reply(Reply::Domains { domains, more });
+            if !more {
+                return Ok(());
+            }
+            domains = rest;
+        }
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        let mut rest = text;
+        loop {
+            let (bytes, after) = rest.split_at(rest.len().min(MAX_CHUNK));
+            let more = !after.is_empty();
+            self.reply(Reply::Text {
+                bytes: bytes.to_vec(),
+                more,
+            });
+            if !more {
+                return;
+            }
+            rest = after;
+        }
+    }
+}
+
+fn reply_of(result: Result<(), Error>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Error(error),
+    }
+}
