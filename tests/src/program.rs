@@ -30,6 +30,16 @@ impl Ended {
         self.stdout
     }
 
+    /// What it told beside its output.
+    ///
+    /// # Panics
+    /// When it failed.
+    #[track_caller]
+    pub fn told(self) -> String {
+        assert!(self.status.success(), "{self:#?}");
+        self.stderr
+    }
+
     /// What it complained about.
     ///
     /// # Panics

@@ -144,3 +144,62 @@ fn a_guest_that_does_not_acknowledge_a_request_is_told_of() {
     program::run(&mut write).ok();
     assert!(reboot.ended().success());
 }
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn guests_shut_down_and_reboot_when_they_are_asked_to() {
+    let host = TestHost::boot();
+    for name in ["one", "two", "three"] {
+        host.create(name, "", "").ok();
+        host.start_xl(&format!("console {name}")).expect("Hello");
+    }
+    let told = host.xl("shutdown -w one").told();
+    assert!(told.contains("Shutting down domain 1\n"), "{told}");
+    wait_for("it to be gone", || host.row("one").is_none().then_some(()));
+    host.xl("shutdown -ww two").ok();
+    assert_eq!(host.row("two"), None);
+
+    host.xl("reboot -w three").ok();
+    let id = wait_for("its successor", || {
+        let domid = host.xl("domid three");
+        (domid.status.success() && domid.stdout != "3\n").then_some(domid.stdout)
+    });
+    host.start_xl("console three").expect("Hello");
+    assert_eq!(id, "4\n");
+    host.create("five", "on_poweroff = 'preserve'", "").ok();
+    host.start_xl("console five").expect("Hello");
+    host.xl("shutdown -a -w").ok();
+    wait_for("it to be gone", || {
+        host.row("three").is_none().then_some(())
+    });
+    let state = host.state("five");
+    assert!(state.is_some_and(|state| state.contains('s')));
+    host.xl("destroy five").ok();
+    host.power_off();
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn a_guest_follows_its_memory_target_and_its_vcpus() {
+    let host = TestHost::boot();
+    host.create("g", "maxmem = 40\nvcpus = 2", "").ok();
+    host.start_xl("console g").expect("Hello");
+    let column = |at: usize, value: &str| {
+        wait_for(value, || {
+            let row = host.row("g")?;
+            (row.get(at)? == value).then_some(())
+        });
+    };
+    for memory in ["24", "32", "40"] {
+        host.xl(&format!("mem-set g {memory}")).ok();
+        column(2, memory);
+    }
+    host.xl("mem-set g 41").refused();
+    host.xl("mem-max g 48").ok();
+    column(3, "2");
+    host.xl("vcpu-set g 1").ok();
+    column(3, "1");
+    host.xl("vcpu-set -i g 2").ok();
+    column(3, "2");
+    host.xl("vcpu-set -i g 3").refused();
+}
