@@ -159,7 +159,9 @@ impl<M: SharedMemory> Store<M> {
 
     /// Serves guests for a while; whether there is more to do at once.
     pub fn serve(&mut self, xen: &mut impl Xen<Mapping = M>) -> bool {
-        self.poll(xen, BUDGET)
+        let now = Duration::from_nanos(xen.now());
+        let ports = &mut self.ports;
+        self.daemon.poll(&mut Links { xen, ports }, now, BUDGET)
     }
 
     /// When [`serve`](Self::serve) is to be called although nobody notified, in nanoseconds.
@@ -255,7 +257,8 @@ impl<M: SharedMemory> Store<M> {
         Err(Errno::EAGAIN)
     }
 
-    /// Sends what the toolstack asks and serves until it is answered.
+    /// Sends what the toolstack asks and has it served, before guests: they must not be able to make
+    /// it wait.
     fn finish<X: Xen<Mapping = M>>(
         &mut self,
         xen: &mut X,
@@ -266,8 +269,10 @@ impl<M: SharedMemory> Store<M> {
             if let Some(reply) = self.client.reply(request) {
                 return reply;
             }
-            // Guests whose turn it is come first, with one request each.
-            if !self.poll(xen, 1) && self.daemon.server().output(self.own).is_empty() {
+            let now = Duration::from_nanos(xen.now());
+            let ports = &mut self.ports;
+            let links = &mut Links { xen, ports };
+            if !self.daemon.serve_now(links, now, self.own) {
                 return Err(Errno::EIO);
             }
         }
@@ -288,12 +293,6 @@ impl<M: SharedMemory> Store<M> {
                 return;
             }
         }
-    }
-
-    fn poll<X: Xen<Mapping = M>>(&mut self, xen: &mut X, budget: u64) -> bool {
-        let now = Duration::from_nanos(xen.now());
-        let ports = &mut self.ports;
-        self.daemon.poll(&mut Links { xen, ports }, now, budget)
     }
 }
 

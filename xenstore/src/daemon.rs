@@ -119,7 +119,20 @@ impl<P: SharedMemory> Daemon<P> {
 
     /// Whether [`poll`](Self::poll) has something to do at once.
     pub fn is_ready(&self) -> bool {
-        !self.signalled.is_empty() || self.server.is_ready()
+        !self.signalled.is_empty() || self.server.is_ready() || self.server.has_output()
+    }
+
+    /// Serves the request of a client of dom0's own before its turn; whether it had one. Others hear
+    /// of what that changes by the next [`poll`](Self::poll).
+    pub fn serve_now<H: Host<Page = P>>(
+        &mut self,
+        host: &mut H,
+        now: Duration,
+        client: ClientId,
+    ) -> bool {
+        let rings = &mut self.rings;
+        let mut rings = Rings { host, rings };
+        self.server.serve_now(client, now, &mut rings)
     }
 
     /// Serves requests, of each domain in turn, until they have cost `budget` (see

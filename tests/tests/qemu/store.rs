@@ -1,7 +1,7 @@
 //! The store: what the toolstack keeps there, and guests that are asked to do something by it.
 
 use tests::host::TestHost;
-use tests::{program, wait_for};
+use tests::{dist, program, wait_for};
 
 /// The store with paths and permissions, a line for each node.
 fn tree(host: &TestHost) -> Vec<String> {
@@ -202,4 +202,36 @@ fn a_guest_follows_its_memory_target_and_its_vcpus() {
     host.xl("vcpu-set -i g 2").ok();
     column(3, "2");
     host.xl("vcpu-set -i g 3").refused();
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn guests_that_flood_the_store_hold_up_neither_xl_nor_other_guests() {
+    let host = TestHost::boot();
+    let flood = dist("guests/storeflood.cfg");
+    for name in ["flood1", "flood2"] {
+        host.xl(&format!("create {} name='{name}'", flood.display()))
+            .ok();
+        host.start_xl(&format!("console {name}"))
+            .expect_line("requests done");
+    }
+    host.create("honest", "on_reboot = 'restart'", "").ok();
+    let console = host.start_xl("console honest");
+    console.expect("Hello");
+    host.xl("sysrq honest s").ok();
+    console.expect_line("system request 's'");
+    let other = host.hello("other", "extra = 'changed'");
+    host.xl(&format!("config-update honest {}", other.display()))
+        .ok();
+    host.xl("reboot -w honest").ok();
+    let path = wait_for("its successor", || {
+        let vm = host.xl("xenstore read /local/domain/4/vm");
+        vm.status.success().then_some(vm.stdout)
+    });
+    let cmdline = format!("xenstore read {}/image/cmdline", path.trim());
+    assert_eq!(host.xl(&cmdline).ok(), "changed\n");
+    for name in ["flood1", "flood2", "honest"] {
+        host.xl(&format!("destroy {name}")).ok();
+    }
+    assert_eq!(host.xl("xenstore list /local/domain").ok(), "0\n");
 }

@@ -288,6 +288,28 @@ impl Server {
         None
     }
 
+    /// Serves the request of this client before its turn; whether it had one. For the part of dom0
+    /// that guests must not keep waiting.
+    pub fn serve_now(&mut self, client: ClientId, now: Duration, links: &mut dyn Links) -> bool {
+        let Some(connection) = self.clients.get_mut(&client) else {
+            return false;
+        };
+        let Some(message) = connection.input.take() else {
+            return false;
+        };
+        connection.queued = false;
+        self.ready.retain(|other| *other != client);
+        self.work += 1;
+        self.answer(client, &message, now, links);
+        true
+    }
+
+    /// Whether there is output of which nobody was told by
+    /// [`next_with_output`](Self::next_with_output).
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// Whether [`serve`](Self::serve) has something to do now.
     pub fn is_ready(&self) -> bool {
         !self.ready.is_empty()

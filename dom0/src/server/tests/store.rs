@@ -297,6 +297,23 @@ fn a_guest_with_work_without_end_leaves_others_their_turn() {
 }
 
 #[test]
+fn the_toolstack_does_not_wait_for_guests() {
+    let mut host = Host::new();
+    let config = host.config("busy");
+    let domid = host.create(config);
+    let mut busy = Guest::new(&mut host, domid);
+    let request = busy.client.read(NONE, "name").unwrap();
+    busy.front.exchange(&mut busy.client).unwrap();
+    host.toolstack.on_port(busy.port);
+    host.toolstack.set_vcpus(Domid(domid), 1).unwrap();
+    busy.front.exchange(&mut busy.client).unwrap();
+    assert_eq!(busy.client.reply(request), None);
+    host.pump();
+    busy.front.exchange(&mut busy.client).unwrap();
+    assert!(busy.client.reply(request).is_some());
+}
+
+#[test]
 fn who_asks_a_guest_to_stop_is_answered_when_the_guest_has_heard() {
     for (how, word) in [(Stop::PowerOff, "poweroff"), (Stop::Reboot, "reboot")] {
         let mut host = Host::new();
