@@ -124,6 +124,7 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
         handle: [0; 16],
         max_vcpus: hv.options.dom0_max_vcpus,
         max_port: u32::MAX,
+        grants: hv.options.grants.limits,
     };
     let domain = lifecycle::create(hv, &new)?;
     domain.owner.set_max_frames(pages);
@@ -441,8 +442,8 @@ mod tests {
         let domain = build(&hv).expect("a good kernel");
         assert!(domain.vcpu(0).expect("vCPU 0").is_runnable());
         assert_eq!(domain.owner.frames(), 4096);
-        // The modules' frames are free again: only the domain and its shared page are gone.
-        assert_eq!(hv.memory.free_frames(), free - 4096 - 1);
+        // The modules' frames are free again: only the domain, its shared page and its grant table are gone.
+        assert_eq!(hv.memory.free_frames(), free - 4096 - 2);
 
         let (info, va) = start_info_of(&hv);
         assert!(info.magic.starts_with(b"xen-3.0-x86_64\0"));

@@ -9,6 +9,7 @@ use hypercall_abi::types::{Domid, Mfn};
 
 use crate::emulate::unhook::Unhooking;
 use crate::event::EventChannels;
+use crate::grant::GrantTable;
 use crate::lifecycle::NewDomain;
 use crate::lock::{Mutex, RwLock, rank};
 use crate::memory::Owner;
@@ -32,6 +33,8 @@ pub struct Domain {
     pub shared_info: Mfn,
     /// Its event channels.
     pub events: EventChannels,
+    /// What it grants, and what is granted to it.
+    pub grants: GrantTable,
     /// How far its life has come.
     pub life: Mutex<Life, { rank::LIFE }>,
     /// `XEN_DOMCTL_destroydomain` has begun. It is set with [`Self::life`] locked, and read at each hypercall, without.
@@ -171,6 +174,7 @@ impl Domain {
             owner,
             shared_info,
             events: EventChannels::new(new.max_port),
+            grants: GrantTable::new(new.grants),
             life: Mutex::new(Life::default()),
             dying: AtomicBool::new(false),
             handle: Mutex::new(new.handle),

@@ -9,7 +9,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::*;
 
 use crate::{
-    Current, callbacks, console_io, debugreg, descriptor, domctl, event, iret, lifecycle,
+    Current, callbacks, console_io, debugreg, descriptor, domctl, event, grant, iret, lifecycle,
     memory_op, mmu, multicall, physdev, platform_op, sched_op, sysctl, time, vcpu_op, version,
     vm_assist,
 };
@@ -156,6 +156,7 @@ fn handle(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResult {
         HYPERVISOR_SET_TIMER_OP => time::do_set_timer_op(cx, args),
         HYPERVISOR_EVENT_CHANNEL_OP_COMPAT => event::do_event_channel_op_compat(cx, args),
         HYPERVISOR_PHYSDEV_OP_COMPAT => physdev::do_physdev_op_compat(cx, args),
+        HYPERVISOR_GRANT_TABLE_OP => grant::do_grant_table_op(cx, args),
         HYPERVISOR_VCPU_OP => vcpu_op::do_vcpu_op(cx, args),
         HYPERVISOR_SCHED_OP => sched_op::do_sched_op(cx, args),
         HYPERVISOR_EVENT_CHANNEL_OP => event::do_event_channel_op(cx, args),

@@ -26,6 +26,7 @@ pub mod domain;
 pub mod domctl;
 pub mod emulate;
 pub mod event;
+pub mod grant;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod interrupt;

@@ -17,7 +17,7 @@ use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
 use crate::sched_op;
 use crate::vcpu::{InfoPlace, Vcpu, VcpuState};
-use crate::{sched, time};
+use crate::{grant, sched, time};
 
 /// vCPUs whose `vcpu_info` has a place in the shared-info page; the others must register one.
 const SHARED_INFO_VCPUS: u32 = 32;
@@ -43,6 +43,8 @@ pub struct NewDomain {
     pub max_vcpus: u32,
     /// Highest event-channel port that it may have.
     pub max_port: u32,
+    /// How much of grants it may have.
+    pub grants: grant::Limits,
 }
 
 /// Makes a domain without memory and vCPUs, paused by the toolstack, and puts it on the list.
@@ -63,8 +65,13 @@ pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
             return Err(errno);
         }
     };
-    hv.machine.set_m2p(shared_info, u64::MAX);
     let domain = Arc::new(Domain::new(new, owner, shared_info));
+    if let Err(errno) = domain.grants.open(hv, &domain.owner) {
+        hv.memory.release_all(&domain.owner, &mut || false);
+        hv.memory.release_shared(shared_info);
+        hv.memory.remove_owner(new.id);
+        return Err(errno);
+    }
     domain.life.lock().toolstack_pauses = 1;
     time::publish_wall_clock(hv, &domain);
     domains.insert(new.id, domain.clone());
@@ -271,6 +278,7 @@ pub fn destroy(
         hv.memory.close(&domain.owner);
         pause(hv, domain);
         event::close_all(hv, domain);
+        domain.grants.close(hv);
         sched_op::stop_watchdogs(hv, domain);
         for vcpu in domain.vcpus() {
             release_vcpu(hv, domain, &vcpu);
@@ -280,6 +288,7 @@ pub fn destroy(
     let memory = &hv.memory;
     let finished = memory.unpin_all(&domain.owner, out_of_time)
         && memory.take_apart(&domain.owner, out_of_time)
+        && domain.grants.release_mappings(hv, out_of_time)
         && memory.release_all(&domain.owner, out_of_time);
     if finished {
         reap(hv);

@@ -39,22 +39,24 @@ pub mod rank {
     pub const SETTINGS: u8 = 10;
     /// Between writing a port that is an index and using the port that it is the index of.
     pub const INDEXED_PORTS: u8 = 11;
+    /// A domain's grant table, or its list of mappings: of all of these one.
+    pub const GRANTS: u8 = 12;
     /// Who takes apart a domain's page tables, which is only ever tried.
-    pub const TEARDOWN: u8 = 12;
+    pub const TEARDOWN: u8 = 13;
     /// The owners of frames by number.
-    pub const OWNERS: u8 = 13;
+    pub const OWNERS: u8 = 14;
     /// The list of page tables that an owner lets go of.
-    pub const LEAVING: u8 = 14;
+    pub const LEAVING: u8 = 15;
     /// The claims on frames.
-    pub const CLAIMS: u8 = 15;
+    pub const CLAIMS: u8 = 16;
     /// An owner's page lists.
-    pub const PAGES: u8 = 16;
+    pub const PAGES: u8 = 17;
     /// The frame heap.
-    pub const HEAP: u8 = 17;
+    pub const HEAP: u8 = 18;
     /// Frames that are to be scrubbed.
-    pub const DIRTY: u8 = 18;
+    pub const DIRTY: u8 = 19;
     /// The log, the console and the wall clock: nothing is waited for while one of them is held.
-    pub const LAST: u8 = 19;
+    pub const LAST: u8 = 20;
 }
 
 /// What a lock does between two looks: without it two CPUs could wait for each other, one for a lock, the other, which

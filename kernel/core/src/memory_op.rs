@@ -4,6 +4,7 @@ mod absent;
 mod exchange;
 mod maps;
 mod reservation;
+mod resource;
 
 use alloc::sync::Arc;
 
@@ -34,7 +35,7 @@ pub fn do_memory_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         }
         XENMEM_ADD_TO_PHYSMAP => absent::add_to_physmap(cx, start, argument),
         XENMEM_ADD_TO_PHYSMAP_BATCH => absent::add_to_physmap_batch(cx, start, argument),
-        XENMEM_ACQUIRE_RESOURCE => absent::acquire_resource(cx, argument),
+        XENMEM_ACQUIRE_RESOURCE => resource::acquire(cx, start, argument),
         _ if start != 0 => Err(refusal_to_go_on(command).into()),
         XENMEM_EXCHANGE => exchange::exchange(cx, argument),
         XENMEM_MAXIMUM_RAM_PAGE => Ok(cx.machine().frame_limit()),

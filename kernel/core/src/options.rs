@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 use hv_machine::LogLevel;
 
+use crate::grant::Limits;
+
 /// What the command line asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -23,6 +25,8 @@ pub struct Options {
     pub consoles: Vec<u8>,
     /// `noreboot`: halt where a reboot is due.
     pub no_reboot: bool,
+    /// `gnttab_max_frames=`, `gnttab_max_maptrack_frames=` and `gnttab=`: grants.
+    pub grants: Grants,
     /// `unhook=`: page tables that a guest goes on storing to are its own to write for a while.
     pub unhook: bool,
     /// The whole line, for `xl info`.
@@ -39,8 +43,55 @@ impl Default for Options {
             log_ring_size: 16 << 10,
             consoles: vec![1],
             no_reboot: false,
+            grants: Grants::default(),
             unhook: true,
             line: String::new(),
+        }
+    }
+}
+
+/// What of grants there is on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grants {
+    /// What a domain may have unless it is created for less, and at most.
+    pub limits: Limits,
+    /// Copies from and to grants of grants.
+    pub transitive: bool,
+    /// Frames that become another domain's.
+    pub transfer: bool,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            limits: Limits {
+                max_frames: 64,
+                max_maptrack_frames: 1024,
+                max_version: 2,
+            },
+            transitive: true,
+            transfer: true,
+        }
+    }
+}
+
+impl Grants {
+    /// `gnttab=`: `max-ver:VERSION`, `transitive` and `transfer`, comma-separated; the last two with `no-` before or a
+    /// switch behind.
+    fn parse(&mut self, value: &str) {
+        for part in value.split(',') {
+            let (name, on) = match (part.strip_prefix("no-"), part.split_once('=')) {
+                (Some(name), _) => (name, Some(false)),
+                (None, Some((name, switch))) => (name, parse_switch(switch)),
+                (None, None) => (part, Some(true)),
+            };
+            match (name, on) {
+                ("transitive", Some(on)) => self.transitive = on,
+                ("transfer", Some(on)) => self.transfer = on,
+                ("max-ver:1" | "max_ver:1", _) => self.limits.max_version = 1,
+                ("max-ver:2" | "max_ver:2", _) => self.limits.max_version = 2,
+                _ => {}
+            }
         }
     }
 }
@@ -76,6 +127,16 @@ impl Options {
                     let size = parse_size(value, 1).unwrap_or(0) as usize;
                     options.log_ring_size = size.clamp(options.log_ring_size, 64 << 20);
                 }
+                "gnttab" => options.grants.parse(value),
+                "gnttab_max_frames" => {
+                    let limits = &mut options.grants.limits;
+                    limits.max_frames = parse_limit(value, 1).unwrap_or(limits.max_frames);
+                }
+                "gnttab_max_maptrack_frames" => {
+                    let limits = &mut options.grants.limits;
+                    let most = parse_limit(value, 0);
+                    limits.max_maptrack_frames = most.unwrap_or(limits.max_maptrack_frames);
+                }
                 "noreboot" => options.no_reboot = parse_switch(value).unwrap_or(true),
                 "unhook" => options.unhook = parse_switch(value).unwrap_or(options.unhook),
                 "reboot" => options.no_reboot = value == "no" || value == "n",
@@ -102,6 +163,16 @@ fn parse_switch(value: &str) -> Option<bool> {
         "0" | "no" | "off" | "false" | "disable" => Some(false),
         _ => None,
     }
+}
+
+/// A number from `least` on that a signed 32-bit one can be, decimal, or hexadecimal behind `0x`.
+fn parse_limit(value: &str, least: u32) -> Option<u32> {
+    let number = match value.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    let good = |number: &u32| (least..=i32::MAX as u32).contains(number);
+    number.ok().filter(good)
 }
 
 /// `loglvl=level` or `loglvl=level/rate-limited level`: the first, which is printed in any case.
@@ -166,6 +237,38 @@ mod tests {
         assert_eq!(Options::parse("dom0_mem=max:1G").dom0_mem, Some(1 << 30));
         assert_eq!(Options::parse("dom0_mem=99999999999999999T").dom0_mem, None);
         assert_eq!(Options::parse("dom0_mem=lots").dom0_mem, None);
+    }
+
+    #[test]
+    fn grants_have_limits() {
+        let grants = |line| Options::parse(line).grants;
+        let limits = |line| {
+            let limits = grants(line).limits;
+            (
+                limits.max_frames,
+                limits.max_maptrack_frames,
+                limits.max_version,
+            )
+        };
+        assert_eq!(limits(""), (64, 1024, 2));
+        assert_eq!(
+            limits("gnttab_max_frames=0x20 gnttab_max_maptrack_frames=0 gnttab=max-ver:1"),
+            (32, 0, 1)
+        );
+        assert_eq!(
+            limits("gnttab_max_frames=0 gnttab_max_maptrack_frames=4294967295 gnttab=max-ver:3"),
+            (64, 1024, 2)
+        );
+        let switches = |line| (grants(line).transitive, grants(line).transfer);
+        assert_eq!(switches("gnttab=max_ver:2"), (true, true));
+        assert_eq!(
+            switches("gnttab=no-transitive,transfer=off"),
+            (false, false)
+        );
+        assert_eq!(
+            switches("gnttab=transitive=0,no-transfer,transfer"),
+            (false, true)
+        );
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl Host {
             handle: [id.0 as u8; 16],
             max_vcpus: crate::domain::MAX_VCPUS,
             max_port: 1024,
+            grants: self.hv.options.grants.limits,
         };
         let domain = lifecycle::create(&self.hv, &new).expect("a domain");
         domain.owner.set_max_frames(256);

@@ -119,6 +119,9 @@ pub trait Platform {
     fn zero_frame(&self, mfn: Mfn);
     /// Copies a whole frame.
     fn copy_frame(&self, to: Mfn, from: Mfn);
+    /// Copies `len` bytes from a place in a frame, given by the frame and an offset, to one in a frame; both stay inside
+    /// the frame. Where they overlap, the bytes may come out mixed.
+    fn copy_bytes(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize);
     /// Writes the machine-to-phys table's entry of a frame.
     fn set_m2p(&self, mfn: Mfn, pfn: u64);
     /// Reads the machine-to-phys table's entry of a frame; `u64::MAX` where it has none.

@@ -11,11 +11,10 @@ use hypercall_abi::types::{Domid, Mfn};
 
 use crate::current::Current;
 use crate::domain::{Domain, MAX_VCPUS};
+use crate::grant::Limits;
 use crate::lifecycle::{self, NewDomain};
 use crate::memory::FrameType;
 
-/// Newest version of grant tables that a domain may be allowed.
-const MAX_GRANT_VERSION: u32 = 2;
 /// CPU pools have no other number.
 const POOL: u32 = 0;
 
@@ -43,9 +42,7 @@ pub(super) fn create(cx: &Current<'_>, op: &mut Domctl) -> Result<bool, Errno> {
     if wanted.arch.emulation_flags & !XEN_X86_EMU_PIT != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    if wanted.grant_opts > MAX_GRANT_VERSION {
-        return Err(Errno::EINVAL);
-    }
+    let grants = grant_limits(&wanted, &cx.hv.options.grants.limits).ok_or(Errno::EINVAL)?;
     if wanted.cpupool_id != POOL {
         return Err(Errno::ESRCH);
     }
@@ -63,10 +60,25 @@ pub(super) fn create(cx: &Current<'_>, op: &mut Domctl) -> Result<bool, Errno> {
         handle: wanted.handle,
         max_vcpus: wanted.max_vcpus,
         max_port: wanted.max_evtchn_port,
+        grants,
     };
     lifecycle::create(cx.hv, &new)?;
     op.domain = id;
     Ok(true)
+}
+
+/// How much of grants a domain is to have: negative numbers stand for the most; `None` for more than that, and for none.
+fn grant_limits(wanted: &DomctlCreatedomain, most: &Limits) -> Option<Limits> {
+    let limits = Limits {
+        max_frames: u32::try_from(wanted.max_grant_frames).unwrap_or(most.max_frames),
+        max_maptrack_frames: u32::try_from(wanted.max_maptrack_frames)
+            .unwrap_or(most.max_maptrack_frames),
+        max_version: wanted.grant_opts,
+    };
+    let good = (1..=most.max_frames).contains(&limits.max_frames)
+        && limits.max_maptrack_frames <= most.max_maptrack_frames
+        && (1..=most.max_version).contains(&limits.max_version);
+    good.then_some(limits)
 }
 
 /// `XEN_DOMCTL_max_vcpus`: makes the vCPUs that the domain was created for.

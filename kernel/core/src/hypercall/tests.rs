@@ -28,7 +28,6 @@ fn what_is_not_there_answers_enosys_to_everybody() {
     let host = Host::new();
     let absent = [
         11,
-        HYPERVISOR_GRANT_TABLE_OP,
         HYPERVISOR_XSM_OP,
         HYPERVISOR_XENOPROF_OP,
         HYPERVISOR_HVM_OP,

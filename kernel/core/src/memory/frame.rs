@@ -115,6 +115,18 @@ impl Frame {
         self.count.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Takes the allocation's reference and the only other one; whether there were just these.
+    pub(super) fn take_last_reference(&self) -> bool {
+        self.count
+            .compare_exchange(ALLOCATED | 2, 0, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Makes it nobody's.
+    pub(super) fn disown(&self) {
+        self.owner.store(NO_OWNER, Ordering::Release);
+    }
+
     /// The next frame of the list that it is in.
     pub(super) fn next(&self) -> u32 {
         self.next.load(Ordering::Relaxed)
@@ -172,6 +184,12 @@ impl Memory {
             Some(word) if word.count() > 0 => word.kind(),
             _ => FrameType::None,
         }
+    }
+
+    /// Takes the only use of a type away of a frame that nobody refers to.
+    pub(super) fn forget_type(&self, frame: &Frame, kind: FrameType) {
+        self.note_last_use(frame);
+        frame.set_word(TypeWord::idle(kind));
     }
 
     /// Notes that nobody uses the frame any more who did, so that what processors remember of it is as old as this.

@@ -24,6 +24,7 @@ mod claim;
 mod frame;
 mod heap;
 mod linear;
+mod loose;
 mod owner;
 mod page_table;
 mod pin;
@@ -35,16 +36,19 @@ mod renew;
 mod search;
 mod teardown;
 mod type_word;
+mod unowned;
 mod walk;
 
 pub use claim::Wanted;
 pub use frame::{Frame, FrameRef, FrameState, FrameType, TypedRef};
 pub use heap::MAX_ORDER;
+pub use loose::{Held, LooseEntry};
 pub use owner::Owner;
 pub use page_table::{Updated, is_guest_slot};
 pub use pte::{Level, Pte};
 pub use renew::{Renewed, Way};
 pub use type_word::Stage;
+pub use unowned::Unowned;
 pub use walk::L1Slot;
 
 use alloc::collections::BTreeMap;
@@ -238,8 +242,8 @@ impl Memory {
         self.owners.read().get(&id).cloned()
     }
 
-    /// Takes a frame for an owner that serves the hypervisor (its shared-info page): outside its limit, and for as
-    /// long as it lives a writable page, so that it cannot become a table.
+    /// Takes a frame for an owner that serves the hypervisor (its shared-info page, its grant table): outside its limit,
+    /// in no physical map, and for as long as it lives a writable page, so that it cannot become a table.
     ///
     /// # Errors
     /// `ENOMEM` where the heap is empty.
@@ -247,7 +251,8 @@ impl Memory {
         let mfn = self.take_block(0, u64::MAX).ok_or(Errno::ENOMEM)?;
         // Dom0's is taken before all free memory is scrubbed.
         self.machine.zero_frame(mfn);
-        owner.uncounted.fetch_add(1, Ordering::Relaxed);
+        self.machine.set_m2p(mfn, u64::MAX);
+        owner.count_shared(1);
         self.assign(mfn, 1, owner);
         self.get_typed(mfn, owner.id, FrameType::Writable)?
             .into_bits();
@@ -257,7 +262,7 @@ impl Memory {
     /// Gives back what [`Self::allocate_shared`] took; the frame is freed once no guest maps it.
     pub fn release_shared(&self, mfn: Mfn) {
         if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
-            owner.uncounted.fetch_sub(1, Ordering::Relaxed);
+            owner.count_shared(-1);
         }
         drop(self.adopt_typed(mfn, FrameType::Writable));
     }

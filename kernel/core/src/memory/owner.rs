@@ -65,6 +65,16 @@ impl Owner {
         owned.saturating_sub(self.uncounted.load(Ordering::Relaxed))
     }
 
+    /// Whether it owns as many as it may.
+    pub fn is_full(&self) -> bool {
+        self.frames() >= self.max_frames()
+    }
+
+    /// Counts frames more, or less, that serve the hypervisor.
+    pub(super) fn count_shared(&self, more: i64) {
+        self.uncounted.fetch_add(more as u64, Ordering::Relaxed);
+    }
+
     /// Most frames that it may own (`max_pages`).
     pub fn max_frames(&self) -> u64 {
         self.max_frames.load(Ordering::Relaxed)

@@ -313,7 +313,7 @@ impl Memory {
     /// Replaces `old` (with whatever accessed and dirty bits the processor has set meanwhile) by `new`; returns
     /// what was replaced, or `None` where the entry is not `old` any more.
     #[inline]
-    fn store_entry(
+    pub(super) fn store_entry(
         &self,
         table: Mfn,
         index: usize,

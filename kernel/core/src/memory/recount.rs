@@ -19,6 +19,7 @@ use hypercall_abi::types::{Domid, Mfn};
 use super::{FrameState, FrameType, L1Slot, Level, Memory, Pte, Stage, Way, is_guest_slot};
 use crate::domain::Domain;
 use crate::emulate::unhook::Unhooked;
+use crate::grant;
 use crate::hypervisor::Hypervisor;
 use crate::lifecycle;
 
@@ -121,6 +122,7 @@ impl Recount {
         self.seen.resize(states.len(), Seen::default());
         self.note_unhooked(hv)?;
         self.counts(hv, &states)?;
+        grant::recount::check(hv)?;
         lists(hv, &states)?;
         let dirty = self.free_frames(hv, &states)?;
         self.isolation(hv, &states)?;
@@ -223,6 +225,13 @@ impl Recount {
         }
         for domain in hv.domains.read().values() {
             refer(domain.shared_info, FrameType::Writable);
+            for mfn in grant::recount::frames(domain) {
+                refer(mfn, FrameType::Writable);
+            }
+            for (mfn, write) in grant::recount::held_for_devices(domain) {
+                let read = FrameType::None;
+                refer(mfn, if write { FrameType::Writable } else { read });
+            }
             for vcpu in domain.vcpus() {
                 if !lifecycle::has_first_info_place(domain, &vcpu) {
                     refer(vcpu.info().mfn, FrameType::Writable);
@@ -419,8 +428,11 @@ impl Recount {
                 .map(|it| it.1);
             let domain = owner.and_then(|id| hv.domain(id).ok());
             for (mfn, remembered) in hv.machine.remembered(cpu) {
-                // No guest runs on a root that was left, and nobody walks ahead to devices.
-                let idle = state.root_left && !hv.memory.is_ram(mfn);
+                // No guest runs on a root that was left, so that what was granted to it is not used, and nobody walks
+                // ahead to devices.
+                let foreign = state_of(states, mfn).is_none_or(|it| it.owner != owner);
+                let page = !matches!(remembered, Remembered::Table { .. });
+                let idle = state.root_left && foreign && page;
                 if waits(mfn) || idle {
                     continue;
                 }
@@ -517,7 +529,9 @@ fn may_map(domain: &Domain, state: Option<FrameState>, mfn: Mfn, flags: u64) -> 
     let Some(owner) = state.owner else {
         return Err(format!("domain {id} maps the free frame {mfn}"));
     };
-    if owner != domain.id && !domain.privileged {
+    let write = flags & Pte::WRITABLE != 0;
+    let granted = || grant::recount::is_mapped(domain, mfn, owner, write);
+    if owner != domain.id && !domain.privileged && !granted() {
         return Err(format!("domain {id} maps {mfn} of domain {}", owner.0));
     }
     if flags & Pte::CACHE != 0 {
@@ -545,20 +559,28 @@ fn may_remember(
         }
         (Remembered::Table { .. }, Some(_)) => false,
     };
-    right && may_map(domain, state, mfn, 0).is_ok()
+    let flags = match remembered {
+        Remembered::WritablePage => Pte::WRITABLE,
+        _ => 0,
+    };
+    right && may_map(domain, state, mfn, flags).is_ok()
 }
 
-/// The frames that some domain has a mapping of, by tables that are in use.
+/// The frames that some domain has a mapping of, by tables that are in use or for devices.
 pub fn mapped(hv: &Hypervisor) -> BTreeSet<Mfn> {
     let states = hv.memory.states();
     let mut recount = Recount::default();
     recount.seen.resize(states.len(), Seen::default());
     let tables = managed(&states).filter(|(_, state)| state.types > 0);
-    tables
+    let entries = tables
         .filter(|(_, state)| state.kind == FrameType::Table(Level::L1))
-        .flat_map(|(mfn, _)| recount.entries(hv, mfn, Level::L1).to_vec())
-        .map(|(_, entry)| entry.mfn())
-        .collect()
+        .flat_map(|(mfn, _)| recount.entries(hv, mfn, Level::L1).to_vec());
+    let domains: Vec<_> = hv.domains.read().values().cloned().collect();
+    let devices = domains
+        .iter()
+        .flat_map(|domain| grant::recount::held_for_devices(domain));
+    let mapped = entries.map(|(_, entry)| entry.mfn());
+    mapped.chain(devices.map(|(mfn, _)| mfn)).collect()
 }
 
 /// Whether slots 256 to 271 of a root are the hypervisor's own.

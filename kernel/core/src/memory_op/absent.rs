@@ -1,5 +1,5 @@
 //! Operations on what a PV domain has not: a physical map that the hypervisor keeps, memory populated on demand,
-//! virtual NUMA nodes, resources of emulators. Callers that ask get the answers of Xen.
+//! virtual NUMA nodes. Callers that ask get the answers of Xen.
 
 use hypercall_abi::errno::Errno;
 use hypercall_abi::memory::*;
@@ -85,26 +85,4 @@ pub(super) fn reserved_device_memory(cx: &Current<'_>, argument: u64) -> Hyperca
     map.nr_entries = 0;
     cx.write(argument, &map)?;
     Ok(0)
-}
-
-/// `XENMEM_acquire_resource`: emulators and traces are of hardware-virtualized domains.
-///
-/// # Errors
-/// `EFAULT`; `EINVAL` where padding is not 0, for frames beyond the 2^32nd, and for what no domain has; `EPERM` for the
-/// caller's own domain, and for all but the control domain; `ESRCH`, `EOPNOTSUPP` for other resources.
-pub(super) fn acquire_resource(cx: &Current<'_>, argument: u64) -> HypercallResult {
-    let wanted: MemAcquireResource = cx.read(argument)?;
-    let end = wanted.frame.checked_add(u64::from(wanted.nr_frames));
-    if wanted.pad != 0 || end.is_none_or(|end| end > u64::from(u32::MAX)) {
-        return Err(Errno::EINVAL.into());
-    }
-    let domain = cx.hv.domain(wanted.domid)?;
-    if domain.id == cx.domain.id || !cx.domain.privileged {
-        return Err(Errno::EPERM.into());
-    }
-    Err(match wanted.type_ {
-        XENMEM_RESOURCE_IOREQ_SERVER | XENMEM_RESOURCE_VMTRACE_BUF => Errno::EINVAL,
-        _ => Errno::EOPNOTSUPP,
-    }
-    .into())
 }

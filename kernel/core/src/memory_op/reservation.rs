@@ -187,7 +187,7 @@ fn decrease(
 
 /// Takes a frame from a domain's reservation. It goes back to the heap once nothing refers to it.
 fn remove_frame(cx: &Current<'_>, domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
-    if mfn == domain.shared_info {
+    if mfn == domain.shared_info || domain.grants.has_frame(mfn) {
         return Err(Errno::EINVAL);
     }
     let frame = cx.hv.memory.get(mfn, domain.id).ok_or(Errno::EINVAL)?;

@@ -100,7 +100,7 @@ fn settle_some(cx: &Current<'_>, id: Domid) -> bool {
 
 /// Makes every CPU that runs a vCPU of the domain forget its translations. The others do so by themselves before they
 /// run one.
-fn flush_domain(hv: &Hypervisor, domain: &Domain) {
+pub(crate) fn flush_domain(hv: &Hypervisor, domain: &Domain) {
     flush_vcpus(hv, domain, |_| true);
 }
 

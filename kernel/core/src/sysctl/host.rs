@@ -29,6 +29,10 @@ pub(super) fn physinfo(cx: &Current<'_>, op: &mut Sysctl) {
     let cpus = machine.cpu_count();
     let topology = topology::Topology::of(machine);
     let memory = &cx.hv.memory;
+    let grant_versions = match cx.hv.options.grants.limits.max_version {
+        1 => XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        _ => XEN_SYSCTL_PHYSCAP_GNTTAB_V1 | XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
+    };
     op.u.set(&SysctlPhysinfo {
         threads_per_core: topology.threads_per_core,
         cores_per_socket: topology.cores_per_socket,
@@ -37,7 +41,7 @@ pub(super) fn physinfo(cx: &Current<'_>, op: &mut Sysctl) {
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: u32::try_from(machine.tsc_info().khz).unwrap_or(u32::MAX),
-        capabilities: XEN_SYSCTL_PHYSCAP_PV,
+        capabilities: XEN_SYSCTL_PHYSCAP_PV | grant_versions,
         arch_capabilities: 0,
         pad: 0,
         total_pages: memory.total_frames(),

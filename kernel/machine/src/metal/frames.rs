@@ -125,7 +125,8 @@ impl Frames {
 /// the bytes: it does not see the copy.
 ///
 /// # Safety
-/// Both ranges are mapped and do not overlap; `to` is writable, and its bytes are plain data.
+/// Both ranges are mapped; `to` is writable, and its bytes are plain data. Where the ranges overlap, bytes are copied
+/// that were copied before.
 #[inline]
 pub unsafe fn raw_copy(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: the caller's promise; DF is clear in the hypervisor.

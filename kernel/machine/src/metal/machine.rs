@@ -188,6 +188,14 @@ impl Platform for Machine {
     }
 
     #[inline]
+    fn copy_bytes(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize) {
+        let to = self.frames.range(to.0, to.1, len);
+        let from = self.frames.range(from.0, from.1, len);
+        // SAFETY: `range` has checked frames and ranges; what is there is no Rust value.
+        unsafe { raw_copy(to, from, len) };
+    }
+
+    #[inline]
     fn set_m2p(&self, mfn: Mfn, pfn: u64) {
         self.machine_to_phys.set(mfn, pfn);
     }

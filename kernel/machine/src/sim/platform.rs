@@ -88,6 +88,12 @@ impl Platform for Machine {
         }
     }
 
+    fn copy_bytes(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize) {
+        let mut bytes = vec![0; len];
+        self.read_frame(from.0, from.1, &mut bytes);
+        self.write_frame(to.0, to.1, &bytes);
+    }
+
     fn set_m2p(&self, mfn: Mfn, pfn: u64) {
         if let Some(entry) = self.m2p.get(mfn.0 as usize) {
             entry.store(pfn, SeqCst);

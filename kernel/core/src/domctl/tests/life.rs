@@ -280,6 +280,34 @@ fn a_domain_that_cannot_be_is_not_made() {
         ),
         (
             DomctlCreatedomain {
+                grant_opts: 0,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (
+            DomctlCreatedomain {
+                max_grant_frames: 0,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (
+            DomctlCreatedomain {
+                max_grant_frames: 65,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (
+            DomctlCreatedomain {
+                max_maptrack_frames: 1025,
+                ..good
+            },
+            Errno::EINVAL,
+        ),
+        (
+            DomctlCreatedomain {
                 grant_opts: 0x12,
                 ..good
             },

@@ -57,6 +57,9 @@ fn calls() -> impl Strategy<Value = Call> {
         (domain(), 0_u32..4).prop_map(|(domain, max_vcpus)| {
             let arm = DomctlCreatedomain {
                 max_vcpus,
+                max_grant_frames: -1,
+                max_maptrack_frames: -1,
+                grant_opts: 1,
                 ..Default::default()
             };
             Call::Domctl(Domctl::with(XEN_DOMCTL_CREATEDOMAIN, domain, &arm))
@@ -74,7 +77,7 @@ proptest! {
         calls in prop::collection::vec(calls(), 1..80)
     ) {
         let host = Host::new();
-        let before = host.hv.memory.free_frames() + host.domain(DOMU).owner.frames() + 1;
+        let before = host.hv.memory.free_frames() + host.domain(DOMU).owner.frames() + 2;
         let at = host.room(DOM0, 136);
         for call in &calls {
             let number = match call {

@@ -405,6 +405,7 @@ fn events_for_a_domain_without_vcpus_are_not_lost() {
         handle: [0; 16],
         max_vcpus: 1,
         max_port: 99,
+        grants: host.hv.options.grants.limits,
     };
     let domain = lifecycle::create(&host.hv, &new).unwrap();
     let theirs = alloc(&host, DOM0, Domid(5), Domid::SELF).unwrap();

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Mfn;
 
-use super::{ALLOCATED, Frame, FrameRef, NO_OWNER};
+use super::{ALLOCATED, Frame, FrameRef};
 use crate::memory::{Memory, Owner};
 
 /// Frames that [`Memory::release_all`] takes between two looks at the clock.
@@ -111,7 +111,7 @@ impl Memory {
             frame.word().count() == 0,
             "frame {mfn} is freed while in use as a type"
         );
-        frame.owner.store(NO_OWNER, Ordering::Release);
+        frame.disown();
         self.free(mfn, frame);
     }
 }

@@ -137,7 +137,6 @@ fn resources_are_other_domains_and_not_there() {
     for (type_, refusal) in [
         (XENMEM_RESOURCE_IOREQ_SERVER, Errno::EINVAL),
         (XENMEM_RESOURCE_VMTRACE_BUF, Errno::EINVAL),
-        (XENMEM_RESOURCE_GRANT_TABLE, Errno::EOPNOTSUPP),
         (99, Errno::EOPNOTSUPP),
     ] {
         wanted.type_ = type_;
@@ -172,4 +171,47 @@ fn resources_are_other_domains_and_not_there() {
     assert_eq!(ask(DOM0, &wanted), errno(Errno::EINVAL));
     let compat = u64::from(XENMEM_MACHPHYS_COMPAT_MFN_LIST);
     assert_eq!(raw(&host, DOMU, compat, UNMAPPED), errno(Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn a_toolstack_gets_the_frames_of_a_grant_table() {
+    let host = Host::new();
+    let mut wanted = MemAcquireResource::new_zeroed();
+    (wanted.domid, wanted.type_) = (DOMU, XENMEM_RESOURCE_GRANT_TABLE);
+    let list = host.put_slice(DOM0, &[0_u64; 4]);
+    let ask = |wanted: &MemAcquireResource| call(&host, DOM0, XENMEM_ACQUIRE_RESOURCE, wanted);
+    for (id, most) in [
+        (XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, 64),
+        (XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, 8),
+    ] {
+        wanted.id = id;
+        let at = host.put(DOM0, &wanted);
+        assert_eq!(raw(&host, DOM0, XENMEM_ACQUIRE_RESOURCE.into(), at), 0);
+        assert_eq!(host.get::<MemAcquireResource>(DOM0, at).nr_frames, most);
+    }
+    wanted.id = 2;
+    assert_eq!(ask(&wanted), errno(Errno::EINVAL));
+    wanted.id = XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED;
+    wanted.nr_frames = 1;
+    assert_eq!(
+        ask(&wanted),
+        errno(Errno::EINVAL),
+        "there is no room for it"
+    );
+    wanted.frame_list = GuestHandle::new(list);
+    (wanted.frame, wanted.nr_frames) = (1, 2);
+    assert_eq!(ask(&wanted), 0);
+    let frames = crate::grant::recount::frames(&host.domain(DOMU));
+    assert_eq!(frames.len(), 3);
+    assert_eq!(
+        [0, 8].map(|offset| host.get::<u64>(DOM0, list + offset)),
+        [frames[1].0, frames[2].0]
+    );
+    for (frame, nr_frames) in [(64, 1), (63, 2), (0, 0), (0, u32::MAX)] {
+        (wanted.frame, wanted.nr_frames) = (frame, nr_frames);
+        assert_eq!(ask(&wanted), errno(Errno::EINVAL));
+    }
+    (wanted.id, wanted.frame, wanted.nr_frames) = (XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, 0, 1);
+    assert_eq!(ask(&wanted), errno(Errno::EINVAL), "of version 1");
+    crate::memory::recount::check(&host.hv).expect("all in order");
 }

@@ -50,6 +50,7 @@ fn tables_are_a_domains_that_is_there_and_has_a_vcpu() {
         handle: [0; 16],
         max_vcpus: 1,
         max_port: 1,
+        grants: host.hv.options.grants.limits,
     };
     crate::lifecycle::create(&host.hv, &new).expect("room for a domain");
     refuse(&host, DOM0, own, tables_of(new.id, SELF), Errno::EINVAL);

@@ -105,7 +105,8 @@ fn physinfo_counts_processors_and_memory() {
     assert_eq!((info.nr_cpus, info.max_cpu_id), (1, 0));
     assert_eq!((info.threads_per_core, info.cores_per_socket), (1, 1));
     assert_eq!((info.nr_nodes, info.max_node_id), (1, 0));
-    assert_eq!(info.capabilities, XEN_SYSCTL_PHYSCAP_PV);
+    let grants = XEN_SYSCTL_PHYSCAP_GNTTAB_V1 | XEN_SYSCTL_PHYSCAP_GNTTAB_V2;
+    assert_eq!(info.capabilities, XEN_SYSCTL_PHYSCAP_PV | grants);
     assert_eq!((info.arch_capabilities, info.pad), (0, 0));
     assert_eq!(u64::from(info.cpu_khz), host.hv.machine.tsc_info().khz);
     assert_eq!(info.total_pages, host.hv.memory.total_frames());
