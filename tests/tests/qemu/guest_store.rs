@@ -107,3 +107,73 @@ fn a_guest_that_floods_the_store_slows_others_by_less_than_twice() {
     let flooded = measure();
     assert!(flooded < 2.0 * alone, "{alone} us became {flooded} us");
 }
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn memory_that_a_guest_gives_up_ten_times_is_another_domains_each_time() {
+    const ROUNDS: u32 = 10;
+    // Beside dom0's 256 MiB there is room for one of the guests at full size, and not for both.
+    let host = TestHost::boot_on(&Hardware {
+        memory: 768,
+        ..Hardware::default()
+    });
+    host.create("big", "memory = 256", "").ok();
+    host.start_xl("console big").expect("Hello");
+    let config = host.hello("other", "memory = 256");
+    let create = format!("create -q {}", config.display());
+    let memory = |value: &str| {
+        host.xl(&format!("mem-set big {value}")).ok();
+        wait_for("its memory", || {
+            (host.row("big")?.get(2)? == value).then_some(())
+        });
+    };
+    for round in 0..ROUNDS {
+        host.xl(&create).refused();
+        memory("64");
+        host.xl(&create).ok();
+        // It uses what it has.
+        let mut other = host.start_xl("console other");
+        other.expect("Hello");
+        other.say("fill");
+        other.expect_line("all as written");
+        host.xl("destroy other").ok();
+        memory("256");
+        println!("round {round} is over");
+    }
+    let mut big = host.start_xl("console big");
+    big.say("fill");
+    big.expect_line("all as written");
+    big.say("memory");
+    big.expect_line("memory: 262144 KiB of at most 262144 KiB");
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn a_target_that_cannot_be_met_leaves_a_guest_its_reserve_and_another_is_met_later() {
+    let host = TestHost::boot();
+    host.create("small", "memory = 64\nmaxmem = 128", "").ok();
+    let mut console = host.start_xl("console small");
+    console.expect("Hello");
+    let set = |kib: u32| {
+        let domid = host.xl("domid small").ok();
+        host.xl(&format!(
+            "xenstore write /local/domain/{}/memory/target {kib}",
+            domid.trim()
+        ))
+        .ok();
+    };
+    let size = || -> Option<u32> { host.row("small")?.get(2)?.parse().ok() };
+    set(0);
+    wait_for("it to stop", || {
+        let before = size()?;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        (before < 32 && size()? == before).then_some(())
+    });
+    console.say("fill");
+    console.expect_line("all as written");
+    // More than there may be is as much as there may be.
+    set(1 << 30);
+    wait_for("it to grow", || (size()? == 128).then_some(()));
+    console.say("fill");
+    console.expect_line("all as written");
+}

@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use pv_guest::events::own_domid;
 use pv_guest::line::LineEditor;
+use pv_guest::memory::Frames;
 use pv_guest::power::{Reason, shutdown};
 use pv_guest::store::store;
 use pv_guest::{
@@ -17,6 +18,8 @@ use pv_guest::{
 };
 
 pv_guest::entry!(main);
+
+const PAGE: usize = 4096;
 
 /// Seconds that the other vCPUs counted, all together.
 static SECONDS: AtomicU32 = AtomicU32::new(0);
@@ -124,7 +127,7 @@ fn obey(line: &str) {
     match line {
         "" => {}
         "help" => println!(
-            "memory, vcpus, read PATH, write PATH VALUE, halt, reboot, crash, help; anything else is echoed"
+            "memory, fill, vcpus, read PATH, write PATH VALUE, halt, reboot, crash, help; anything else is echoed"
         ),
         "memory" => match memory::pages() {
             Ok(pages) => println!(
@@ -135,6 +138,11 @@ fn obey(line: &str) {
             ),
             Err(error) => println!("memory: unknown: {error}"),
         },
+        "fill" => {
+            let (count, right) = fill();
+            let verdict = if count == right { "all" } else { "not all" };
+            println!("fill: {count} pages, {verdict} as written");
+        }
         "vcpus" => println!(
             "vcpus: {:?} up, {} s counted",
             (0..vcpus::count())
@@ -176,4 +184,22 @@ fn consult(path: &str, value: Option<&str>) {
         }
     })
     .detach();
+}
+
+/// Takes all free memory but some, writes a number of its own to each page, and looks how many have
+/// it then.
+fn fill() -> (usize, usize) {
+    /// Bytes that are left for whatever else happens: 1 MiB.
+    const LEFT: usize = 1 << 20;
+    let count = memory::free_bytes().saturating_sub(LEFT) / PAGE;
+    let mut frames: Vec<Frames> = Vec::with_capacity(count);
+    frames.extend((0..count).map_while(|_| Frames::zeroed(0)));
+    for (number, frame) in frames.iter_mut().enumerate() {
+        frame.as_mut_slice()[..8].copy_from_slice(&number.to_le_bytes());
+    }
+    let right = frames
+        .iter()
+        .enumerate()
+        .filter(|(number, frame)| frame.as_slice()[..8] == number.to_le_bytes());
+    (frames.len(), right.count())
 }
