@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use control::scheduling::CpuSet;
 use control::{HostAction, HostInfo};
 use hypercall_abi::arch_x86::VcpuGuestContext;
 use hypercall_abi::domctl::XEN_DOMCTL_SENDTRIGGER_NMI;
@@ -103,6 +104,10 @@ pub struct FakeDomain {
     pub root: Option<u64>,
     pub hypercall_page: Option<u64>,
     pub context: Option<VcpuGuestContext>,
+    /// Its weight and cap, as far as they were set.
+    pub scheduling: (Option<u16>, Option<u16>),
+    /// The CPUs of those vCPUs that may not run on all.
+    pub affinity: BTreeMap<u32, Vec<u16>>,
     /// Guest's ports: the port of ours that each is bound to.
     pub ports: BTreeMap<u32, Option<u32>>,
 }
@@ -299,6 +304,8 @@ impl Xen for Fake {
             root: None,
             hypercall_page: None,
             context: None,
+            scheduling: (None, None),
+            affinity: BTreeMap::new(),
             ports: BTreeMap::new(),
         };
         self.domains.insert(domid, domain);
@@ -345,6 +352,29 @@ impl Xen for Fake {
     fn set_max_memory(&mut self, domid: Domid, kib: u64) -> Result<(), Errno> {
         self.call("max_mem")?;
         self.domain(domid)?.max_kib = kib;
+        Ok(())
+    }
+
+    fn set_scheduling(
+        &mut self,
+        domid: Domid,
+        weight: Option<u16>,
+        cap: Option<u16>,
+    ) -> Result<(), Errno> {
+        self.call("scheduler_op")?;
+        self.domain(domid)?.scheduling = (weight, cap);
+        Ok(())
+    }
+
+    fn set_affinity(&mut self, domid: Domid, vcpu: u32, cpus: &CpuSet) -> Result<(), Errno> {
+        self.call("setvcpuaffinity")?;
+        // A host of two CPUs.
+        let usable: Vec<u16> = (0..2).filter(|cpu| cpus.contains(*cpu)).collect();
+        let domain = self.domain(domid)?;
+        if usable.is_empty() || vcpu >= domain.vcpus {
+            return Err(Errno::EINVAL);
+        }
+        domain.affinity.insert(vcpu, usable);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fake::Fake;
+use control::scheduling::CpuSet;
 use control::{Image, ImageHash, OnEvent, Uuid};
 use hypercall_abi::elfnote::{XEN_ELFNOTE_INIT_P2M, XEN_ELFNOTE_MOD_START_PFN};
 use hypercall_abi::xen::{SIF_MOD_START_PFN, StartInfo, StartInfoConsoleDomU};
@@ -25,6 +26,7 @@ fn config(mib: u64) -> DomainConfig {
         },
         ramdisk: None,
         cmdline: "console=hvc0 quiet".into(),
+        scheduling: Default::default(),
         on: OnEvent::default(),
     }
 }
@@ -218,6 +220,30 @@ fn a_memory_in_pieces_does_as_well() {
     };
     let built = build(&mut xen, &config(16), &sources).unwrap();
     assert_eq!(xen.domains[&built.domid.0].m2p.len(), 4096);
+}
+
+#[test]
+fn vcpus_are_scheduled_as_the_configuration_says() {
+    let file = kernel().write();
+    let image = PvImage::parse(&file).unwrap();
+    let sources = Sources {
+        kernel: &file,
+        image: &image,
+        ramdisk: None,
+    };
+    let mut xen = Fake::new(20_000);
+    let mut config = config(16);
+    config.scheduling.weight = Some(512);
+    config.scheduling.affinity = vec![CpuSet::of([1, 9]), CpuSet::of(0..64)];
+    let built = build(&mut xen, &config, &sources).unwrap();
+    let domain = &xen.domains[&built.domid.0];
+    assert_eq!(domain.scheduling, (Some(512), None));
+    assert_eq!(domain.affinity[&0], [1]);
+    assert_eq!(domain.affinity[&1], [0, 1]);
+    config.scheduling.affinity = vec![CpuSet::of([9])];
+    let error = build(&mut xen, &config, &sources).unwrap_err();
+    assert!(matches!(error, Error::BadConfig { field, .. } if field == "cpus"));
+    assert_eq!(xen.domains.len(), 1);
 }
 
 #[test]

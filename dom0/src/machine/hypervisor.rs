@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Deref;
 
+use control::scheduling::CpuSet;
 use control::{HostAction, HostInfo};
 use dom0::xen::{DomainStatus, NewDomain, Xen};
 use hypercall_abi::arch_x86::VcpuGuestContext;
@@ -14,6 +15,7 @@ use hypercall_abi::domctl::*;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sysctl::*;
 use hypercall_abi::types::{Domid, GuestHandle, Mfn, Port};
+use hypercall_abi::xen::XenctlBitmap;
 use pv_guest::events::EventChannel;
 use pv_guest::hypercall::{CallError, memory, system, toolstack};
 use pv_guest::memory::{Access, ForeignDomain, Mapping, Window};
@@ -228,6 +230,61 @@ impl Xen for Hypervisor {
         domctl(&mut Domctl::with(XEN_DOMCTL_MAX_MEM, others(domid)?, &arm))
     }
 
+    fn set_scheduling(
+        &mut self,
+        domid: Domid,
+        weight: Option<u16>,
+        cap: Option<u16>,
+    ) -> Result<(), Errno> {
+        let sched_id = scheduler()?;
+        if ![XEN_SCHEDULER_CREDIT, XEN_SCHEDULER_CREDIT2].contains(&sched_id) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut arm = DomctlSchedulerOp {
+            sched_id,
+            cmd: XEN_DOMCTL_SCHEDOP_PUTINFO,
+            ..Default::default()
+        };
+        // Both schedulers have the same struct, in which these values change nothing.
+        arm.u.set(&DomctlSchedCredit {
+            weight: weight.unwrap_or(0),
+            cap: cap.unwrap_or(u16::MAX),
+        });
+        domctl(&mut Domctl::with(
+            XEN_DOMCTL_SCHEDULER_OP,
+            others(domid)?,
+            &arm,
+        ))
+    }
+
+    fn set_affinity(&mut self, domid: Domid, vcpu: u32, cpus: &CpuSet) -> Result<(), Errno> {
+        let nr_bits = physinfo()?.max_cpu_id.saturating_add(1);
+        let mut map = Vec::new();
+        map.resize(nr_bits.div_ceil(8) as usize, 0u8);
+        for cpu in (0..nr_bits).filter_map(|cpu| u16::try_from(cpu).ok()) {
+            if let Some(byte) = map.get_mut(usize::from(cpu / 8))
+                && cpus.contains(cpu)
+            {
+                *byte |= 1 << (cpu % 8);
+            }
+        }
+        let arm = DomctlVcpuaffinity {
+            vcpu,
+            flags: XEN_VCPUAFFINITY_HARD,
+            cpumap_hard: XenctlBitmap {
+                bitmap: GuestHandle::from_mut_ptr(map.as_mut_ptr()),
+                nr_bits,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let mut op = Domctl::with(XEN_DOMCTL_SETVCPUAFFINITY, others(domid)?, &arm);
+        // SAFETY: the map has so many bits, and concerns another domain.
+        unsafe { toolstack::domctl(&mut op) }
+            .map(drop)
+            .map_err(errno)
+    }
+
     fn send_trigger(&mut self, domid: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno> {
         let arm = DomctlSendtrigger { trigger, vcpu };
         domctl(&mut Domctl::with(
@@ -356,7 +413,7 @@ impl Xen for Hypervisor {
             xen_minor: minor.into(),
             xen_extra: text(&system::extraversion().unwrap_or([0; 16])),
             xen_caps: text(&system::capabilities().unwrap_or([0; 1024])),
-            xen_scheduler: scheduler(),
+            xen_scheduler: scheduler_name(),
             xen_pagesize: system::page_size().unwrap_or(4096) as u32,
             virt_start: system::platform_parameters().map_or(0, |p| p.virt_start),
             xen_changeset: text(&system::changeset().unwrap_or([0; 64])),
@@ -460,19 +517,23 @@ fn virt_caps(capabilities: u32) -> String {
     words
 }
 
-fn scheduler() -> String {
+/// The scheduler's number: `XEN_SCHEDULER_*`.
+fn scheduler() -> Result<u32, Errno> {
     let mut op = Sysctl::new(XEN_SYSCTL_SCHED_ID);
     // SAFETY: the operation has no handles.
-    if unsafe { toolstack::sysctl(&mut op) }.is_err() {
-        return String::new();
-    }
+    unsafe { toolstack::sysctl(&mut op) }.map_err(errno)?;
     let SysctlSchedId { sched_id } = op.u.get();
-    String::from(match sched_id {
-        XEN_SCHEDULER_CREDIT => "credit",
-        XEN_SCHEDULER_CREDIT2 => "credit2",
-        XEN_SCHEDULER_ARINC653 => "arinc653",
-        XEN_SCHEDULER_RTDS => "rtds",
-        XEN_SCHEDULER_NULL => "null",
-        _ => "unknown",
+    Ok(sched_id)
+}
+
+fn scheduler_name() -> String {
+    String::from(match scheduler() {
+        Err(_) => "",
+        Ok(XEN_SCHEDULER_CREDIT) => "credit",
+        Ok(XEN_SCHEDULER_CREDIT2) => "credit2",
+        Ok(XEN_SCHEDULER_ARINC653) => "arinc653",
+        Ok(XEN_SCHEDULER_RTDS) => "rtds",
+        Ok(XEN_SCHEDULER_NULL) => "null",
+        Ok(_) => "unknown",
     })
 }

@@ -165,6 +165,7 @@ impl Host {
             kernel,
             ramdisk: None,
             cmdline: String::new(),
+            scheduling: Default::default(),
             on: OnEvent::default(),
         }
     }

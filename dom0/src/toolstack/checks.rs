@@ -37,6 +37,17 @@ impl<X: Xen> Toolstack<X> {
         if config.max_vcpus < config.vcpus {
             return bad("maxvcpus", "less than vcpus");
         }
+        let scheduling = &config.scheduling;
+        if scheduling.weight == Some(0) {
+            return bad("cpu_weight", "must be at least 1");
+        }
+        let most = u64::from(config.max_vcpus).saturating_mul(100);
+        if scheduling.cap.is_some_and(|cap| u64::from(cap) > most) {
+            return bad("cap", "more than 100 for each vCPU");
+        }
+        if scheduling.affinity.len() as u64 > u64::from(config.max_vcpus) {
+            return bad("cpus", "for more vCPUs than there are");
+        }
         if config.cmdline.len() > DomainConfig::MAX_CMDLINE {
             return bad(
                 "extra",

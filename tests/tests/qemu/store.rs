@@ -182,7 +182,10 @@ fn guests_shut_down_and_reboot_when_they_are_asked_to() {
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn a_guest_follows_its_memory_target_and_its_vcpus() {
     let host = TestHost::boot();
-    host.create("g", "maxmem = 40\nvcpus = 2", "").ok();
+    let error = host.create("g", "cpus = '7'", "").refused();
+    assert!(error.contains("the host has none of the CPUs"), "{error}");
+    let more = "maxmem = 40\nvcpus = 2\ncpus = '0'\ncpu_weight = 512\ncap = 90";
+    host.create("g", more, "").ok();
     host.start_xl("console g").expect("Hello");
     let column = |at: usize, value: &str| {
         wait_for(value, || {

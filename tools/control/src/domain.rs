@@ -6,6 +6,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
+use crate::scheduling::Scheduling;
 
 /// How the user named a domain. As in xl, a word of digits alone is a domid, all else a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +157,8 @@ pub struct DomainConfig {
     pub ramdisk: Option<Image>,
     /// The kernel's command line, at most [`DomainConfig::MAX_CMDLINE`] bytes.
     pub cmdline: String,
+    /// How its vCPUs share the CPUs.
+    pub scheduling: Scheduling,
     /// What follows when it stops.
     pub on: OnEvent,
 }

@@ -4,6 +4,7 @@
 //! the settings of a file and of the command line together and reads them by type; [`keys`] knows
 //! which keys exist; [`domain`] makes a domain's description of them.
 
+mod cpus;
 pub mod document;
 pub mod domain;
 pub mod keys;

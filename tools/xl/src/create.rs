@@ -166,6 +166,7 @@ impl Wanted {
             kernel: kernel.image.clone(),
             ramdisk: ramdisk.as_ref().map(|ramdisk| ramdisk.image.clone()),
             cmdline: spec.cmdline,
+            scheduling: spec.scheduling,
             on: spec.on,
         };
         Ok(Some(Wanted {

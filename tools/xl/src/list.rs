@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use control::scheduling::CpuSet;
 use control::{Action, DomainConfig, DomainInfo, DomainRef, DomainState, Reply, Request};
 use serde_json::{Map, Value, json};
 
@@ -142,12 +143,33 @@ pub fn config_json(config: &DomainConfig) -> Value {
     let mut build = Map::new();
     build.insert("max_vcpus".into(), config.max_vcpus.into());
     build.insert("avail_vcpus".into(), (0..config.vcpus).collect());
+    let scheduling = &config.scheduling;
+    if !scheduling.affinity.is_empty() {
+        let numbers = |set: &CpuSet| {
+            set.0
+                .iter()
+                .flat_map(|(first, last)| *first..=*last)
+                .collect()
+        };
+        let affinity: Vec<Value> = scheduling.affinity.iter().map(numbers).collect();
+        build.insert("vcpu_hard_affinity".into(), affinity.into());
+    }
     build.insert("max_memkb".into(), config.max_memory_kib.into());
     build.insert("target_memkb".into(), config.memory_kib.into());
     build.insert("kernel".into(), config.kernel.path.as_str().into());
     build.insert("cmdline".into(), config.cmdline.as_str().into());
     if let Some(ramdisk) = &config.ramdisk {
         build.insert("ramdisk".into(), ramdisk.path.as_str().into());
+    }
+    let mut parameters = Map::new();
+    if let Some(weight) = scheduling.weight {
+        parameters.insert("weight".into(), weight.into());
+    }
+    if let Some(cap) = scheduling.cap {
+        parameters.insert("cap".into(), cap.into());
+    }
+    if !parameters.is_empty() {
+        build.insert("sched_params".into(), parameters.into());
     }
     build.insert("type.pv".into(), json!({}));
     json!({

@@ -172,6 +172,11 @@ impl Document {
         self.find(key).is_some()
     }
 
+    /// A value as it is.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.find(key).map(|setting| &setting.value)
+    }
+
     /// A string, or a number as it was written.
     ///
     /// # Errors

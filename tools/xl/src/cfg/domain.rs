@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use control::{Action, DomainConfig, DomainRef, OnEvent, Uuid};
+use control::{Action, DomainConfig, DomainRef, OnEvent, Scheduling, Uuid};
 
+use super::cpus;
 use super::document::{ConfigError, Document};
 
 /// xl's memory for a domain that says nothing about it, in MiB.
@@ -34,6 +35,8 @@ pub struct DomainSpec {
     pub ramdisk: Option<PathBuf>,
     /// The kernel's command line.
     pub cmdline: String,
+    /// How its vCPUs share the CPUs.
+    pub scheduling: Scheduling,
     /// What follows when it stops.
     pub on: OnEvent,
 }
@@ -109,6 +112,15 @@ impl DomainSpec {
             );
             return Err(document.wrong(key, why));
         }
+        let most = u64::from(u16::MAX).min(100 * max_vcpus);
+        let scheduling = Scheduling {
+            // The bounds fit.
+            weight: document
+                .number("cpu_weight", 1, u16::MAX.into())?
+                .map(|weight| weight as u16),
+            cap: document.number("cap", 0, most)?.map(|cap| cap as u16),
+            affinity: cpus::affinity(document, max_vcpus as u32)?,
+        };
         let defaults = OnEvent::default();
         Ok(DomainSpec {
             name,
@@ -121,6 +133,7 @@ impl DomainSpec {
             kernel,
             ramdisk,
             cmdline,
+            scheduling,
             on: OnEvent {
                 poweroff: action(document, "on_poweroff", defaults.poweroff)?,
                 reboot: action(document, "on_reboot", defaults.reboot)?,
@@ -197,6 +210,8 @@ fn action(document: &Document, key: &str, default: Action) -> Result<Action, Con
 
 #[cfg(test)]
 mod tests {
+    use control::scheduling::CpuSet;
+
     use super::*;
 
     fn spec(text: &str) -> Result<(DomainSpec, Vec<String>), String> {
@@ -231,8 +246,16 @@ mod tests {
     fn each_key_is_heeded() {
         let spec = good(
             "memory=64\nmaxmem=0x80\nvcpus=2\nmaxvcpus=4\nramdisk='r'\nroot='/dev/xvda'\nextra='ro'\n\
-             uuid='12345678-9abc-def0-1234-56789abcdef0'\non_crash='preserve'\ntype='pv'",
+             uuid='12345678-9abc-def0-1234-56789abcdef0'\non_crash='preserve'\ntype='pv'\n\
+             cpu_weight=512\ncap=150\ncpus='1-2'",
         );
+        let both = CpuSet::of([1, 2]);
+        let scheduling = Scheduling {
+            weight: Some(512),
+            cap: Some(150),
+            affinity: vec![both; 4],
+        };
+        assert_eq!(spec.scheduling, scheduling);
         assert_eq!(
             (spec.memory_kib, spec.max_memory_kib),
             (64 << 10, 128 << 10)
@@ -278,6 +301,13 @@ mod tests {
         let long = format!("extra='{}'", "x".repeat(1024));
         let expected = "d.cfg:2:7: extra: the command line has 1024 bytes, 1023 are allowed";
         assert_eq!(error(&long), expected);
+    }
+
+    #[test]
+    fn weight_and_cap_have_xls_bounds() {
+        let error = |text: &str| spec(&format!("name='n';kernel='k'\n{text}")).unwrap_err();
+        assert!(error("cpu_weight=0").contains("0 is not between 1 and 65535"));
+        assert!(error("vcpus=2;cap=201").contains("201 is not between 0 and 200"));
     }
 
     #[test]

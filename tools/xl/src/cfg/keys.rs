@@ -13,7 +13,10 @@ pub enum Key {
 
 const SUPPORTED: &[&str] = &[
     "builder",
+    "cap",
     "cmdline",
+    "cpu_weight",
+    "cpus",
     "extra",
     "kernel",
     "maxmem",
@@ -47,11 +50,8 @@ const UNSUPPORTED: &[&str] = &[
     "boot",
     "bootloader",
     "bootloader_args",
-    "cap",
     "channel",
-    "cpu_weight",
     "cpuid",
-    "cpus",
     "cpus_soft",
     "device_model",
     "device_model_args",

@@ -396,11 +396,17 @@ fn the_configuration_of_a_running_guest_is_replaced() {
     let bench = Bench::new();
     bench.ok(&["create", &bench.config("a", "")]);
     let other = bench.config("b", "extra = 'changed'");
-    bench.ok(&["config-update", "a", &other, "memory=48"]);
+    let settings = ["memory=48", "vcpus=2", "cpus=['0', '1-2']", "cap=50"];
+    bench.ok(&[&["config-update", "a", &other], &settings[..]].concat());
     let details = json(&bench.ok(&["list", "-l", "a"]));
     let build = &details[0]["config"]["b_info"];
     assert_eq!(build["cmdline"], "changed");
     assert_eq!(build["target_memkb"], 48 << 10);
+    assert_eq!(
+        build["vcpu_hard_affinity"],
+        serde_json::json!([[0], [1, 2]])
+    );
+    assert_eq!(build["sched_params"], serde_json::json!({ "cap": 50 }));
     assert_eq!(bench.xl(&["config-update", "none", &other]).code, 1);
 }
 

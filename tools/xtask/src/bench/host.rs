@@ -110,6 +110,7 @@ fn measure_creations(workspace: &Workspace, host: &Host) -> Result<Creations> {
         kernel,
         ramdisk: None,
         cmdline: String::new(),
+        scheduling: Default::default(),
         on: OnEvent::default(),
     };
     let create = Request::CreateDomain {
