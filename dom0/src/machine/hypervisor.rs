@@ -3,6 +3,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::ops::Deref;
@@ -259,8 +260,7 @@ impl Xen for Hypervisor {
 
     fn set_affinity(&mut self, domid: Domid, vcpu: u32, cpus: &CpuSet) -> Result<(), Errno> {
         let nr_bits = physinfo()?.max_cpu_id.saturating_add(1);
-        let mut map = Vec::new();
-        map.resize(nr_bits.div_ceil(8) as usize, 0u8);
+        let mut map = vec![0u8; nr_bits.div_ceil(8) as usize];
         for cpu in (0..nr_bits).filter_map(|cpu| u16::try_from(cpu).ok()) {
             if let Some(byte) = map.get_mut(usize::from(cpu / 8))
                 && cpus.contains(cpu)
