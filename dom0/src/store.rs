@@ -68,6 +68,10 @@ impl<X: Xen> Host for Links<'_, X> {
     fn print(&mut self, text: &str) {
         self.xen.log(&format!("store: {text}"));
     }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.xen.now())
+    }
 }
 
 impl<M: SharedMemory> Store<M> {
@@ -159,9 +163,8 @@ impl<M: SharedMemory> Store<M> {
 
     /// Serves guests for a while; whether there is more to do at once.
     pub fn serve(&mut self, xen: &mut impl Xen<Mapping = M>) -> bool {
-        let now = Duration::from_nanos(xen.now());
         let ports = &mut self.ports;
-        self.daemon.poll(&mut Links { xen, ports }, now, BUDGET)
+        self.daemon.poll(&mut Links { xen, ports }, BUDGET)
     }
 
     /// When [`serve`](Self::serve) is to be called although nobody notified, in nanoseconds.

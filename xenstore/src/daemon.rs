@@ -30,6 +30,9 @@ pub trait Host {
 
     /// Prints a line to the log.
     fn print(&mut self, text: &str);
+
+    /// The time, by any clock that only goes forward.
+    fn now(&self) -> Duration;
 }
 
 /// The rings, with the host for as long as a call of the daemon's.
@@ -45,6 +48,13 @@ impl<H: Host> Rings<'_, H> {
         {
             self.host.notify(domain);
         }
+    }
+
+    /// Has the time since `since` booked for a client; what time it is.
+    fn charge(&self, server: &mut Server, client: ClientId, since: Duration) -> Duration {
+        let now = self.host.now();
+        server.charge(client, now, now.saturating_sub(since));
+        now
     }
 }
 
@@ -138,15 +148,17 @@ impl<P: SharedMemory> Daemon<P> {
     /// Serves requests, of each domain in turn, until they have cost `budget` (see
     /// [`Server::work`]); whether there is more to do at once. If not, the next call is due when a
     /// domain signals, when a client of dom0's own sends something, or when [`Server::deadline`]
-    /// says. `now` is any clock that only goes forward.
+    /// says.
     ///
     /// What the server has for dom0's own clients afterwards is the caller's to fetch.
-    pub fn poll<H: Host<Page = P>>(&mut self, host: &mut H, now: Duration, budget: u64) -> bool {
+    pub fn poll<H: Host<Page = P>>(&mut self, host: &mut H, budget: u64) -> bool {
         let rings = &mut self.rings;
         let mut rings = Rings { host, rings };
         let server = &mut self.server;
+        let mut now = rings.host.now();
         for domain in core::mem::take(&mut self.signalled) {
             rings.exchange(server, domain);
+            now = rings.charge(server, ClientId::Domain(domain), now);
         }
         let end = server.work().saturating_add(budget);
         while server.work() < end
@@ -156,10 +168,12 @@ impl<P: SharedMemory> Daemon<P> {
             if let ClientId::Domain(domain) = client {
                 rings.exchange(server, domain);
             }
+            now = rings.charge(server, client, now);
         }
         while let Some(client) = server.next_with_output() {
             if let ClientId::Domain(domain) = client {
                 rings.exchange(server, domain);
+                now = rings.charge(server, client, now);
             }
         }
         server.is_ready()

@@ -11,7 +11,8 @@
 //! - Every request sees the tree through a [`view`], which knows who asks, and either changes
 //!   nothing or says what it changed. Accounts, transactions and watches follow from the changes.
 //! - Clients are hostile. What one can have the server keep is bounded by a [`quota`], how long it
-//!   can have it work by the length of a message and of what it may own, and each has its turn.
+//!   can have it work by the length of a message and of what it may own. Each has its turn, and one
+//!   that takes much of the server's time waits while others want some.
 //!
 //! Where Xen's own two servers differ from each other or from the documentation, errors are those of
 //! xenstored in C. It is stricter than that, or less strict, in these points:

@@ -122,13 +122,16 @@ impl Guest {
 }
 
 #[derive(Default)]
-pub struct Machine(BTreeMap<Domid, Page>);
+pub struct Machine {
+    pages: BTreeMap<Domid, Page>,
+    now: Duration,
+}
 
 impl Host for Machine {
     type Page = Page;
 
     fn map(&mut self, domain: Domid, _: u64, _: Port) -> Result<Page, Errno> {
-        Ok(self.0.entry(domain).or_insert_with(Page::new).clone())
+        Ok(self.pages.entry(domain).or_insert_with(Page::new).clone())
     }
 
     fn unmap(&mut self, _: Domid, _: Page) {}
@@ -136,6 +139,10 @@ impl Host for Machine {
     fn notify(&mut self, _: Domid) {}
 
     fn print(&mut self, _: &str) {}
+
+    fn now(&self) -> Duration {
+        self.now
+    }
 }
 
 /// The store, dom0's client of it, and a guest.
@@ -144,7 +151,6 @@ pub struct System {
     machine: Machine,
     pub guest: Guest,
     dom0: ClientId,
-    now: Duration,
 }
 
 impl System {
@@ -180,13 +186,12 @@ impl System {
             Kind::Introduce,
             b"5\x001\x001\0",
         );
-        let page = machine.0[&FIVE].clone();
+        let page = machine.pages[&FIVE].clone();
         Self {
             daemon,
             machine,
             guest: Guest::new(page),
             dom0,
-            now: Duration::ZERO,
         }
     }
 
@@ -216,8 +221,8 @@ impl System {
     /// The store serves the guest.
     pub fn serve(&mut self) {
         self.daemon.signal(FIVE);
-        while self.daemon.poll(&mut self.machine, self.now, 1000) {}
-        self.now += PRECEDENCE;
+        while self.daemon.poll(&mut self.machine, 1000) {}
+        self.machine.now += PRECEDENCE;
     }
 
     /// Store and guest work until both have nothing to do.
@@ -267,7 +272,7 @@ fn ask(
 ) -> Vec<u8> {
     let request = wire::encode(kind, 1, 0, payload);
     daemon.server().receive(who, &request).unwrap();
-    while daemon.poll(machine, Duration::ZERO, 1000) {}
+    while daemon.poll(machine, 1000) {}
     let mut output = Vec::new();
     loop {
         let bytes = daemon.server().output(who).to_vec();

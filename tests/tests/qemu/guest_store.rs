@@ -82,11 +82,7 @@ fn middle(mut numbers: Vec<f64>) -> f64 {
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn a_guest_that_floods_the_store_slows_others_by_less_than_twice() {
     const ROUNDS: usize = 9;
-    // With one processor, the flood has its share of that as well.
-    let host = TestHost::boot_on(&Hardware {
-        cpus: 2,
-        ..Hardware::default()
-    });
+    let host = TestHost::boot();
     let config = dist("guests/storeflood.cfg");
     let create = format!("create {} name='honest' extra='measure'", config.display());
     host.xl(&create).ok();

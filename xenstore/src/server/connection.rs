@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::io::xs_wire::XENSTORE_PAYLOAD_MAX;
 
+use super::pace::Meter;
 use crate::server::ClientId;
 use crate::transaction::Transaction;
 use crate::watch::Watch;
@@ -22,6 +23,8 @@ pub(super) struct Connection {
     pub queued: bool,
     /// Among those with output.
     pub announced: bool,
+    /// What it had of the store's time.
+    pub meter: Meter,
 }
 
 impl Connection {
@@ -36,6 +39,7 @@ impl Connection {
             last_transaction: 0,
             queued: false,
             announced: false,
+            meter: Meter::default(),
         }
     }
 

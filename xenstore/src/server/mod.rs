@@ -13,6 +13,7 @@ mod connection;
 mod control;
 mod domains;
 mod nodes;
+mod pace;
 mod transactions;
 mod watching;
 
@@ -33,6 +34,7 @@ use crate::view::Change;
 use crate::watch::{Watch, Watches};
 use crate::wire::{self, Kind, Message, TooLong};
 use connection::Connection;
+use pace::Pace;
 
 /// Bit of a page's `server_features`: watches take a depth (`docs/misc/xenstore-ring.txt`).
 pub const FEATURE_WATCH_DEPTH: u32 = 4;
@@ -125,6 +127,7 @@ pub struct Server {
     /// Clients whose request waits for those with precedence.
     waiting: Vec<ClientId>,
     precedence: BTreeMap<ClientId, Duration>,
+    pace: Pace,
     /// Clients with output, each once.
     output: VecDeque<ClientId>,
     /// Open transactions of guests, by the age of their copies.
@@ -164,6 +167,7 @@ impl Server {
             ready: VecDeque::new(),
             waiting: Vec::new(),
             precedence: BTreeMap::new(),
+            pace: Pace::default(),
             output: VecDeque::new(),
             copies: BTreeSet::new(),
             past: 0,
@@ -268,6 +272,9 @@ impl Server {
         if self.precedence.is_empty() {
             self.ready.extend(self.waiting.drain(..));
         }
+        while let Some(client) = self.pace.release(now) {
+            self.ready.push_back(client);
+        }
         while let Some(client) = self.ready.pop_front() {
             let Some(connection) = self.clients.get_mut(&client) else {
                 continue;
@@ -279,7 +286,12 @@ impl Server {
                 self.waiting.push(client);
                 continue;
             }
+            if connection.input.is_complete() && self.pace.hold(client, connection.meter, now) {
+                connection.queued = true;
+                continue;
+            }
             if let Some(message) = connection.input.take() {
+                self.pace.note(client, now);
                 self.work += 1;
                 self.answer(client, &message, now, links);
                 return Some(client);
@@ -320,12 +332,24 @@ impl Server {
         self.work
     }
 
+    /// Books time that was spent on a client until `now`: one that has had much of it waits while
+    /// others want some.
+    pub fn charge(&mut self, client: ClientId, now: Duration, spent: Duration) {
+        if let Some(connection) = self.clients.get_mut(&client) {
+            connection.meter.charge(now, spent);
+        }
+    }
+
     /// When `serve` may have something to do although no client did anything.
     pub fn deadline(&self) -> Option<Duration> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        self.precedence.values().max().copied()
+        let precedence = match self.waiting.is_empty() {
+            true => None,
+            false => self.precedence.values().max().copied(),
+        };
+        [precedence, self.pace.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Gives a client its turn if it has a request. With too many replies not taken it waits for

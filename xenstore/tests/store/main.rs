@@ -4,6 +4,7 @@ mod domains;
 mod harness;
 mod hostile;
 mod model;
+mod pace;
 mod precedence;
 mod quotas;
 mod random;

@@ -91,6 +91,7 @@ struct Machine {
     pages: BTreeMap<Domid, Page>,
     mapped: Vec<Domid>,
     notified: Vec<Domid>,
+    now: Duration,
 }
 
 impl Host for Machine {
@@ -113,6 +114,10 @@ impl Host for Machine {
     }
 
     fn print(&mut self, _: &str) {}
+
+    fn now(&self) -> Duration {
+        self.now
+    }
 }
 
 struct Guest {
@@ -126,7 +131,6 @@ struct System {
     daemon: Daemon<Page>,
     machine: Machine,
     dom0: ClientId,
-    now: Duration,
 }
 
 impl System {
@@ -137,12 +141,11 @@ impl System {
             daemon,
             machine: Machine::default(),
             dom0,
-            now: Duration::ZERO,
         }
     }
 
     fn poll(&mut self, budget: u64) -> bool {
-        self.daemon.poll(&mut self.machine, self.now, budget)
+        self.daemon.poll(&mut self.machine, budget)
     }
 
     fn dom0(&mut self, kind: Kind, payload: &str) -> Vec<u8> {

@@ -1,0 +1,106 @@
+//! Guests that take more than their share of the store's time.
+
+use std::time::Duration;
+
+use hypercall_abi::errno::Errno;
+use xenstore::client::{RequestId, TransactionId};
+use xenstore::server::ClientId;
+
+use crate::harness::{DOM0, Store, guest};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Sends a request that is not served yet.
+fn send(store: &mut Store, who: ClientId) -> RequestId {
+    let request = store.client(who).write(TransactionId::NONE, "a", b"x");
+    store.send(who);
+    request.unwrap()
+}
+
+/// Has the store serve, each request for a millisecond, until a client's is answered: the time that
+/// took, and how many others were served before. The clients `busy` always have another request.
+fn wait(store: &mut Store, who: ClientId, busy: &[ClientId]) -> (Duration, u32) {
+    let (start, request) = (store.now, send(store, who));
+    let mut others = 0;
+    loop {
+        match store.server.serve(store.now, &mut store.world) {
+            Some(served) => {
+                store.now += MS;
+                store.server.charge(served, store.now, MS);
+                store.receive(served);
+                others += u32::from(served != who);
+                if busy.contains(&served) {
+                    send(store, served);
+                }
+            }
+            None => store.now += MS,
+        }
+        let answer: Option<Result<_, Errno>> = store.client(who).reply(request);
+        if let Some(answer) = answer {
+            answer.unwrap();
+            return (store.now - start, others);
+        }
+    }
+}
+
+#[test]
+fn who_has_had_a_lot_waits_while_another_wants_some_and_gets_a_share() {
+    let mut store = Store::with_guests(&[5, 6]);
+    let (flood, other) = (guest(5), guest(6));
+    send(&mut store, flood);
+    // Its burst is soon over; then there is one of its requests in eight milliseconds.
+    let mut before = 0;
+    for request in 0..200 {
+        let (_, others) = wait(&mut store, other, &[flood]);
+        before += u32::from(request >= 100) * others;
+        // A modest guest, which is no reason to let it wait.
+        store.now += 9 * MS;
+    }
+    assert!((100..=140).contains(&before), "{before}");
+}
+
+#[test]
+fn a_flood_that_nobody_else_minds_is_not_held_back() {
+    let mut store = Store::with_guests(&[5, 6]);
+    let flood = guest(5);
+    // Dom0 prepared all this a while ago.
+    store.now += 100 * MS;
+    for _ in 0..1000 {
+        assert_eq!(wait(&mut store, flood, &[]).0, MS);
+    }
+    // Nor is it punished for long.
+    assert_eq!(wait(&mut store, guest(6), &[]).0, MS);
+    let (time, _) = wait(&mut store, flood, &[]);
+    assert!(time <= 102 * MS, "{time:?}");
+}
+
+#[test]
+fn dom0_is_not_held_back() {
+    let mut store = Store::with_guests(&[5]);
+    for _ in 0..1000 {
+        wait(&mut store, guest(5), &[]);
+        store.now += 9 * MS;
+        let start = store.now;
+        store.ok(DOM0, xenstore::wire::Kind::Mkdir, "/a\0");
+        store.server.charge(DOM0, store.now, MS);
+        assert_eq!(store.now, start);
+    }
+}
+
+#[test]
+fn who_waits_is_named_in_the_deadline() {
+    let mut store = Store::with_guests(&[5, 6]);
+    wait(&mut store, guest(6), &[]);
+    let now = store.now;
+    store.server.charge(guest(5), now, Duration::from_secs(1));
+    send(&mut store, guest(5));
+    assert_eq!(store.server.serve(now, &mut store.world), None);
+    let deadline = store.server.deadline().unwrap();
+    assert!(deadline > now && deadline <= now + 100 * MS);
+    let before = deadline - Duration::from_nanos(1);
+    assert_eq!(store.server.serve(before, &mut store.world), None);
+    assert_eq!(
+        store.server.serve(deadline, &mut store.world),
+        Some(guest(5))
+    );
+}
