@@ -1,6 +1,7 @@
 //! What touches hardware or the hypervisor.
 
 mod dma;
+mod host_info;
 pub mod hypervisor;
 mod pci;
 pub mod signals;
