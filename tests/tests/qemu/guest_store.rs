@@ -173,3 +173,34 @@ fn a_target_that_cannot_be_met_leaves_a_guest_its_reserve_and_another_is_met_lat
     console.say("fill");
     console.expect_line("all as written");
 }
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn the_tasks_of_a_vcpu_that_comes_back_go_on() {
+    let host = TestHost::boot();
+    host.create("host", "vcpus = 2", "").ok();
+    let mut console = host.start_xl("console host");
+    console.expect_line("vCPU 1 is up");
+    // Asks until the vCPUs are those, and it has counted more than so many seconds.
+    let mut counted = |vcpus: &str, more_than: u32| {
+        wait_for(vcpus, || {
+            let before = console.text().matches("s counted").count();
+            console.say("vcpus");
+            let text = wait_for("an answer", || {
+                let text = console.text();
+                (text.matches("s counted").count() > before).then_some(text)
+            });
+            let line = text.lines().rfind(|line| line.contains("s counted"))?;
+            let (_, rest) = line.split_once(&format!("vcpus: {vcpus} up, "))?;
+            let seconds: u32 = rest.split(' ').next()?.parse().ok()?;
+            (seconds > more_than).then_some(seconds)
+        })
+    };
+    let first = counted("[0, 1]", 0);
+    for _ in 0..3 {
+        host.xl("vcpu-set host 1").ok();
+        let before = counted("[0]", first - 1);
+        host.xl("vcpu-set -i host 2").ok();
+        counted("[0, 1]", before);
+    }
+}
