@@ -22,8 +22,23 @@ const PROMPT: &str = "xl> ";
 const COMPLETION_PATIENCE: Duration = Duration::from_millis(500);
 /// Commands whose arguments are domains.
 const ON_DOMAINS: &[&str] = &[
-    "console", "destroy", "domid", "domname", "list", "pause", "reboot", "rename", "shutdown",
-    "unpause", "uptime",
+    "config-update",
+    "console",
+    "destroy",
+    "domid",
+    "domname",
+    "list",
+    "mem-max",
+    "mem-set",
+    "pause",
+    "reboot",
+    "rename",
+    "shutdown",
+    "sysrq",
+    "trigger",
+    "unpause",
+    "uptime",
+    "vcpu-set",
 ];
 
 /// Reads and runs commands until the input ends, or `exit`. Commands are for the host of that name,
