@@ -13,6 +13,7 @@ mod memory;
 mod mmu;
 mod probe;
 mod processes;
+mod store;
 mod tap;
 mod time;
 mod user;
@@ -40,6 +41,7 @@ async fn main() {
     events::run(&mut tap).await;
     time::run(&mut tap).await;
     domains::run(&mut tap).await;
+    store::run(&mut tap).await;
     processes::run(&mut tap);
     user::run(&mut tap);
     if tap.finish() {
