@@ -6,6 +6,8 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
+use hv_machine::Machine;
+use hypercall_abi::grant_table::*;
 use hypercall_abi::types::{Domid, GrantRef, Mfn};
 
 use super::maptrack::Mapping;
@@ -35,6 +37,31 @@ pub fn is_mapped(domain: &Domain, mfn: Mfn, owner: Domid, write: bool) -> bool {
             && (mapping.uses.write || !write)
     };
     domain.grants.mappings.lock().all().any(by)
+}
+
+/// The frame and the word of a grant's entry, whether it is of version 2, and whether the grant is in use; none where the
+/// domain has no such grant.
+pub fn place(domain: &Domain, reference: GrantRef) -> Option<((Mfn, usize, bool), bool)> {
+    let table = domain.grants.table.lock();
+    let place = table.place(reference).ok()?;
+    let at = (place.frame, place.word, place.status.is_some());
+    Some((at, table.is_pinned(reference)))
+}
+
+/// What is wrong with the marks of a grant that is in use, or is one of a frame, where they do not say how it is used.
+pub fn marks(domain: &Domain, reference: GrantRef, machine: &Machine) -> Option<String> {
+    let table = domain.grants.table.lock();
+    let place = table.place(reference).ok()?;
+    let (number, active) = table.active_from(reference.0).next()?;
+    let pinned = active.pinned();
+    let accepts = place.read(machine).kind() == GTF_ACCEPT_TRANSFER;
+    if number != reference.0 || accepts && !pinned {
+        return None;
+    }
+    let reading = if pinned { GTF_READING } else { 0 };
+    let writing = if active.written() { GTF_WRITING } else { 0 };
+    let marks = place.marks(machine);
+    (marks != reading | writing).then(|| format!("{active:?} is marked {marks:#x}"))
 }
 
 /// Compares the uses of all grants with what there is that uses them.

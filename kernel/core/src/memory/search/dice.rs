@@ -25,16 +25,16 @@ impl Dice {
     }
 
     /// A number below `end`, at most 2^32.
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         ((self.number() >> 32) * end) >> 32
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 
     /// Which of several things of these weights.
-    fn weigh(&mut self, weights: &[u64]) -> usize {
+    pub(super) fn weigh(&mut self, weights: &[u64]) -> usize {
         let mut left = self.below(weights.iter().sum());
         weights
             .iter()
@@ -46,7 +46,7 @@ impl Dice {
             .unwrap_or(0)
     }
 
-    fn one_in(&mut self, count: u64) -> bool {
+    pub(super) fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
 
@@ -72,7 +72,7 @@ impl Dice {
         1 + self.below(2) as Who
     }
 
-    fn frame(&mut self) -> Frame {
+    pub(super) fn frame(&mut self) -> Frame {
         match self.weigh(&[8, 16, 5, 1, 1, 1]) {
             0 => Frame::Table(self.owner(), self.below(4) as u8),
             1 => Frame::Data(self.owner(), self.below(DATA.into()) as u8),
@@ -84,7 +84,7 @@ impl Dice {
         }
     }
 
-    fn index(&mut self) -> u16 {
+    pub(super) fn index(&mut self) -> u16 {
         (match self.weigh(&[6, 2, 1, 1]) {
             0 => self.below(6),
             1 => 20 + self.below(8),
@@ -170,7 +170,7 @@ impl Dice {
     pub(super) fn step(&mut self) -> Step {
         let who = self.caller();
         match self.weigh(&[
-            10, 10, 10, 6, 4, 1, 4, 2, 3, 2, 2, 2, 1, 8, 1, 1, 3, 2, 8, 2, 4, 6,
+            10, 10, 10, 6, 4, 1, 4, 2, 3, 2, 2, 2, 1, 8, 1, 1, 3, 2, 8, 2, 4, 6, 20,
         ]) {
             0 => Step::Update(who, self.owner(), self.owner(), self.below(4), self.write()),
             1 => Step::Map(who, self.owner(), self.page(), self.entry(), self.below(9)),
@@ -231,7 +231,7 @@ impl Dice {
                 let patience = self.one_in(2).then(|| self.below(4) as u8);
                 Step::Clock(self.below(5) as u8, patience)
             }
-            _ => {
+            21 => {
                 let page = if self.one_in(4) {
                     self.page()
                 } else {
@@ -240,6 +240,7 @@ impl Dice {
                 let stores = self.some(1, 6, |dice| (dice.index(), dice.entry()));
                 Step::Run(who, page, stores, self.some(0, 3, Self::page))
             }
+            _ => Step::Grants(who, self.grants()),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Three domains, the control domain among them, do whatever touches memory on two processors, through the real
 //! dispatch, with arguments that favour the frames where mistakes would be: page tables, descriptor tables, shared-info
-//! pages, other domains' frames, frames given up, device memory. After every step everything is recounted by
+//! pages, other domains' frames, frames given up, granted frames, device memory. After every step everything is recounted by
 //! [`super::recount`], and so is all that the processors may remember of tables as they were. What fails is shrunk to a
 //! short sequence and printed as a test.
 //!
@@ -10,6 +10,7 @@
 //! where the random numbers begin. Each seed gives the same steps every time.
 
 mod dice;
+mod grants;
 mod shrink;
 mod world;
 
@@ -94,6 +95,8 @@ enum Step {
     /// A store by a guest that then runs by itself, with the table unhooked if it can be: caller, page of the scratch
     /// area, indices and words that it stores there, pages that it writes to.
     Run(Who, u8, Vec<(u16, Entry)>, Vec<u8>),
+    /// Something with grants.
+    Grants(Who, grants::Call),
     /// A while in user mode.
     User(Who),
     /// Destruction as far as so many steps go, at least one.

@@ -1,7 +1,8 @@
 //! The host on which the search is made, and how a step is carried out on it.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -17,9 +18,11 @@ use hypercall_abi::memory::{MemoryExchange, MemoryReservation, XENMEM_EXCHANGE};
 use hypercall_abi::types::{Domid, GuestHandle, Mfn};
 use hypercall_abi::vcpu::{VCPUOP_INITIALISE, VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
 use hypercall_abi::xen::*;
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use super::grants::Mapped;
 use super::{Entry, Frame, Step, Who};
+use crate::domain::Domain;
 use crate::memory::recount::{self, Recount};
 use crate::memory::{FrameType, Level, Pte};
 use crate::testing::{BUDGET, Host, RO, RW, SCRATCH};
@@ -56,6 +59,10 @@ pub(super) struct World {
     /// The tables of each domain's arguments, which no step names.
     arguments: BTreeMap<Domid, Vec<Mfn>>,
     recount: Recount,
+    /// Mappings of grants that were made.
+    pub(super) mapped: Vec<Mapped>,
+    /// Grants that their domain changed while they were in use.
+    pub(super) spoiled: BTreeSet<(Domid, u32)>,
     /// Times that a guest makes a hypercall that is continued.
     patience: u32,
 }
@@ -71,6 +78,8 @@ impl World {
             recent: Vec::new(),
             arguments: BTreeMap::new(),
             recount: Recount::default(),
+            mapped: Vec::new(),
+            spoiled: BTreeSet::new(),
             patience: u32::MAX,
         };
         world.host.add_domain(IDS[2], false);
@@ -163,11 +172,11 @@ impl World {
         })
     }
 
-    fn id(caller: Domid, who: Who) -> Domid {
+    pub(super) fn id(caller: Domid, who: Who) -> Domid {
         IDS[(usize::from(caller.0) + usize::from(who)) % IDS.len()]
     }
 
-    fn mfn(&self, caller: Domid, frame: Frame) -> Mfn {
+    pub(super) fn mfn(&self, caller: Domid, frame: Frame) -> Mfn {
         let layout = |who| self.host.layout(Self::id(caller, who));
         let mfn = match frame {
             Frame::Table(who, level) => layout(who).tables[usize::from(level) % 4],
@@ -182,7 +191,31 @@ impl World {
             Frame::Number(number) => Mfn(number),
         };
         let kept = self.arguments.values().flatten().any(|&kept| kept == mfn);
-        if kept { Mfn(0) } else { mfn }
+        // Entries of grants are written as such alone, so that what they say of their use can be checked.
+        let grants = || self.domains().iter().any(|it| it.grants.has_frame(mfn));
+        if kept || grants() { Mfn(0) } else { mfn }
+    }
+
+    pub(super) fn domains(&self) -> Vec<Arc<Domain>> {
+        self.host.hv.domains.read().values().cloned().collect()
+    }
+
+    pub(super) fn domain(&self, id: Domid) -> Arc<Domain> {
+        self.host.domain(id)
+    }
+
+    pub(super) fn machine(&self) -> &Machine {
+        &self.host.hv.machine
+    }
+
+    /// Reads what a call left of its argument; nothing where the caller lost it.
+    pub(super) fn read<T: FromBytes + IntoBytes>(&self, id: Domid, at: u64) -> Option<T> {
+        self.host.as_guest(id, |cx| cx.read(at)).ok()
+    }
+
+    /// Has a frame named again by and by.
+    pub(super) fn remember(&mut self, mfn: Mfn) {
+        self.recent.push(mfn);
     }
 
     fn entry(&self, caller: Domid, entry: Entry) -> u64 {
@@ -198,7 +231,12 @@ impl World {
     }
 
     /// Puts bytes where a domain's hypercalls find their arguments; page 0 holds structs, page 1 lists.
-    fn put<T: IntoBytes + Immutable + ?Sized>(&self, id: Domid, page: u64, value: &T) -> u64 {
+    pub(super) fn put<T: IntoBytes + Immutable + ?Sized>(
+        &self,
+        id: Domid,
+        page: u64,
+        value: &T,
+    ) -> u64 {
         // The call before may have changed the root.
         self.hook(id);
         let va = ARGUMENTS + page * 4096;
@@ -226,7 +264,7 @@ impl World {
     }
 
     /// Makes a hypercall; a guest that has lost patience makes another call instead of going on with it.
-    fn call(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
+    pub(super) fn call(&self, id: Domid, number: u32, args: &[u64]) -> i64 {
         self.host.begin_hypercall(id, self.cpu(), number, args);
         let result = self.host.go_on(id, self.cpu(), self.patience);
         result.unwrap_or(Errno::ERESTART.to_return())
@@ -359,6 +397,7 @@ impl World {
                 let va = SCRATCH + u64::from(page) * 4096 + u64::from(index) * 8;
                 self.store(id, va, self.entry(id, entry), instruction);
             }
+            Step::Grants(_, call) => self.grants(id, call),
             Step::Run(_, page, ref stores, ref touched) => self.run(id, page, stores, touched),
             Step::Destroy(..)
             | Step::Create(_)
@@ -576,7 +615,8 @@ impl World {
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.host.hv.machine.remember_all();
         self.host.hv.machine.take_flushes();
-        self.recount.check(&self.host.hv)
+        self.recount.check(&self.host.hv)?;
+        self.check_marks()
     }
 
     /// Takes the domains apart: nothing of them may be left but what others still map.
@@ -627,6 +667,7 @@ impl Step {
             | Self::Initialise(who, ..)
             | Self::Store(who, ..)
             | Self::Run(who, ..)
+            | Self::Grants(who, _)
             | Self::Destroy(who, _)
             | Self::Create(who) => IDS[usize::from(who) % IDS.len()],
         }
