@@ -9,6 +9,8 @@ use crate::current::Current;
 const BITS: u32 = u64::BITS;
 /// Longest bitmap in bytes: no machine has that many CPUs.
 const MAX_BYTES: u32 = 8192;
+/// Bytes that are written at a time.
+const CHUNK: usize = 256;
 
 /// The lowest 64 bits; those behind the bitmap's end are 0.
 ///
@@ -36,11 +38,15 @@ pub fn write(cx: &Current<'_>, map: &XenctlBitmap, value: u64) -> Result<(), Err
     if len > MAX_BYTES {
         return Err(Errno::E2BIG);
     }
-    let mut bytes = alloc::vec![0; len as usize];
-    for (slot, byte) in bytes.iter_mut().zip(value.to_le_bytes()) {
-        *slot = byte;
+    let mut chunk = [0; CHUNK];
+    chunk[..8].copy_from_slice(&value.to_le_bytes());
+    for offset in (0..len as usize).step_by(CHUNK) {
+        let count = CHUNK.min(len as usize - offset);
+        let at = map.bitmap.address().wrapping_add(offset as u64);
+        cx.write_bytes(at, &chunk[..count])?;
+        chunk[..8].fill(0);
     }
-    cx.write_bytes(map.bitmap.address(), &bytes)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub fn build(hv: &Hypervisor) -> Result<Arc<Domain>, BuildError> {
     let domain = lifecycle::create(hv, &new)?;
     domain.owner.set_max_frames(pages);
     lifecycle::create_vcpus(hv, &domain, hv.options.dom0_max_vcpus)?;
-    grant_access(hv, &domain);
+    grant_access(hv, &domain)?;
 
     let p2m = allocate(hv, &domain, pages)?;
     // Only what the kernel is to find empty: the rest is as it was found, and dom0 may map all memory anyway.
@@ -344,9 +344,9 @@ fn build_tables(hv: &Hypervisor, layout: &Layout, p2m: &[Mfn]) -> Option<Mfn> {
 }
 
 /// Lets the control domain have every port, interrupt line and I/O frame that is not the hypervisor's own.
-fn grant_access(hv: &Hypervisor, domain: &Domain) {
+fn grant_access(hv: &Hypervisor, domain: &Domain) -> Result<(), Errno> {
     let mut access = domain.access.lock();
-    access.set_ports(0, 0xffff, true);
+    access.set_ports(0, 0xffff, true)?;
     // Interrupt controllers, interval timer, speaker gate; and the data of PCI configuration space, which goes
     // with an address that every domain has its own of.
     for (first, last) in [
@@ -357,16 +357,16 @@ fn grant_access(hv: &Hypervisor, domain: &Domain) {
         (0x61, 0x61),
         (0xcfc, 0xcff),
     ] {
-        access.set_ports(first, last, false);
+        access.set_ports(first, last, false)?;
     }
     for base in hv.options.console_ports() {
-        access.set_ports(base, base + 7, false);
+        access.set_ports(base, base + 7, false)?;
     }
-    access.set_irqs(0, hv.machine.gsi_count().saturating_sub(1), true);
+    access.set_irqs(0, hv.machine.gsi_count().saturating_sub(1), true)?;
     drop(access);
 
     let owner = &domain.owner;
-    owner.set_io_memory(Mfn(0), Mfn(IO_FRAME_LIMIT - 1), true);
+    owner.set_io_memory(Mfn(0), Mfn(IO_FRAME_LIMIT - 1), true)?;
     for region in hv.machine.memory_map() {
         let first = region.base >> PAGE_SHIFT;
         let end = region
@@ -375,12 +375,13 @@ fn grant_access(hv: &Hypervisor, domain: &Domain) {
             .div_ceil(PAGE_SIZE as u64);
         // Whatever memory the hypervisor itself lives in is RAM; the first megabyte is the firmware's.
         if region.kind == MemoryKind::Ram && end > FIRMWARE_FRAMES {
-            owner.set_io_memory(Mfn(first.max(FIRMWARE_FRAMES)), Mfn(end - 1), false);
+            owner.set_io_memory(Mfn(first.max(FIRMWARE_FRAMES)), Mfn(end - 1), false)?;
         }
     }
     // Local APICs, I/O APICs.
-    owner.set_io_memory(Mfn(0xfee00), Mfn(0xfeeff), false);
-    owner.set_io_memory(Mfn(0xfec00), Mfn(0xfec0f), false);
+    owner.set_io_memory(Mfn(0xfee00), Mfn(0xfeeff), false)?;
+    owner.set_io_memory(Mfn(0xfec00), Mfn(0xfec0f), false)?;
+    Ok(())
 }
 
 /// Frames of the first megabyte.

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
 use crate::emulate::unhook::Unhooking;
@@ -110,8 +111,11 @@ impl Access {
     }
 
     /// Allows or forbids I/O ports from `first` to `last`.
-    pub fn set_ports(&mut self, first: u32, last: u32, allow: bool) {
-        set_range(&mut self.ports, first, last, allow);
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn set_ports(&mut self, first: u32, last: u32, allow: bool) -> Result<(), Errno> {
+        set_range(&mut self.ports, first, last, allow)
     }
 
     /// Whether the domain may bind interrupt line `irq` (a GSI).
@@ -120,8 +124,11 @@ impl Access {
     }
 
     /// Allows or forbids interrupt lines from `first` to `last`.
-    pub fn set_irqs(&mut self, first: u32, last: u32, allow: bool) {
-        set_range(&mut self.irqs, first, last, allow);
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn set_irqs(&mut self, first: u32, last: u32, allow: bool) -> Result<(), Errno> {
+        set_range(&mut self.irqs, first, last, allow)
     }
 }
 
@@ -131,37 +138,53 @@ pub(crate) fn covers<N: Ord + Copy>(ranges: &[(N, N)], first: N, last: N) -> boo
 }
 
 /// Adds `first..=last` to sorted, merged ranges, or takes it out of them.
-pub(crate) fn set_range<N>(ranges: &mut Vec<(N, N)>, first: N, last: N, add: bool)
+///
+/// # Errors
+/// `ENOMEM`; they are as they were then.
+pub(crate) fn set_range<N>(
+    ranges: &mut Vec<(N, N)>,
+    first: N,
+    last: N,
+    add: bool,
+) -> Result<(), Errno>
 where
     N: Ord + Copy + From<u8> + core::ops::Add<Output = N> + core::ops::Sub<Output = N>,
 {
     if first > last {
-        return;
+        return Ok(());
     }
+    // The one that is added, or what is left behind a hole.
+    ranges.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     let one = N::from(1);
-    let mut next = Vec::with_capacity(ranges.len() + 1);
-    let (mut low, mut high) = (first, last);
-    for &(from, to) in ranges.iter() {
-        let apart = to < first && first - to > one || from > last && from - last > one;
-        if add && !apart {
-            low = low.min(from);
-            high = high.max(to);
-        } else if !add && from <= last && first <= to {
-            if from < first {
-                next.push((from, first - one));
-            }
-            if to > last {
-                next.push((last + one, to));
-            }
-        } else {
-            next.push((from, to));
-        }
-    }
     if add {
-        next.push((low, high));
+        let (mut low, mut high) = (first, last);
+        ranges.retain(|&(from, to)| {
+            let apart = to < first && first - to > one || from > last && from - last > one;
+            if !apart {
+                (low, high) = (low.min(from), high.max(to));
+            }
+            apart
+        });
+        ranges.push((low, high));
+    } else {
+        let mut behind = None;
+        ranges.retain_mut(|(from, to)| {
+            if *to < first || *from > last {
+                return true;
+            }
+            if *to > last {
+                behind = Some((last + one, *to));
+            }
+            let before = *from < first;
+            if before {
+                *to = first - one;
+            }
+            before
+        });
+        ranges.extend(behind);
     }
-    next.sort_unstable();
-    *ranges = next;
+    ranges.sort_unstable();
+    Ok(())
 }
 
 impl Domain {
@@ -263,7 +286,7 @@ mod tests {
             let mut ranges = Vec::new();
             let mut model = [false; 64];
             for (first, len, add) in steps {
-                set_range(&mut ranges, first, first + len, add);
+                prop_assert_eq!(set_range(&mut ranges, first, first + len, add), Ok(()));
                 model[first as usize..=(first + len) as usize].fill(add);
                 for pair in ranges.windows(2) {
                     prop_assert!(pair[0].1 + 1 < pair[1].0);

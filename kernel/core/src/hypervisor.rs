@@ -24,6 +24,8 @@ use crate::time::{Clock, Timers};
 
 /// Order of the blocks that the hypervisor's own heap grows by: 2 MiB.
 const HEAP_GROWTH_ORDER: u32 = 9;
+/// Heap that nothing large takes: 256 KiB, for what calls need a little of and cannot be refused everywhere.
+pub(crate) const SPARE_HEAP: usize = 256 << 10;
 
 /// The hypervisor.
 pub struct Hypervisor {
@@ -89,13 +91,13 @@ impl Hypervisor {
         }
     }
 
-    /// Makes sure that the hypervisor's own heap has `bytes` to spare, from free frames. No operation between two
-    /// calls may need more, because an allocation that fails where no errno can be given stops the machine.
+    /// Makes sure that the hypervisor's own heap has `bytes` to spare besides [`SPARE_HEAP`], from free frames. What
+    /// grows for a guest asks first, because an allocation that fails where no errno can be given stops the machine.
     ///
     /// # Errors
     /// `ENOMEM` where no block of frames is left.
     pub fn reserve_heap(&self, bytes: usize) -> Result<(), Errno> {
-        while self.machine.heap_free() < bytes {
+        while self.machine.heap_free() < bytes.saturating_add(SPARE_HEAP) {
             if !self.memory.donate_to_machine(HEAP_GROWTH_ORDER) {
                 return Err(Errno::ENOMEM);
             }

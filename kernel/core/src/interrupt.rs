@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use hv_machine::{Platform, Polarity, TriggerMode};
 use hypercall_abi::errno::Errno;
-use hypercall_abi::types::{Domid, Mfn};
+use hypercall_abi::types::{Domid, Mfn, Port};
 
 use crate::memory::FrameType;
 use crate::{Domain, Hypervisor, event};
@@ -112,26 +112,6 @@ pub fn may_use(domain: &Domain, gsi: u32) -> bool {
     domain.privileged || domain.access.lock().irq_allowed(gsi)
 }
 
-/// Whether a domain may bind one of its numbers.
-///
-/// # Errors
-/// `EINVAL` for a number that no domain of its kind has; `EPERM` for one that means no line, or a line
-/// that the domain may not have.
-pub fn check_access(hv: &Hypervisor, domain: &Domain, pirq: u32) -> Result<(), Errno> {
-    if pirq >= pirq_count(hv, domain) {
-        return Err(Errno::EINVAL);
-    }
-    let pirqs = hv.pirqs.lock();
-    let line = pirqs
-        .domains
-        .get(&domain.id)
-        .and_then(|numbers| numbers.line(pirq));
-    match line {
-        Some(gsi) if may_use(domain, gsi) => Ok(()),
-        _ => Err(Errno::EPERM),
-    }
-}
-
 /// How a line signals that nobody has set up: as ACPI says for the ISA interrupts, else as PCI's do.
 fn default_signalling(hv: &Hypervisor, gsi: u32) -> (TriggerMode, Polarity) {
     let isa = (0..16)
@@ -161,17 +141,29 @@ fn is_reserved(hv: &Hypervisor, gsi: u32) -> bool {
     hv.options.line.contains("com1") && hv.machine.isa_gsi(CONSOLE_ISA).0 == gsi
 }
 
-/// Tells a domain of a line from here on. The line is let through with its first domain.
+/// Tells a domain of a line from here on, by a port that `find_port` has once it is clear that it may have the line.
+/// The line is let through with its first domain.
 ///
 /// # Errors
-/// `EINVAL` where the number means no line; `EBUSY` where the hypervisor has the line, or another domain
-/// and not both share.
-pub fn bind(hv: &Hypervisor, domain: &Arc<Domain>, pirq: u32, share: bool) -> Result<(), Errno> {
+/// `EINVAL` for a number that no domain of its kind has; `EPERM` for one that means no line, or a line that the domain
+/// may not have; those of `find_port`; `EBUSY` where the hypervisor has the line, or another domain and not both share.
+pub fn bind(
+    hv: &Hypervisor,
+    domain: &Arc<Domain>,
+    pirq: u32,
+    share: bool,
+    find_port: impl FnOnce() -> Result<Port, Errno>,
+) -> Result<Port, Errno> {
+    if pirq >= pirq_count(hv, domain) {
+        return Err(Errno::EINVAL);
+    }
     let mut pirqs = hv.pirqs.lock();
     let numbers = pirqs.domains.get(&domain.id);
     let gsi = numbers
         .and_then(|numbers| numbers.line(pirq))
-        .ok_or(Errno::EINVAL)?;
+        .filter(|&gsi| may_use(domain, gsi))
+        .ok_or(Errno::EPERM)?;
+    let port = find_port()?;
     if is_reserved(hv, gsi) {
         return Err(Errno::EBUSY);
     }
@@ -195,7 +187,7 @@ pub fn bind(hv: &Hypervisor, domain: &Arc<Domain>, pirq: u32, share: bool) -> Re
         hv.machine.unmask_gsi(gsi);
     }
     note_need(hv, &pirqs, domain.id, pirq, trigger == TriggerMode::Level);
-    Ok(())
+    Ok(port)
 }
 
 /// Writes a domain's bitmap of interrupts that need an end.
@@ -262,10 +254,11 @@ pub fn deliver(hv: &Hypervisor, gsi: u32) {
 /// `EINVAL` for a number that means nothing.
 pub fn end(hv: &Hypervisor, domain: &Domain, pirq: u32) -> Result<bool, Errno> {
     let mut pirqs = hv.pirqs.lock();
-    let numbers = pirqs.domains.get(&domain.id).ok_or(Errno::EINVAL)?;
-    if !numbers.pirqs.contains_key(&pirq) {
-        return Err(Errno::EINVAL);
-    }
+    let numbers = pirqs
+        .domains
+        .get(&domain.id)
+        .filter(|numbers| numbers.pirqs.contains_key(&pirq))
+        .ok_or(Errno::EINVAL)?;
     let unmasks = numbers.unmasks;
     if let Some(gsi) = numbers.line(pirq) {
         end_line(hv, &mut pirqs, gsi, domain.id);
@@ -358,11 +351,11 @@ fn free_number(hv: &Hypervisor, pirqs: &Pirqs, domain: &Domain, for_line: bool) 
 }
 
 /// Makes a number of `domain` mean a line, and allows the domain that line. `pirq` is the number, or
-/// negative for any; `caller` asks. Returns the number.
+/// negative for any; `caller` asks, the control domain. Returns the number.
 ///
 /// # Errors
-/// `EINVAL` for no such line or number; `EPERM` where the caller may not have the line, or any number is
-/// asked for and the line has one; `EEXIST` where it has another; `ENOSPC` where no number is free.
+/// `EINVAL` for no such line or number; `EPERM` where any number is asked for and the line has one; `EEXIST` where it
+/// has another; `ENOSPC` where no number is free; `ENOMEM`.
 pub fn map_line(
     hv: &Hypervisor,
     caller: &Domain,
@@ -380,9 +373,6 @@ pub fn map_line(
         .get(&caller.id)
         .and_then(|numbers| numbers.line(index));
     let gsi = of_caller.unwrap_or(index);
-    if of_caller.is_none() && !caller.privileged {
-        return Err(Errno::EINVAL);
-    }
     let present = pirqs
         .domains
         .get(&domain.id)
@@ -393,17 +383,14 @@ pub fn map_line(
         (Ok(pirq), Some(present)) if pirq != present => return Err(Errno::EEXIST),
         (Ok(pirq), _) => pirq,
     };
-    if !may_use(caller, gsi) {
-        return Err(Errno::EPERM);
-    }
     // Line 0 is the timer's, which is the hypervisor's.
     if pirq >= pirq_count(hv, domain) || gsi == 0 {
         return Err(Errno::EINVAL);
     }
     let numbers = pirqs.domains.entry(domain.id).or_default();
     if numbers.line(pirq).is_none() {
+        domain.access.lock().set_irqs(gsi, gsi, true)?;
         numbers.pirqs.insert(pirq, Pirq::Line(gsi));
-        domain.access.lock().set_irqs(gsi, gsi, true);
     }
     Ok(pirq)
 }
@@ -411,15 +398,17 @@ pub fn map_line(
 /// Makes a number of a domain mean nothing, and forbids the domain the line.
 ///
 /// # Errors
-/// `EINVAL` where it means no line.
+/// `EINVAL` where it means no line; `ENOMEM`.
 pub fn unmap_line(hv: &Hypervisor, domain: &Domain, pirq: i32) -> Result<(), Errno> {
     let pirq = u32::try_from(pirq).map_err(|_| Errno::EINVAL)?;
     let mut pirqs = hv.pirqs.lock();
-    let numbers = pirqs.domains.get_mut(&domain.id).ok_or(Errno::EINVAL)?;
-    let gsi = numbers.line(pirq).ok_or(Errno::EINVAL)?;
+    let numbers = pirqs.domains.get_mut(&domain.id);
+    let (numbers, gsi) = numbers
+        .and_then(|numbers| numbers.line(pirq).map(|gsi| (numbers, gsi)))
+        .ok_or(Errno::EINVAL)?;
+    domain.access.lock().set_irqs(gsi, gsi, false)?;
     numbers.pirqs.remove(&pirq);
     release_guest(hv, &mut pirqs, domain.id, pirq);
-    domain.access.lock().set_irqs(gsi, gsi, false);
     Ok(())
 }
 

@@ -13,6 +13,10 @@
 
 extern crate alloc;
 
+#[cfg(test)]
+#[global_allocator]
+static HEAP: hv_machine::sim::Heap = hv_machine::sim::Heap;
+
 pub mod bitmap;
 pub mod callbacks;
 pub mod console_io;

@@ -24,8 +24,8 @@ const SHARED_INFO_VCPUS: u32 = 32;
 /// Bytes of a `vcpu_info`.
 const VCPU_INFO_SIZE: usize = size_of::<hypercall_abi::xen::VcpuInfo>();
 
-/// Heap that must be free before a domain or a vCPU is made: 1 MiB, many times what either takes.
-const NEW_DOMAIN_HEAP: usize = 1 << 20;
+/// Heap that must be free before a domain, a vCPU or a vCPU's state is made: 1 MiB, many times what any of them takes.
+pub(crate) const NEW_DOMAIN_HEAP: usize = 1 << 20;
 
 /// Tables that [`reap`] takes apart of each domain.
 const REAP_STEPS: u32 = 16;
@@ -47,16 +47,13 @@ pub struct NewDomain {
     pub grants: grant::Limits,
 }
 
-/// Makes a domain without memory and vCPUs, paused by the toolstack, and puts it on the list.
+/// Makes a domain without memory and vCPUs, paused by the toolstack, and puts it on the list. Its number is free: the
+/// caller has looked, and it is the toolstack's operation that is under way, or the machine's start.
 ///
 /// # Errors
-/// `EEXIST` where the number is taken, `ENOMEM`.
+/// `ENOMEM`; nothing is made then.
 pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
     hv.reserve_heap(NEW_DOMAIN_HEAP)?;
-    let mut domains = hv.domains.write();
-    if domains.contains_key(&new.id) || hv.memory.owner(new.id).is_some() {
-        return Err(Errno::EEXIST);
-    }
     let owner = hv.memory.create_owner(new.id, 0);
     let shared_info = match hv.memory.allocate_shared(&owner) {
         Ok(mfn) => mfn,
@@ -74,20 +71,16 @@ pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
     }
     domain.life.lock().toolstack_pauses = 1;
     time::publish_wall_clock(hv, &domain);
-    domains.insert(new.id, domain.clone());
+    hv.domains.write().insert(new.id, domain.clone());
     Ok(domain)
 }
 
-/// Gives a domain vCPUs 0 to `count`-1, all down.
+/// Gives a domain its vCPUs up to number `count`-1, as far as it may have them, all down.
 ///
 /// # Errors
-/// `EINVAL` where it has more already, or `count` is 0 or above [`Domain::max_vcpus`].
+/// `ENOMEM`; those that are made stay, and the next call goes on behind them.
 pub fn create_vcpus(hv: &Hypervisor, domain: &Arc<Domain>, count: u32) -> Result<(), Errno> {
-    let have = domain.vcpu_count();
-    if count == 0 || count > domain.max_vcpus || count < have {
-        return Err(Errno::EINVAL);
-    }
-    for id in have..count {
+    for id in domain.vcpu_count()..count.min(domain.max_vcpus) {
         hv.reserve_heap(NEW_DOMAIN_HEAP)?;
         let vcpu = Vcpu::new(id, Arc::downgrade(domain), first_info_place(domain, id));
         let held = {
@@ -449,7 +442,7 @@ mod tests {
             .pin(mfn, Domid(7), Level::L1, &mut || false)
             .expect("an empty table");
         let frame = host.hv.memory.get(mfn, Domid(7)).expect("its own");
-        assert_eq!(host.hv.memory.release_allocation(frame), Ok(()));
+        assert!(host.hv.memory.release_allocation(frame));
         assert!(destroy(&host.hv, &domain, &mut || false));
         assert_eq!(host.hv.memory.free_frames(), before);
     }

@@ -145,9 +145,6 @@ pub struct Watchdogs(Mutex<[Option<TimerId>; WATCHDOGS], { rank::WATCHDOGS }>);
 /// Sets a new watchdog (`id` 0), pokes one, or stops one (`timeout` 0).
 fn watchdog(cx: &mut Current<'_>, id: u32, timeout: u32) -> Result<u64, Errno> {
     let hv = cx.hv;
-    if id as usize > WATCHDOGS {
-        return Err(Errno::EINVAL);
-    }
     let deadline = time::now(hv).saturating_add(u64::from(timeout) * SECOND);
     let cpu = hv.machine.cpu_id();
     let mut watchdogs = cx.domain.watchdogs.0.lock();
@@ -164,8 +161,10 @@ fn watchdog(cx: &mut Current<'_>, id: u32, timeout: u32) -> Result<u64, Errno> {
             free as u64 + 1
         }
         Some(index) => {
-            let slot = watchdogs.get_mut(index).ok_or(Errno::EINVAL)?;
-            let timer = slot.ok_or(Errno::EINVAL)?;
+            let running = watchdogs
+                .get_mut(index)
+                .and_then(|slot| slot.map(|timer| (slot, timer)));
+            let (slot, timer) = running.ok_or(Errno::EINVAL)?;
             let mut timers = hv.timers.lock();
             if timeout == 0 {
                 timers.remove(timer);

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use hv_machine::sim::Machine;
 use hv_machine::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MachineRef, Platform};
 use hypercall_abi::types::{Domid, Mfn};
-use hypercall_abi::xen::{HYPERVISOR_UPDATE_VA_MAPPING, UVMF_INVLPG};
+use hypercall_abi::xen::{
+    HYPERVISOR_MMU_UPDATE, HYPERVISOR_UPDATE_VA_MAPPING, MmuUpdate, UVMF_INVLPG,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::current::Current;
@@ -341,6 +343,21 @@ impl Host {
         let args = [va, Pte::new(mfn, RO).0, UVMF_INVLPG];
         assert_eq!(self.hypercall(id, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
         mfn
+    }
+
+    /// Maps a scratch page, writable, at the end of all addresses.
+    pub fn map_top(&self, id: Domid) {
+        let Layout { tables, scratch } = self.layout(id);
+        let [l4, l3, l2, l1] = *tables;
+        let last = *scratch.last().expect("scratch memory");
+        for (table, named) in [(l4, l3), (l3, l2), (l2, l1), (l1, last)] {
+            let update = MmuUpdate {
+                ptr: (table.0 << 12) | (511 * 8),
+                val: Pte::new(named, RW).0,
+            };
+            let args = [self.put(id, &update), 1, 0, u64::from(Domid::SELF.0)];
+            assert_eq!(self.hypercall(id, HYPERVISOR_MMU_UPDATE, &args), 0);
+        }
     }
 
     /// Puts bytes into a scratch page of their own, which the domain can then only read; gives their address.

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use hv_machine::{FpuState, GUEST_GDT_FRAMES, Platform};
+use hv_machine::{GUEST_GDT_FRAMES, Platform};
 use hypercall_abi::arch_x86::{
     FIRST_RESERVED_GDT_ENTRY, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_I387_VALID, VGCF_IN_KERNEL,
     VGCF_ONLINE, VGCF_SYSCALL_DISABLES_EVENTS, VcpuGuestContext,
@@ -159,9 +159,8 @@ fn descriptor_frames<'h>(
     context: &VcpuGuestContext,
 ) -> Result<Vec<TypedRef<'h>>, Errno> {
     let count = (context.gdt_ents as usize).div_ceil(512);
-    let frames = context.gdt_frames.get(..count).ok_or(Errno::EINVAL)?;
+    let frames = context.gdt_frames.iter().take(count);
     frames
-        .iter()
         .map(|&mfn| hv.memory.get_typed(mfn, domain.id, FrameType::Descriptors))
         .collect()
 }
@@ -193,7 +192,7 @@ fn take_root(
 
 fn set_registers(state: &mut VcpuState, context: &VcpuGuestContext) {
     state.kernel_mode = context.flags & VGCF_IN_KERNEL != 0;
-    state.fpu = FpuState::new();
+    state.fpu.reset();
     if context.flags & VGCF_I387_VALID != 0 {
         state.fpu.set_legacy(&context.fpu_ctxt);
     }

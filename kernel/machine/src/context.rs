@@ -138,15 +138,21 @@ pub(crate) const FPU_AREA_SIZE: usize = 2816;
 impl FpuState {
     /// The state after reset: FCW 0x37f, MXCSR 0x1f80, everything else zero.
     pub fn new() -> Self {
-        let mut area = Box::new(FpuArea {
+        let area = Box::new(FpuArea {
             bytes: [0; FPU_AREA_SIZE],
         });
-        area.bytes[0..2].copy_from_slice(&0x37f_u16.to_le_bytes());
-        area.bytes[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
-        Self {
-            area,
-            enabled: LEGACY_COMPONENTS,
-        }
+        let mut state = Self { area, enabled: 0 };
+        state.reset();
+        state
+    }
+
+    /// Makes it [`Self::new`] again.
+    pub fn reset(&mut self) {
+        let bytes = &mut self.area.bytes;
+        bytes.fill(0);
+        bytes[0..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+        bytes[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        self.enabled = LEGACY_COMPONENTS;
     }
 
     /// XCR0 of the vCPU: the components that its instructions may use. All are saved, whatever is enabled.

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use hv_machine::Platform;
 use hypercall_abi::arch_x86::{CpuidLeaf, XEN_CPUID_FIRST_LEAF, XEN_CPUID_NO_SUBLEAF};
+use hypercall_abi::errno::Errno;
 
 use super::feature::WORDS;
 use super::policy::{
@@ -68,7 +69,10 @@ impl Policy {
     }
 
     /// The leaves of a view, in ascending order.
-    pub fn leaves(&self, machine: &impl Platform, view: View) -> Vec<CpuidLeaf> {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn leaves(&self, machine: &impl Platform, view: View) -> Result<Vec<CpuidLeaf>, Errno> {
         let features = self.view(view);
         match view {
             View::Raw => list(&|leaf, subleaf| machine.cpuid(leaf, subleaf)),
@@ -90,9 +94,12 @@ impl Policy {
     }
 
     /// The leaves of a domain, in ascending order.
-    pub fn leaves_of(&self, domain: &Domain) -> Vec<CpuidLeaf> {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn leaves_of(&self, domain: &Domain) -> Result<Vec<CpuidLeaf>, Errno> {
         let features = self.of(domain);
-        let configured = domain.cpuid.lock().clone();
+        let configured = domain.cpuid.lock();
         list(&|leaf, subleaf| {
             let other = configured.get(&(leaf, subleaf)).copied();
             other
@@ -126,8 +133,11 @@ pub fn is_listed(leaf: &CpuidLeaf) -> bool {
     (leaf.subleaf as usize) < subleaves
 }
 
-fn list(get: &dyn Fn(u32, u32) -> Leaf) -> Vec<CpuidLeaf> {
+fn list(get: &dyn Fn(u32, u32) -> Leaf) -> Result<Vec<CpuidLeaf>, Errno> {
     let mut leaves = Vec::new();
+    leaves
+        .try_reserve_exact(MAX_LEAVES as usize)
+        .map_err(|_| Errno::ENOMEM)?;
     let mut push = |leaf, subleaf, [a, b, c, d]: Leaf| {
         leaves.push(CpuidLeaf {
             leaf,
@@ -174,7 +184,7 @@ fn list(get: &dyn Fn(u32, u32) -> Leaf) -> Vec<CpuidLeaf> {
             get(EXTENDED + leaf, 0),
         );
     }
-    leaves
+    Ok(leaves)
 }
 
 /// Subleaves of the leaf of extended state: up to the highest component.

@@ -25,14 +25,14 @@ pub(super) fn irq(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool
     domain
         .access
         .lock()
-        .set_irqs(arm.pirq, arm.pirq, arm.allow_access != 0);
+        .set_irqs(arm.pirq, arm.pirq, arm.allow_access != 0)?;
     Ok(false)
 }
 
 /// `XEN_DOMCTL_iomem_permission`.
 ///
 /// # Errors
-/// `EINVAL` for a range that is empty or wraps, `EPERM` for one that the caller has not.
+/// `EINVAL` for a range that is empty or wraps, `EPERM` for one that the caller has not; `ENOMEM`.
 pub(super) fn io_memory(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlIomemPermission = op.u.get();
     let first = arm.first_mfn;
@@ -46,14 +46,14 @@ pub(super) fn io_memory(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Resul
     }
     domain
         .owner
-        .set_io_memory(first, Mfn(last), arm.allow_access != 0);
+        .set_io_memory(first, Mfn(last), arm.allow_access != 0)?;
     Ok(false)
 }
 
 /// `XEN_DOMCTL_ioport_permission`.
 ///
 /// # Errors
-/// `EINVAL` for a range that is empty or goes beyond the last port, `EPERM` for one that the caller has not.
+/// `EINVAL` for a range that is empty or goes beyond the last port, `EPERM` for one that the caller has not; `ENOMEM`.
 pub(super) fn ports(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlIoportPermission = op.u.get();
     let last = arm
@@ -68,7 +68,7 @@ pub(super) fn ports(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bo
     domain
         .access
         .lock()
-        .set_ports(arm.first_port, last, arm.allow_access != 0);
+        .set_ports(arm.first_port, last, arm.allow_access != 0)?;
     Ok(false)
 }
 

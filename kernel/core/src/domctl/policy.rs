@@ -20,7 +20,7 @@ const EXTENDED: u32 = 0x8000_0000;
 /// `XEN_DOMCTL_get_cpu_policy`; without a buffer it says only how much room is enough.
 ///
 /// # Errors
-/// `EFAULT`, `ENOBUFS` where there are more leaves or MSRs than room.
+/// `EFAULT`, `ENOMEM`, `ENOBUFS` where there are more leaves or MSRs than room.
 pub(super) fn get(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result<bool, Errno> {
     let mut arm: DomctlCpuPolicy = op.u.get();
     arm.nr_leaves = copy_leaves(cx, arm.leaves.address(), arm.nr_leaves, || {

@@ -42,7 +42,7 @@ fn with_state<R>(
 /// `XEN_DOMCTL_getvcpuextstate`; without a buffer it says only how much room is enough.
 ///
 /// # Errors
-/// `ESRCH`; `EINVAL` for the caller itself, too little room, or other components than there are; `EFAULT`.
+/// `ESRCH`; `EINVAL` for the caller itself, too little room, or other components than there are; `EFAULT`, `ENOMEM`.
 pub(super) fn get_extended(
     cx: &Current<'_>,
     domain: &Domain,
@@ -77,19 +77,20 @@ pub(super) fn get_extended(
 /// `XEN_DOMCTL_setvcpuextstate`.
 ///
 /// # Errors
-/// `ESRCH`; `EINVAL` for the caller itself, or a state that is none; `EOPNOTSUPP` for a compacted one; `EFAULT`.
+/// `ESRCH`; `EINVAL` for the caller itself, or a state that is none; `EOPNOTSUPP` for a compacted one; `EFAULT`,
+/// `ENOMEM`.
 pub(super) fn set_extended(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlVcpuextstate = op.u.get();
     let components = cx.hv.cpuid.components();
     with_state(cx, domain, arm.vcpu, Errno::EINVAL, |_, state| {
         let most = HEADER + image_size(cx, components);
-        let size = usize::try_from(arm.size).map_err(|_| Errno::EINVAL)?;
-        if !(HEADER..=most).contains(&size) {
+        if !(HEADER as u64..=most as u64).contains(&arm.size) {
             return Err(Errno::EINVAL);
         }
-        let bytes = cx.read_array::<u8>(arm.buffer.address(), size)?;
-        let (header, image) = bytes.split_at_checked(HEADER).ok_or(Errno::EINVAL)?;
-        let [enabled, ever] = words(header);
+        let at = arm.buffer.address();
+        let [enabled, ever]: [u64; 2] = cx.read(at)?;
+        let image =
+            cx.read_array::<u8>(at.wrapping_add(HEADER as u64), arm.size as usize - HEADER)?;
         if enabled | ever != 0 {
             let valid = |value| cpuid::is_valid_xcr0(cx, value);
             if !valid(enabled) || !valid(ever) || enabled & !ever != 0 {
@@ -105,7 +106,7 @@ pub(super) fn set_extended(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Re
         if image.len() != image_size(cx, ever) {
             return Err(Errno::EINVAL);
         }
-        if !state.fpu.set_extended(image, ever) {
+        if !state.fpu.set_extended(&image, ever) {
             return Err(Errno::EINVAL);
         }
         state.fpu.enable(enabled);
@@ -122,17 +123,6 @@ fn image_size(cx: &Current<'_>, components: u64) -> usize {
         0 => 0,
         components => cx.hv.cpuid.state_size(components) as usize,
     }
-}
-
-fn words(header: &[u8]) -> [u64; 2] {
-    let mut words = [0; 2];
-    for (slot, bytes) in words.iter_mut().zip(header.chunks_exact(8)) {
-        *slot = bytes
-            .iter()
-            .rev()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte));
-    }
-    words
 }
 
 /// `XEN_DOMCTL_get_vcpu_msrs`: those that are not 0; without a buffer it says only how many there can be.
@@ -253,7 +243,8 @@ pub(super) fn set_entries(
     if Arc::ptr_eq(domain, cx.domain) {
         return Err(Errno::ESRCH);
     }
-    with_state(cx, domain, arm.vcpu, Errno::ESRCH, |_, state| {
+    let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
+    super::vcpu::while_paused(cx, &vcpu, |_, state| {
         let entries = [arm.syscall32_callback_eip, arm.sysenter_callback_eip];
         let complete = arm.size as usize >= offset_of!(DomctlExtVcpucontext, vmce);
         if !complete || !entries.into_iter().all(is_canonical) {

@@ -61,7 +61,7 @@ pub(super) fn info(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result
 ///
 /// # Errors
 /// `EINVAL` for the caller's own domain, one that is being taken apart, a vCPU that is not there, or a bad context;
-/// `EOPNOTSUPP` for other tables than a vCPU has already; `EFAULT`; `EBUSY` while it runs.
+/// `EOPNOTSUPP` for other tables than a vCPU has already; `EFAULT`, `ENOMEM`; `EBUSY` while it runs.
 pub(super) fn set_context(
     cx: &Current<'_>,
     domain: &Arc<Domain>,
@@ -91,6 +91,7 @@ pub(super) fn set_context(
             vcpu_context::apply(cx.hv, domain, vcpu, state, context, out_of_time)
         }
         None => {
+            cx.hv.reserve_heap(lifecycle::NEW_DOMAIN_HEAP)?;
             vcpu.down.store(true, Ordering::Release);
             lifecycle::release_tables(cx.hv, state);
             *state = VcpuState::default();
@@ -109,7 +110,7 @@ pub(super) fn set_context(
 ///
 /// # Errors
 /// `EINVAL` for the caller itself or a vCPU that is not there, `ENODATA` before it has a context, `EBUSY` while it
-/// runs, `EFAULT`.
+/// runs, `EFAULT`, `ENOMEM`.
 pub(super) fn get_context(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlVcpucontext = op.u.get();
     let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::EINVAL)?;

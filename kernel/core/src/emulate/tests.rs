@@ -76,7 +76,11 @@ fn run(
 
 fn allow_ports(host: &Host, id: Domid, first: u32, last: u32) {
     let domain = host.domain(id);
-    domain.access.lock().set_ports(first, last, true);
+    domain
+        .access
+        .lock()
+        .set_ports(first, last, true)
+        .expect("room for a range");
     host.as_guest(id, |cx| cx.state.iopl = 1);
 }
 
@@ -132,7 +136,11 @@ fn a_write_reaches_the_ports_that_the_domain_has_and_no_others() {
     allow_ports(&host, DOMU, 0x80, 0x83);
     run(&host, DOMU, OUT_DX_EAX, set);
     assert_eq!(host.hv.machine.take_port_writes(), [(0x80, 4, 0x4433_2211)]);
-    host.domain(DOMU).access.lock().set_ports(0x81, 0x82, false);
+    host.domain(DOMU)
+        .access
+        .lock()
+        .set_ports(0x81, 0x82, false)
+        .expect("room for a range");
     run(&host, DOMU, OUT_DX_EAX, set);
     assert_eq!(
         host.hv.machine.take_port_writes(),
@@ -224,7 +232,8 @@ fn each_domain_has_its_own_index_of_the_cmos_and_of_pci() {
     host.domain(DOM0)
         .access
         .lock()
-        .set_ports(0xcfc, 0xcff, false);
+        .set_ports(0xcfc, 0xcff, false)
+        .expect("room for a range");
     let (_, after) = out(DOM0, 0xcfe, 0, &[0x66, 0xed]);
     assert_eq!(after.rax, 0x8086);
     assert_eq!(
@@ -565,7 +574,7 @@ proptest! {
         error_code in prop::sample::select(vec![0_u32, 0, 0, 0x402, 0xffff]),
     ) {
         let host = host();
-        host.domain(DOMU).access.lock().set_ports(0, 0xffff, true);
+        host.domain(DOMU).access.lock().set_ports(0, 0xffff, true).expect("room for a range");
         host.as_guest(DOMU, |cx| {
             let code: Vec<u8> = opcode.iter().chain(&code).copied().collect();
             let _ = cx.write_bytes(rip, &code);

@@ -183,13 +183,12 @@ pub fn bind_pirq(
     pirq: u32,
     flags: u32,
 ) -> Result<Port, Errno> {
-    interrupt::check_access(hv, domain, pirq)?;
     let mut table = domain.events.table.lock();
-    if table.pirq_port(pirq).is_some() {
-        return Err(Errno::EEXIST);
-    }
-    let port = table.free_port()?;
-    interrupt::bind(hv, domain, pirq, flags & BIND_PIRQ_WILL_SHARE != 0)?;
+    let share = flags & BIND_PIRQ_WILL_SHARE != 0;
+    let port = interrupt::bind(hv, domain, pirq, share, || match table.pirq_port(pirq) {
+        Some(_) => Err(Errno::EEXIST),
+        None => table.free_port(),
+    })?;
     table.bind(port, Binding::Pirq(pirq), 0);
     Ok(port)
 }

@@ -13,6 +13,8 @@ use crate::{Current, Domain};
 
 /// A reset that goes on after a continuation; Xen's number for it, which the public headers leave out.
 const EVTCHNOP_RESET_CONT: u32 = 14;
+/// Heap that must be free before a port is made: 4 KiB, more than a port takes unless the table grows.
+const NEW_PORT_HEAP: usize = 4 << 10;
 
 /// `HYPERVISOR_event_channel_op`: a command and the address of its struct.
 pub fn do_event_channel_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
@@ -35,6 +37,14 @@ pub fn do_event_channel_op_compat(cx: &mut Current<'_>, args: &Args) -> Hypercal
 
 fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallResult {
     let hv = cx.hv;
+    if let EVTCHNOP_ALLOC_UNBOUND
+    | EVTCHNOP_BIND_INTERDOMAIN
+    | EVTCHNOP_BIND_VIRQ
+    | EVTCHNOP_BIND_IPI
+    | EVTCHNOP_BIND_PIRQ = command
+    {
+        hv.reserve_heap(NEW_PORT_HEAP)?;
+    }
     match command {
         EVTCHNOP_ALLOC_UNBOUND => {
             let mut op: EvtchnAllocUnbound = cx.read(at)?;

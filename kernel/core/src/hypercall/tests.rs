@@ -1,5 +1,8 @@
 //! What holds for every hypercall: who may not call at all, and what becomes of addresses that are no good.
 
+mod heap;
+mod pieces;
+
 use super::*;
 
 use hypercall_abi::domctl::{Domctl, XEN_DOMCTL_GETDOMAININFO};
@@ -11,7 +14,7 @@ use hypercall_abi::sysctl::{Sysctl, XEN_SYSCTL_SCHED_ID};
 use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::vcpu::*;
 use hypercall_abi::version::*;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::testing::{BAD_ADDRESSES, DOM0, DOMU, Host};
 

@@ -32,8 +32,11 @@ impl Memory {
             limit,
             exchange: false,
         };
-        let block = self.allocate_in_time(owner, &wanted, &mut || false)?;
-        block.ok_or(Errno::ENOMEM)
+        loop {
+            if let Some(first) = self.allocate_in_time(owner, &wanted, &mut || false)? {
+                return Ok(first);
+            }
+        }
     }
 
     /// Takes a block of zeroed frames for an owner; `None` where free frames had to be scrubbed for it first, and
@@ -63,16 +66,17 @@ impl Memory {
 
     /// Takes a block of scrubbed frames, if there is one. What is asked of the owner holds until it has them.
     fn try_allocate(&self, owner: &Owner, wanted: &Wanted) -> Result<Option<Mfn>, Errno> {
-        let frames = 1_u64.checked_shl(wanted.order).ok_or(Errno::ENOMEM)?;
+        let frames = 1_u64.checked_shl(wanted.order).unwrap_or(u64::MAX);
         let mut claimed = self.claimed.lock();
         if owner.is_closed() {
             return Err(Errno::EINVAL);
         }
-        if !wanted.exchange && owner.frames().saturating_add(frames) > owner.max_frames() {
-            return Err(Errno::ENOMEM);
-        }
         let own = owner.claim.load(Ordering::Relaxed);
-        if own < frames && *claimed > 0 && self.free_frames() < claimed.saturating_add(frames) {
+        let too_many =
+            !wanted.exchange && owner.frames().saturating_add(frames) > owner.max_frames();
+        let others =
+            own < frames && *claimed > 0 && self.free_frames() < claimed.saturating_add(frames);
+        if too_many || others {
             return Err(Errno::ENOMEM);
         }
         let Some(first) = self.heap.lock().allocate(wanted.order, wanted.limit) else {

@@ -39,6 +39,8 @@ pub struct Frame {
 
 const ALLOCATED: u32 = 1 << 31;
 const COUNT: u32 = ALLOCATED - 1;
+/// Each use of a type has a reference, so that a type word counts them all.
+const _: () = assert!((COUNT as u64) < TypeWord::COUNT);
 const NO_OWNER: u32 = u32::MAX;
 
 /// What a frame may be used for.

@@ -36,8 +36,7 @@ impl Memory {
         if named == table {
             return Ok(());
         }
-        let owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
-        let reference = self.get(named, owner).ok_or(Errno::EINVAL)?;
+        let reference = self.get(named, self.holder(table)).ok_or(Errno::EINVAL)?;
         if !self.begin(table, NAMES) {
             return Err(Errno::EINVAL);
         }
@@ -78,10 +77,7 @@ impl Memory {
         };
         loop {
             let word = frame.word();
-            let usable = word.stage() == Stage::Valid
-                && word.kind() == FrameType::Table(level)
-                && word.count() < TypeWord::COUNT;
-            if !usable {
+            if word.stage() != Stage::Valid || word.kind() != FrameType::Table(level) {
                 return false;
             }
             if frame.replace_word(word, TypeWord(word.0 + 1)) {

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
 use super::frame::List;
@@ -101,7 +102,10 @@ impl Owner {
     }
 
     /// Allows or forbids I/O memory from frame `first` to `last`.
-    pub fn set_io_memory(&self, first: Mfn, last: Mfn, allow: bool) {
-        set_range(&mut self.io_memory.write(), first.0, last.0, allow);
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn set_io_memory(&self, first: Mfn, last: Mfn, allow: bool) -> Result<(), Errno> {
+        set_range(&mut self.io_memory.write(), first.0, last.0, allow)
     }
 }

@@ -66,6 +66,11 @@ impl Memory {
         }
     }
 
+    /// Who owns a table that is held, and so has an owner; nothing can be had in the name of nobody.
+    pub(super) fn holder(&self, table: Mfn) -> Domid {
+        self.owner_of(table).unwrap_or(Domid::INVALID)
+    }
+
     fn validate_table(
         &self,
         mfn: Mfn,
@@ -74,9 +79,7 @@ impl Memory {
         out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<(), Stopped> {
         let stop = |done, why| Err(Stopped { done, why });
-        let Some(owner) = self.owner_of(mfn) else {
-            return stop(done, Errno::EINVAL);
-        };
+        let owner = self.holder(mfn);
         let mut entries = [0_u64; TABLE_ENTRIES];
         self.read_table(mfn, &mut entries);
         for (index, &entry) in entries.iter().enumerate().skip(done) {
@@ -151,7 +154,7 @@ impl Memory {
         }
         let entry = entry.adjusted(level);
         // Tables are never shared between domains.
-        let table_owner = self.owner_of(table).ok_or(Errno::EINVAL)?;
+        let table_owner = self.holder(table);
         if let Some(below) = level.below() {
             match self.get_table(entry.mfn(), table_owner, below, out_of_time) {
                 Ok(found) => _ = found.into_bits(),
@@ -261,12 +264,10 @@ impl Memory {
         preserve: bool,
         out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<Updated, Errno> {
-        let FrameType::Table(level) = table.kind() else {
-            return Err(Errno::EINVAL);
+        let level = match table.kind() {
+            FrameType::Table(level) if is_guest_slot(level, index) => level,
+            _ => return Err(Errno::EINVAL),
         };
-        if !is_guest_slot(level, index) {
-            return Err(Errno::EINVAL);
-        }
         let table = table.mfn();
         let old = Pte(self.machine.load_u64(table, index));
         if let Some(next) = self.keeps_counts(old, entry, level)

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
-use super::frame::List;
+use super::frame::{Frame, List};
 use super::owner::{Lists, Owner};
 use super::type_word::{Stage, TypeWord};
 use super::{Level, Memory};
@@ -27,8 +27,8 @@ impl Memory {
         out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<(), Errno> {
         let table = self.get_table(mfn, owner, level, out_of_time)?;
-        let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
-        if frame.change_flags(TypeWord::PINNED, true).pinned() {
+        let pin = |frame: &Frame| frame.change_flags(TypeWord::PINNED, true);
+        if self.frame(mfn).is_none_or(|frame| pin(frame).pinned()) {
             return Err(Errno::EINVAL);
         }
         table.into_bits();

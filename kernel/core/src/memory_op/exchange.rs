@@ -12,7 +12,7 @@ use super::reservation::{frame_limit, give_back, max_order, node_allowed, place}
 use crate::current::Current;
 use crate::domain::Domain;
 use crate::hypercall::{HypercallResult, Stop, should_preempt};
-use crate::memory::{FrameRef, Wanted};
+use crate::memory::{FrameRef, FrameState, Wanted};
 
 /// `XENMEM_exchange`: gives extents and gets as many pages in extents of another order (contiguous memory for
 /// DMA). `nr_exchanged` counts input extents; a continuation goes on from there.
@@ -129,7 +129,7 @@ fn exchange_chunk(
     }
     for frame in taken {
         // The domain may have given it up itself meanwhile, on another CPU.
-        let _ = cx.hv.memory.release_allocation(frame);
+        cx.hv.memory.release_allocation(frame);
     }
     // What the domain got is its own even where it cannot be told.
     let mut told = Ok(true);
@@ -162,14 +162,14 @@ fn unused_frames<'a>(
     for index in chunk.in_from..chunk.in_from + chunk.in_count {
         let first: u64 = cx.read_element(input.extent_start.address(), index)?;
         for offset in 0..1 << input.extent_order {
-            let mfn = Mfn(first.checked_add(offset).ok_or(Errno::EINVAL)?);
+            let mfn = Mfn(first.wrapping_add(offset));
             if mfn == domain.shared_info {
                 return Err(Errno::EINVAL);
             }
             let frame = memory.get(mfn, domain.id).ok_or(Errno::EINVAL)?;
-            let state = memory.state(mfn).ok_or(Errno::EINVAL)?;
             // The allocation and this call; a frame that is named twice has one more.
-            if !state.allocated || state.references != 2 || state.types != 0 {
+            let unused = |it: FrameState| it.allocated && it.references == 2 && it.types == 0;
+            if !memory.state(mfn).is_some_and(unused) {
                 return Err(Errno::EINVAL);
             }
             frames.push(frame);

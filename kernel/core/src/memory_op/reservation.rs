@@ -87,7 +87,7 @@ pub(super) fn change(
     let mut index = start;
     while index < wanted.nr_extents {
         let done = if index > start && should_preempt(cx) {
-            Ok(Progress::OutOfTime)
+            Some(Progress::OutOfTime)
         } else {
             match command {
                 XENMEM_INCREASE_RESERVATION => increase(cx, &domain, &wanted, index),
@@ -96,18 +96,18 @@ pub(super) fn change(
             }
         };
         match done {
-            Ok(Progress::Done) => index += 1,
-            Ok(Progress::OutOfTime) => {
+            Some(Progress::Done) => index += 1,
+            Some(Progress::OutOfTime) => {
                 let word = u64::from(command) | index << COMMAND_BITS;
                 return Err(Stop::Again([word, argument, 0, 0, 0, 0]));
             }
-            Err(_) => break,
+            None => break,
         }
     }
     Ok(index)
 }
 
-/// How far an extent has come.
+/// How far an extent has come that nothing is wrong with: what else there is to say of one, callers are not told.
 enum Progress {
     Done,
     /// Nothing of it is done yet, but something was done for it.
@@ -119,17 +119,27 @@ fn increase(
     domain: &Domain,
     wanted: &MemoryReservation,
     index: u64,
-) -> Result<Progress, Errno> {
+) -> Option<Progress> {
     let Some(mfn) = allocate(cx, domain, wanted)? else {
-        return Ok(Progress::OutOfTime);
+        return Some(Progress::OutOfTime);
     };
-    if wanted.extent_start.is_null() {
-        return Ok(Progress::Done);
+    if !wanted.extent_start.is_null() {
+        tell(cx, domain, wanted, index, mfn)?;
     }
-    let told = cx.write_element(wanted.extent_start.address(), index, &mfn.0);
-    // Nobody knows of the frames of an extent that could not be told.
-    told.inspect_err(|_| give_back(cx, domain, mfn, wanted.extent_order))?;
-    Ok(Progress::Done)
+    Some(Progress::Done)
+}
+
+/// Tells the caller where an extent is, or takes it away again: nobody would know of its frames.
+fn tell(
+    cx: &Current<'_>,
+    domain: &Domain,
+    wanted: &MemoryReservation,
+    index: u64,
+    first: Mfn,
+) -> Option<()> {
+    let told = cx.write_element(wanted.extent_start.address(), index, &first.0);
+    told.inspect_err(|_| give_back(cx, domain, first, wanted.extent_order))
+        .ok()
 }
 
 fn populate(
@@ -137,16 +147,15 @@ fn populate(
     domain: &Domain,
     wanted: &MemoryReservation,
     index: u64,
-) -> Result<Progress, Errno> {
+) -> Option<Progress> {
     let list = wanted.extent_start.address();
-    let pfn: u64 = cx.read_element(list, index)?;
+    let pfn: u64 = cx.read_element(list, index).ok()?;
     let Some(mfn) = allocate(cx, domain, wanted)? else {
-        return Ok(Progress::OutOfTime);
+        return Some(Progress::OutOfTime);
     };
-    let told = cx.write_element(list, index, &mfn.0);
-    told.inspect_err(|_| give_back(cx, domain, mfn, wanted.extent_order))?;
+    tell(cx, domain, wanted, index, mfn)?;
     place(cx, mfn, wanted.extent_order, pfn);
-    Ok(Progress::Done)
+    Some(Progress::Done)
 }
 
 /// Enters an extent in the machine-to-phys table.
@@ -157,18 +166,17 @@ pub(super) fn place(cx: &Current<'_>, first: Mfn, order: u32, pfn: u64) {
     }
 }
 
-fn allocate(
-    cx: &Current<'_>,
-    domain: &Domain,
-    wanted: &MemoryReservation,
-) -> Result<Option<Mfn>, Errno> {
+/// An extent's frames; the inner `None` where the time was up.
+fn allocate(cx: &Current<'_>, domain: &Domain, wanted: &MemoryReservation) -> Option<Option<Mfn>> {
     let block = Wanted {
         order: wanted.extent_order,
         limit: frame_limit(wanted.mem_flags),
         exchange: false,
     };
     let memory = &cx.hv.memory;
-    memory.allocate_in_time(&domain.owner, &block, &mut || should_preempt(cx))
+    memory
+        .allocate_in_time(&domain.owner, &block, &mut || should_preempt(cx))
+        .ok()
 }
 
 fn decrease(
@@ -176,29 +184,28 @@ fn decrease(
     domain: &Domain,
     wanted: &MemoryReservation,
     index: u64,
-) -> Result<Progress, Errno> {
-    let first: u64 = cx.read_element(wanted.extent_start.address(), index)?;
-    for offset in 0..1 << wanted.extent_order {
-        let mfn = first.checked_add(offset).ok_or(Errno::EINVAL)?;
-        remove_frame(cx, domain, Mfn(mfn))?;
-    }
-    Ok(Progress::Done)
+) -> Option<Progress> {
+    let list = wanted.extent_start.address();
+    let first: u64 = cx.read_element(list, index).ok()?;
+    let mut frames = (0..1 << wanted.extent_order).map(|offset| Mfn(first.wrapping_add(offset)));
+    frames
+        .all(|mfn| remove_frame(cx, domain, mfn))
+        .then_some(Progress::Done)
 }
 
-/// Takes a frame from a domain's reservation. It goes back to the heap once nothing refers to it.
-fn remove_frame(cx: &Current<'_>, domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
-    if mfn == domain.shared_info || domain.grants.has_frame(mfn) {
-        return Err(Errno::EINVAL);
-    }
-    let frame = cx.hv.memory.get(mfn, domain.id).ok_or(Errno::EINVAL)?;
-    cx.hv.memory.release_allocation(frame)
+/// Takes a frame from a domain's reservation, if it is in it. It goes back to the heap once nothing refers to it.
+fn remove_frame(cx: &Current<'_>, domain: &Domain, mfn: Mfn) -> bool {
+    let frame = cx.hv.memory.get(mfn, domain.id);
+    let kept = mfn == domain.shared_info || domain.grants.has_frame(mfn);
+    let frame = frame.filter(|_| !kept);
+    frame.is_some_and(|frame| cx.hv.memory.release_allocation(frame))
 }
 
 /// Takes an extent away that was allocated a moment ago.
 pub(super) fn give_back(cx: &Current<'_>, domain: &Domain, first: Mfn, order: u32) {
     for offset in 0..1 << order {
         // The domain itself, on another CPU, or its end may have been faster.
-        let _ = remove_frame(cx, domain, Mfn(first.0 + offset));
+        remove_frame(cx, domain, Mfn(first.0 + offset));
     }
 }
 

@@ -120,24 +120,25 @@ impl Requests {
     /// `EFAULT` where it cannot be read, whatever the next ones are.
     #[inline]
     fn get(&mut self, cx: &Current<'_>, index: u64) -> Result<MmuUpdate, Errno> {
-        if !self.held.contains(&index) {
-            self.fill(cx, index)?;
+        let place = index.wrapping_sub(self.held.start) as usize;
+        match self.batch.get(place) {
+            Some(&request) if self.held.contains(&index) => Ok(request),
+            _ => self.fill(cx, index),
         }
-        let place = (index - self.held.start) as usize;
-        self.batch.get(place).copied().ok_or(Errno::EFAULT)
     }
 
-    fn fill(&mut self, cx: &Current<'_>, index: u64) -> Result<(), Errno> {
+    /// Reads requests from `index` on, and gives that one.
+    fn fill(&mut self, cx: &Current<'_>, index: u64) -> Result<MmuUpdate, Errno> {
         self.held = 0..0;
-        let wanted = (self.count - index).min(BATCH as u64);
-        for count in [wanted, 1] {
+        let mut read = |count: u64| {
             let part = self.batch.get_mut(..count as usize).unwrap_or_default();
-            if cx.read_elements(self.list, index, part).is_ok() {
-                self.held = index..index + count;
-                return Ok(());
-            }
-        }
-        Err(Errno::EFAULT)
+            cx.read_elements(self.list, index, part)?;
+            self.held = index..index + count;
+            Ok(())
+        };
+        read((self.count - index).min(BATCH as u64)).or_else(|_| read(1))?;
+        let [first, ..] = self.batch;
+        Ok(first)
     }
 }
 
@@ -249,11 +250,13 @@ pub fn do_update_va_mapping_otherdomain(cx: &mut Current<'_>, args: &Args) -> Hy
 fn update_va_mapping(cx: &mut Current<'_>, args: &Args, frames_of: Domid) -> HypercallResult {
     let [va, entry, flags, ..] = *args;
     let memory = &cx.hv.memory;
-    let root = cx.state.root().ok_or(Errno::EINVAL)?;
     if !is_guest_range(va, 1) {
         return Err(Errno::EINVAL.into());
     }
-    let slot = memory.l1_slot(root, va).ok_or(Errno::EINVAL)?;
+    let root = cx.state.root();
+    let slot = root
+        .and_then(|root| memory.l1_slot(root, va))
+        .ok_or(Errno::EINVAL)?;
     if memory.type_in_use(slot.table) != FrameType::Table(Level::L1) {
         return Err(Errno::EINVAL.into());
     }

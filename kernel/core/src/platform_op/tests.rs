@@ -187,6 +187,11 @@ fn idle_times_are_told_of_the_processors_that_there_are() {
     ] {
         fail(&host, XENPF_GETIDLETIME, &bad, Errno::EFAULT);
     }
+    let fixed = XenpfGetidletime {
+        cpumap_bitmap: GuestHandle::new(host.put_read_only(DOM0, &[1; 8])),
+        ..arm
+    };
+    fail(&host, XENPF_GETIDLETIME, &fixed, Errno::EFAULT);
 }
 
 /// Values that QEMU's ACPI code has for the state S5.

@@ -50,8 +50,8 @@ pub(super) fn features(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
 /// `XEN_SYSCTL_get_cpu_policy`; without a buffer it says only how much room is enough.
 ///
 /// # Errors
-/// `EINVAL` for an unknown policy, `EOPNOTSUPP` for hardware-virtualized guests', `EFAULT`, `ENOBUFS` where there are
-/// more leaves or MSRs than room.
+/// `EINVAL` for an unknown policy, `EOPNOTSUPP` for hardware-virtualized guests', `EFAULT`, `ENOMEM`, `ENOBUFS` where
+/// there are more leaves or MSRs than room.
 pub(super) fn policy(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
     let mut arm: SysctlCpuPolicy = op.u.get();
     if arm._rsvd != 0 {
@@ -79,17 +79,17 @@ pub(super) fn policy(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
 /// enough.
 ///
 /// # Errors
-/// `EFAULT`, `ENOBUFS`.
+/// `EFAULT`, `ENOBUFS`, `ENOMEM`.
 pub(crate) fn copy_leaves(
     cx: &Current<'_>,
     buffer: u64,
     room: u32,
-    leaves: impl FnOnce() -> Vec<CpuidLeaf>,
+    leaves: impl FnOnce() -> Result<Vec<CpuidLeaf>, Errno>,
 ) -> Result<u32, Errno> {
     if buffer == 0 {
         return Ok(MAX_LEAVES);
     }
-    let leaves = leaves();
+    let leaves = leaves()?;
     let count = leaves.len() as u32;
     if count > room {
         return Err(Errno::ENOBUFS);

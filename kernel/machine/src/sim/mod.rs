@@ -6,23 +6,27 @@
 //! what one asks of others is done at once.
 
 mod cpu;
+mod heap;
 mod platform;
 mod ram;
 mod record;
 mod script;
 mod tlb;
+mod wait;
 mod walk;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hypercall_abi::types::Mfn;
 
 pub use self::cpu::{Cpu, held_locks, set_held_locks};
+pub use self::heap::{Heap, with_largest_block};
 use self::record::Record;
 pub use self::record::{Flush, Gsi};
 pub use self::tlb::Remembered;
 use self::tlb::Tlb;
+pub use self::wait::{on_next_wait, relax};
 use crate::flush_clock::FlushClock;
 use crate::{
     BootModule, HYPERVISOR_SLOTS, MemoryKind, MemoryRegion, PAGE_SIZE, Platform, TABLE_ENTRIES,
@@ -54,16 +58,12 @@ pub struct Machine {
     /// Reads of frames since the last look, and the most between two.
     reads: AtomicU64,
     most_reads: AtomicU64,
+    heap_free: AtomicUsize,
     record: Mutex<Record>,
 }
 
 /// Rate of the simulated time-stamp counter: 1 GHz, so that a tick is a nanosecond.
 pub const TSC_KHZ: u64 = 1_000_000;
-
-/// What every wait for another CPU does between two looks.
-pub fn relax() {
-    std::thread::yield_now();
-}
 
 impl Machine {
     /// A machine of `frames` frames of RAM and one CPU.
@@ -104,6 +104,7 @@ impl Machine {
             tsc_step: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             most_reads: AtomicU64::new(0),
+            heap_free: AtomicUsize::new(1 << 30),
             record: Mutex::default(),
         }
     }
@@ -142,6 +143,11 @@ impl Machine {
     /// Lets `ticks` pass with every look at the time-stamp counter from here on.
     pub fn set_tsc_step(&self, ticks: u64) {
         self.tsc_step.store(ticks, SeqCst);
+    }
+
+    /// Says how much of the hypervisor's own heap is free, until it is given more.
+    pub fn set_heap_free(&self, bytes: usize) {
+        self.heap_free.store(bytes, SeqCst);
     }
 
     /// The most [`Platform::read_frame`] between two looks at the time-stamp counter, and forgets it.

@@ -40,10 +40,11 @@ impl Platform for Machine {
         for private in self.private.iter().skip(first.0 as usize).take(1 << order) {
             private.store(true, SeqCst);
         }
+        self.heap_free.fetch_add(PAGE_SIZE << order, SeqCst);
     }
 
     fn heap_free(&self) -> usize {
-        usize::MAX
+        self.heap_free.load(SeqCst)
     }
 
     fn load_u64(&self, mfn: Mfn, index: usize) -> u64 {

@@ -9,7 +9,8 @@ fn ports_are_handed_on_and_taken_back() {
     host.domain(DOM0)
         .access
         .lock()
-        .set_ports(PORTS.0, PORTS.1, true);
+        .set_ports(PORTS.0, PORTS.1, true)
+        .expect("room for a range");
     let arm = |first_port, nr_ports, allow_access| DomctlIoportPermission {
         first_port,
         nr_ports,
@@ -43,7 +44,11 @@ fn ports_are_handed_on_and_taken_back() {
 #[test]
 fn interrupts_are_handed_on_and_taken_back() {
     let host = Host::new();
-    host.domain(DOM0).access.lock().set_irqs(5, 5, true);
+    host.domain(DOM0)
+        .access
+        .lock()
+        .set_irqs(5, 5, true)
+        .expect("room for a range");
     let arm = |pirq, allow_access| DomctlIrqPermission {
         pirq,
         allow_access,
@@ -63,7 +68,10 @@ fn interrupts_are_handed_on_and_taken_back() {
 fn io_memory_is_handed_on_and_taken_back() {
     let host = Host::new();
     let (first, last) = (Mfn(0xfe000), Mfn(0xfe00f));
-    host.domain(DOM0).owner.set_io_memory(first, last, true);
+    host.domain(DOM0)
+        .owner
+        .set_io_memory(first, last, true)
+        .expect("room for a range");
     let arm = |first_mfn, nr_mfns, allow_access| DomctlIomemPermission {
         first_mfn: Mfn(first_mfn),
         nr_mfns,
@@ -100,9 +108,15 @@ fn a_mapping_of_io_memory_says_whether_the_domain_may_make_it() {
     let cmd = XEN_DOMCTL_MEMORY_MAPPING;
     let good = arm(first.0, 16);
     fail(&host, cmd, DOMU, &good, Errno::EPERM);
-    host.domain(DOM0).owner.set_io_memory(first, last, true);
+    host.domain(DOM0)
+        .owner
+        .set_io_memory(first, last, true)
+        .expect("room for a range");
     fail(&host, cmd, DOMU, &good, Errno::EPERM);
-    host.domain(DOMU).owner.set_io_memory(first, last, true);
+    host.domain(DOMU)
+        .owner
+        .set_io_memory(first, last, true)
+        .expect("room for a range");
     succeed(&host, cmd, DOMU, &good);
     let wrapping = DomctlMemoryMapping {
         first_gfn: hypercall_abi::types::Pfn(u64::MAX),

@@ -341,6 +341,26 @@ fn a_domain_that_cannot_be_is_not_made() {
 }
 
 #[test]
+fn no_number_for_a_domain_is_told() {
+    let host = Host::new();
+    let domain = host.domain(DOMU);
+    let numbers = || (0..Domid::FIRST_RESERVED.0).map(Domid);
+    {
+        let mut domains = host.hv.domains.write();
+        for id in numbers() {
+            domains.entry(id).or_insert_with(|| domain.clone());
+        }
+    }
+    let free = host.hv.memory.free_frames();
+    let refused = Errno::ENOMEM.to_return();
+    assert_eq!(create(&host, Domid(0), &wish()).0, refused);
+    assert_eq!(host.hv.memory.free_frames(), free);
+    let last = numbers().next_back().expect("there are numbers");
+    host.hv.domains.write().remove(&last);
+    assert_eq!(create(&host, Domid(0), &wish()), (0, last));
+}
+
+#[test]
 fn no_memory_for_a_domain_is_told() {
     let host = Host::new();
     let owner = host.domain(DOMU).owner.clone();

@@ -112,6 +112,18 @@ fn affinity_that_cannot_be_leaves_the_old_one() {
     ] {
         fail(&host, XEN_DOMCTL_SETVCPUAFFINITY, DOMU, &arm, errno);
     }
+    for arm in [
+        DomctlVcpuaffinity {
+            cpumap_hard: unmapped,
+            ..good
+        },
+        DomctlVcpuaffinity {
+            cpumap_soft: unmapped,
+            ..good
+        },
+    ] {
+        fail(&host, XEN_DOMCTL_GETVCPUAFFINITY, DOMU, &arm, Errno::EFAULT);
+    }
     let vcpu = host.vcpu(DOMU);
     assert_eq!(crate::sched::hard_affinity(&host.hv, &vcpu), 0x3);
     assert_eq!(vcpu.seat.soft_affinity(), 0x3);

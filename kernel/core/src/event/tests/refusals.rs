@@ -195,3 +195,22 @@ fn a_domain_that_is_taken_apart_is_not_connected_to() {
     assert_eq!(connect(&host, DOM0, DOMU, waits), Err(Errno::EINVAL));
     assert_eq!(host.domain(DOM0).events.active(), 0);
 }
+
+#[test]
+fn a_port_that_another_processor_closes_meanwhile_is_closed_once() {
+    let host: &'static Host = Box::leak(Box::new(host()));
+    let waits = alloc(host, DOM0, Domid::SELF, DOMU).unwrap();
+    let port = connect(host, DOMU, DOM0, waits).unwrap();
+    let [dom0, domu]: [&'static std::sync::Arc<crate::Domain>; 2] =
+        [DOM0, DOMU].map(|id| &*Box::leak(Box::new(host.domain(id))));
+    // It has seen where the other end is, and waits for that domain's ports.
+    let theirs = dom0.events.table.lock();
+    hv_machine::sim::on_next_wait(move || {
+        drop(theirs);
+        event::close(&host.hv, domu, port).unwrap();
+    });
+    assert_eq!(close(host, DOMU, port), Err(Errno::EINVAL));
+    let left = status(host, DOM0, Domid::SELF, waits).unwrap();
+    assert_eq!(left.status, EVTCHNSTAT_UNBOUND);
+    assert_eq!(connect(host, DOMU, DOM0, waits), Ok(port));
+}

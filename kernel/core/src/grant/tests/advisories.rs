@@ -180,7 +180,7 @@ fn a_use_without_a_mapping_is_no_way_to_the_frame() {
     assert_eq!(map(&host, OTHER, wish(8, MAP, 30)).status, GNTST_OKAY);
     assert_eq!(remap(&host, OTHER, 30, Pte(0)), 0);
     let frame = host.hv.memory.get(mfn, DOMU).expect("its own");
-    host.hv.memory.release_allocation(frame).expect("allocated");
+    assert!(host.hv.memory.release_allocation(frame));
     in_order(&host);
     let heir = host.domain(DOM0).owner.clone();
     while host.hv.memory.owner_of(mfn) != Some(DOM0) {

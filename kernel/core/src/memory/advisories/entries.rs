@@ -63,7 +63,10 @@ fn device_memory_is_never_cached() {
     const DEVICE: Mfn = Mfn(0x1_0000);
     let host = Host::new();
     let [.., l1] = host.layout(DOMU).tables;
-    host.domain(DOMU).owner.set_io_memory(DEVICE, DEVICE, true);
+    host.domain(DOMU)
+        .owner
+        .set_io_memory(DEVICE, DEVICE, true)
+        .expect("room for a range");
     for asked in (0..8).map(|bits| (bits & 3) << 3 | (bits & 4) << 5) {
         assert_eq!(map(&host, 8, Pte::new(DEVICE, RW | asked)), 0);
         let stored = Pte(host.hv.machine.load_u64(l1, 8));
@@ -92,7 +95,9 @@ fn memory_is_always_cached() {
     let [.., l1] = host.layout(DOMU).tables;
     let page = host.layout(DOMU).scratch[9];
     let owner = host.domain(DOMU).owner.clone();
-    owner.set_io_memory(Mfn(0x1_0000), Mfn(0x1_0000), true);
+    owner
+        .set_io_memory(Mfn(0x1_0000), Mfn(0x1_0000), true)
+        .expect("room for a range");
     for asked in [Pte::PCD, Pte::PWT, Pte::PAT, Pte::CACHE] {
         assert_eq!(map(&host, 8, Pte::new(page, RW | asked)), 0);
         let stored = Pte(host.hv.machine.load_u64(l1, 8));

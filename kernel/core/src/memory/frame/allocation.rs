@@ -2,7 +2,6 @@
 
 use core::sync::atomic::Ordering;
 
-use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Mfn;
 
 use super::{ALLOCATED, Frame, FrameRef};
@@ -27,29 +26,25 @@ impl Memory {
     }
 
     /// Takes the allocation's reference away, as the owner asks (`XENMEM_decrease_reservation`, its death); the
-    /// frame is freed once nobody else refers to it.
-    ///
-    /// # Errors
-    /// `EINVAL` where that has happened already.
-    pub fn release_allocation(&self, reference: FrameRef<'_>) -> Result<(), Errno> {
+    /// frame is freed once nobody else refers to it. `false` where that has happened already.
+    pub fn release_allocation(&self, reference: FrameRef<'_>) -> bool {
         let mfn = reference.mfn();
-        let frame = self.frame(mfn).ok_or(Errno::EINVAL)?;
-        let owner = self
-            .owner_of(mfn)
-            .and_then(|id| self.owner(id))
-            .ok_or(Errno::EINVAL)?;
+        let owner = self.owner_of(mfn).and_then(|id| self.owner(id));
+        let (Some(frame), Some(owner)) = (self.frame(mfn), owner) else {
+            return false;
+        };
         {
             // Under the lock, lest the end of the domain take the same reference.
             let mut lists = owner.lists.lock();
             let before = frame.count.fetch_and(!ALLOCATED, Ordering::AcqRel);
             if before & ALLOCATED == 0 {
-                return Err(Errno::EINVAL);
+                return false;
             }
             self.unlink(mfn, frame, &mut lists.allocated);
             self.link(mfn, frame, &mut lists.lingering);
         }
         drop(self.adopt(mfn));
-        Ok(())
+        true
     }
 
     /// Takes the whole reservation of a dying domain away, until `out_of_time` says so; whether that is finished.

@@ -29,9 +29,6 @@ impl Memory {
             }
             let done = match stage {
                 Stage::Valid => {
-                    if word.count() == TypeWord::COUNT {
-                        return Err(Errno::EINVAL);
-                    }
                     if frame.replace_word(word, TypeWord(word.0 + 1)) {
                         return Ok(());
                     }

@@ -97,7 +97,10 @@ impl World {
         lifecycle::create_vcpus(hv, &domain, 2).expect("a second vCPU");
         if id != IDS[1] {
             let last = Mfn(DEVICE + DEVICE_FRAMES - 1);
-            domain.owner.set_io_memory(Mfn(DEVICE), last, true);
+            domain
+                .owner
+                .set_io_memory(Mfn(DEVICE), last, true)
+                .expect("room for a range");
         }
         domain.vm_assist.store(
             1 << VMASST_TYPE_WRITABLE_PAGETABLES | 1 << VMASST_TYPE_M2P_STRICT,

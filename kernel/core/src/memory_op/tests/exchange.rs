@@ -280,3 +280,52 @@ fn a_dying_domain_exchanges_nothing() {
     crate::lifecycle::reap(&host.hv);
     assert!(host.hv.domain(DOMU).is_err());
 }
+
+#[test]
+fn a_list_does_not_go_on_at_the_first_address_behind_the_last() {
+    let host = Host::new();
+    let frames = unmapped(&host, 40..44);
+    let mut wanted = exchange(&host, &frames, 0);
+    wanted.nr_exchanged = 1;
+    wanted.in_.extent_start = GuestHandle::new(u64::MAX - 7);
+    refuse(&host, &wanted, Errno::EFAULT);
+    // Nor at its own beginning.
+    wanted = exchange(&host, &frames, 0);
+    (wanted.in_.nr_extents, wanted.out.nr_extents) = (u64::MAX, u64::MAX);
+    wanted.nr_exchanged = 1 << 61;
+    refuse(&host, &wanted, Errno::EFAULT);
+}
+
+#[test]
+fn what_others_claim_is_not_had_by_exchange() {
+    let host = Host::new();
+    let owner = host.domain(DOM0).owner.clone();
+    owner.set_max_frames(u64::MAX);
+    let frames = unmapped(&host, 40..44);
+    let wanted = exchange(&host, &frames, 1);
+    let all = owner.frames() + host.hv.memory.free_frames();
+    let claim = |pages| call(&host, DOM0, XENMEM_CLAIM_PAGES, &extents(0, pages, 0, DOM0));
+    assert_eq!(claim(all), 0);
+    refuse(&host, &wanted, Errno::ENOMEM);
+    assert_eq!(claim(0), 0);
+    assert_eq!(make(&host, DOMU, &wanted), (0, 4));
+}
+
+#[test]
+fn nothing_is_exchanged_for_a_domain_that_is_taken_apart() {
+    let host = Host::new();
+    let frames = unmapped(&host, 40..44);
+    let mut wanted = exchange(&host, &frames, 1);
+    for (side, list) in [
+        (&mut wanted.in_, frames.as_slice()),
+        (&mut wanted.out, &[500, 501]),
+    ] {
+        side.domid = DOMU;
+        side.extent_start = GuestHandle::new(host.put_slice(DOM0, list));
+    }
+    let domain = host.domain(DOMU);
+    assert!(!crate::lifecycle::destroy(&host.hv, &domain, &mut || true));
+    let free = host.hv.memory.free_frames();
+    assert_eq!(make(&host, DOM0, &wanted), (errno(Errno::EINVAL), 0));
+    assert_eq!(host.hv.memory.free_frames(), free);
+}

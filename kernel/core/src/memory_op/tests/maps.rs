@@ -138,3 +138,43 @@ fn the_machine_to_phys_table_is_found() {
         assert_eq!(ask(bad, 1), (errno(Errno::EFAULT), 0), "{bad:#x}");
     }
 }
+
+#[test]
+fn what_cannot_be_told_in_the_struct_is_an_error() {
+    let host = Host::new();
+    let given = map(host.put_slice(DOMU, &packed()), 2);
+    assert_eq!(set(&host, DOMU, DOMU, given), 0);
+    let none = map(0, 0);
+    for (id, command, bytes) in [
+        (DOMU, XENMEM_MEMORY_MAP, none.as_bytes()),
+        (DOM0, XENMEM_MACHINE_MEMORY_MAP, none.as_bytes()),
+        (
+            DOMU,
+            XENMEM_MACHPHYS_MFN_LIST,
+            MachphysMfnList::new_zeroed().as_bytes(),
+        ),
+        (
+            DOMU,
+            XENMEM_RESERVED_DEVICE_MEMORY_MAP,
+            ReservedDeviceMemoryMap::new_zeroed().as_bytes(),
+        ),
+    ] {
+        let fixed = host.put_read_only(id, bytes);
+        let result = raw(&host, id, command.into(), fixed);
+        assert_eq!(result, errno(Errno::EFAULT), "command {command}");
+        let writable = host.put_slice(id, bytes);
+        assert_eq!(raw(&host, id, command.into(), writable), 0);
+    }
+}
+
+#[test]
+fn a_map_does_not_go_on_at_the_first_address_behind_the_last() {
+    let host = Host::new();
+    host.map_top(DOMU);
+    let given = map(host.put_slice(DOMU, &packed()), 2);
+    assert_eq!(set(&host, DOMU, DOMU, given), 0);
+    let top = u64::MAX - 19;
+    let ask = |count| get(&host, DOMU, XENMEM_MEMORY_MAP, &map(top, count));
+    assert_eq!(ask(1), (0, 1));
+    assert_eq!(ask(2), (errno(Errno::EFAULT), 2));
+}

@@ -61,7 +61,11 @@ fn how_large_an_extent_may_be_depends_on_who_asks() {
     }
     assert_eq!((ask(DOMU, 9), ask(DOMU, 10)), (1, 0));
     assert_eq!((ask(DOM0, 10), ask(DOM0, 13)), (1, 0));
-    host.domain(DOMU).access.lock().set_ports(1, 1, true);
+    host.domain(DOMU)
+        .access
+        .lock()
+        .set_ports(1, 1, true)
+        .expect("room for a range");
     assert_eq!((ask(DOMU, 10), ask(DOMU, 13)), (1, 0));
     for order in [18, 19, 31, 32, 63, 64, u32::MAX] {
         assert_eq!(ask(DOM0, order), 0);
@@ -197,7 +201,7 @@ fn scrubbing_for_a_single_extent_is_interrupted() {
     }
     for mfn in held {
         let frame = memory.get(mfn, DOM0).expect("its own");
-        memory.release_allocation(frame).expect("allocated");
+        assert!(memory.release_allocation(frame));
     }
     let dirty = memory.dirty_frames();
     assert!(dirty > 3 * 512);

@@ -218,11 +218,22 @@ fn caches_are_flushed_for_those_that_have_devices() {
     refuse(&host, (MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0), Errno::EINVAL);
     assert_eq!(host.hv.machine.take_cache_flushes(), 0);
     let domain = host.domain(DOMU);
-    domain.access.lock().set_ports(0x300, 0x300, true);
+    domain
+        .access
+        .lock()
+        .set_ports(0x300, 0x300, true)
+        .expect("room for a range");
     succeed(&host, (MMUEXT_FLUSH_CACHE, 0, 0));
     succeed(&host, (MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0));
-    domain.access.lock().set_ports(0x300, 0x300, false);
-    domain.owner.set_io_memory(DEVICE.0, DEVICE.0, true);
+    domain
+        .access
+        .lock()
+        .set_ports(0x300, 0x300, false)
+        .expect("room for a range");
+    domain
+        .owner
+        .set_io_memory(DEVICE.0, DEVICE.0, true)
+        .expect("room for a range");
     succeed(&host, (MMUEXT_FLUSH_CACHE, 0, 0));
     assert_eq!(host.hv.machine.take_cache_flushes(), 3);
 }

@@ -147,3 +147,25 @@ fn a_dying_domain_gets_nothing_done() {
         assert_eq!(result, Errno::EINVAL.to_return());
     }
 }
+
+#[test]
+fn a_list_does_not_go_on_at_the_first_address_behind_the_last() {
+    let host = Host::new();
+    host.map_top(DOMU);
+    let table = host.layout(DOMU).tables[3];
+    let request = |index: u64| MmuUpdate {
+        ptr: (table.0 << 12) | (index * 8),
+        val: 0,
+    };
+    let size = size_of::<MmuUpdate>() as u64;
+    let last = u64::MAX - (size - 1);
+    host.put_at(DOMU, last, &request(30));
+    host.put_at(DOMU, last - size, &request(31));
+    let done = host.put(DOMU, &0_u32);
+    for (count, at) in [(1, last), (2, last - size)] {
+        let list = |count| host.hypercall(DOMU, HYPERVISOR_MMU_UPDATE, &[at, count, done, SELF]);
+        assert_eq!(list(count), 0);
+        assert_eq!(list(count + 1), Errno::EFAULT.to_return());
+        assert_eq!(host.get::<u32>(DOMU, done), count as u32);
+    }
+}

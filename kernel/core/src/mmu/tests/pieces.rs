@@ -520,7 +520,7 @@ fn a_domain_that_dies_in_between_leaves_nothing() {
             assert_eq!(host.go_on(Domid(7), 0, done), None);
             // The domain does not have one of the tables any more.
             let frame = host.hv.memory.get(given_up, Domid(7)).expect("its own");
-            assert_eq!(host.hv.memory.release_allocation(frame), Ok(()));
+            assert!(host.hv.memory.release_allocation(frame));
             check(&host);
 
             let at = host.put(DOM0, &Domctl::new(XEN_DOMCTL_DESTROYDOMAIN, Domid(7)));
@@ -554,7 +554,7 @@ fn a_search_for_pins_survives_that_frames_go_meanwhile() {
     }
     for mfn in given_up {
         let frame = memory.get(mfn, Domid(7)).expect("its own");
-        assert_eq!(memory.release_allocation(frame), Ok(()));
+        assert!(memory.release_allocation(frame));
     }
     let mut steps = 0;
     while !lifecycle::destroy(&host.hv, &domain, &mut || true) {
@@ -574,14 +574,49 @@ fn nothing_is_pinned_or_left_partial_once_the_account_is_closed() {
     let empty = frame(&host, DOMU);
     let memory = &host.hv.memory;
     memory.close(&host.domain(DOMU).owner);
-    let pin = |mfn| memory.pin(mfn, DOMU, Level::L4, &mut || true);
-    assert_eq!(pin(empty), Err(Errno::EINVAL));
-    assert_eq!(pin(tree.root), Err(Errno::EINVAL));
+    for table in [empty, tree.root] {
+        let op = MmuextOp {
+            cmd: MMUEXT_PIN_L4_TABLE,
+            _pad0: 0,
+            arg1: table.0,
+            arg2: 0,
+        };
+        let args = [host.put(DOM0, &op), 1, 0, DOMU.0.into()];
+        let result = host.hypercall(DOM0, HYPERVISOR_MMUEXT_OP, &args);
+        assert_eq!(result, Errno::EINVAL.to_return());
+    }
     while !memory.take_apart(&host.domain(DOMU).owner, &mut || true) {
         check(&host);
     }
     assert!(tree.is_idle(&host));
     assert_eq!(stage(&host, empty), Stage::Idle);
+}
+
+#[test]
+fn the_toolstack_gives_a_vcpu_a_table_that_is_being_let_go_of() {
+    let host = host(1);
+    let domain = host.domain(DOMU);
+    lifecycle::create_vcpus(&host.hv, &domain, 2).expect("a vCPU");
+    let tree = Tree::new(&host, DOMU);
+    assert_eq!(operate(&host, MMUEXT_PIN_L4_TABLE, tree.root).0, 0);
+    begin(&host, 0, MMUEXT_UNPIN_TABLE, tree.root);
+    assert_eq!(host.go_on(DOMU, 0, 1), None);
+    assert!(matches!(stage(&host, tree.l3), Stage::Leaving(_)));
+    let mut context = VcpuGuestContext::new_zeroed();
+    context.flags = VGCF_IN_KERNEL;
+    context.ctrlreg[3] = tree.root.0 << 12;
+    let arm = DomctlVcpucontext {
+        vcpu: 1,
+        ctxt: GuestHandle::new(host.put(DOM0, &context)),
+        ..DomctlVcpucontext::new_zeroed()
+    };
+    let at = host.put(DOM0, &Domctl::with(XEN_DOMCTL_SETVCPUCONTEXT, DOMU, &arm));
+    host.begin_hypercall(DOM0, 0, HYPERVISOR_DOMCTL, &[at]);
+    assert_eq!(host.go_on(DOM0, 0, 1), None);
+    assert_eq!(finish(&host, DOM0, 0).0, 0);
+    assert!(tree.is_valid(&host));
+    assert_eq!(finish(&host, DOMU, 0).0, 0);
+    assert!(tree.is_valid(&host));
 }
 
 #[test]

@@ -99,9 +99,7 @@ fn an_entry_names_what_its_table_may_hold() {
     let free = memory
         .allocate(&host.domain(DOMU).owner, 0, u64::MAX)
         .expect("room");
-    memory
-        .release_allocation(memory.get(free, DOMU).expect("its own"))
-        .expect("allocated");
+    assert!(memory.release_allocation(memory.get(free, DOMU).expect("its own")));
     let beyond = (0..12).map(|shift| Mfn(1 << (shift + 28)));
     for (mfn, flags, errno) in [
         (theirs, RO, Errno::EBUSY),
@@ -199,7 +197,9 @@ fn device_memory_is_for_those_that_were_given_it_and_keeps_its_caching() {
         refuse(&host, DOMU, (at, uncached.0), foreign, Errno::EPERM);
     }
     let owner = host.domain(DOMU).owner.clone();
-    owner.set_io_memory(DEVICE.0, DEVICE.1, true);
+    owner
+        .set_io_memory(DEVICE.0, DEVICE.1, true)
+        .expect("room for a range");
     for foreign in [SELF, Domid::IO.0.into()] {
         assert_eq!(update(&host, DOMU, at, uncached.0, foreign), 0);
         let stored = host.hv.machine.load_u64(host.layout(DOMU).tables[3], 8);

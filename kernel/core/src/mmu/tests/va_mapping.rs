@@ -142,7 +142,9 @@ fn frames_of_others_are_for_the_control_domain() {
         assert_eq!(result, Errno::EPERM.to_return());
     }
     let owner = host.domain(DOM0).owner.clone();
-    owner.set_io_memory(DEVICE.0, DEVICE.1, true);
+    owner
+        .set_io_memory(DEVICE.0, DEVICE.1, true)
+        .expect("room for a range");
     let device = Pte::new(DEVICE.0, RW | Pte::PCD);
     assert_eq!(map_of(&host, DOM0, device, Domid::IO.0.into()), 0);
     assert_eq!(

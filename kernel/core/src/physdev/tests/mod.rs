@@ -148,6 +148,13 @@ fn an_interrupt_is_bound_by_those_who_may_and_once() {
         "it means no line yet"
     );
     map(&host, DOM0, Domid::SELF, 17, 17).unwrap();
+    let domain = host.domain(DOM0);
+    for _ in 1..=1024 {
+        event::bind_ipi(&domain, 0).unwrap();
+    }
+    assert_eq!(bind(&host, DOM0, 17, 0), Err(Errno::ENOSPC));
+    let all = event::reset(&host.hv, &domain, false, &mut || false);
+    assert_eq!(all, Ok(Some(())));
     let port = bind(&host, DOM0, 17, 0).unwrap();
     assert_eq!(bind(&host, DOM0, 17, 0), Err(Errno::EEXIST));
     map(&host, DOM0, DOMU, 17, 17).unwrap();
@@ -458,6 +465,12 @@ fn the_io_apic_is_what_the_lines_are() {
     assert_eq!(read(0x10 + 2 * 18), Ok(ENTRY_MASKED));
     bind(&host, DOM0, 18, 0).unwrap();
     assert_eq!(read(0x10 + 2 * 18), Ok(0));
+    map(&host, DOM0, Domid::SELF, 19, 30).unwrap();
+    assert_eq!(
+        write(0x10 + 2 * 19, 19),
+        Some(Errno::EEXIST),
+        "the line has another number"
+    );
     assert_eq!(write(0x10 + 2 * 18, ENTRY_LEVEL | 18), None);
     assert_eq!(read(0x10 + 2 * 18), Ok(0), "a line in use stays as it is");
     assert_eq!(write(0x10 + 2 * 19, 2 << 8), Some(Errno::EINVAL));
@@ -543,4 +556,9 @@ fn the_compatible_form_carries_command_and_struct_in_one() {
     );
     assert_eq!(host.hypercall(DOMU, HYPERVISOR_PHYSDEV_OP_COMPAT, &[at]), 0);
     host.as_guest(DOMU, |cx| assert_eq!(cx.state.iopl, 1));
+    host.put_at(DOMU, at, &u32::MAX);
+    assert_eq!(
+        host.hypercall(DOMU, HYPERVISOR_PHYSDEV_OP_COMPAT, &[at]),
+        Errno::ENOSYS.to_return()
+    );
 }

@@ -47,6 +47,13 @@ fn feature_sets_are_copied_as_far_as_there_is_room() {
     let (result, got) = call(&host, XEN_SYSCTL_GET_CPU_FEATURESET, &get(0, 2));
     assert_eq!(result, Errno::ENOBUFS.to_return());
     assert_eq!(got.nr_features, 2);
+    let few = Sysctl::with(XEN_SYSCTL_GET_CPU_FEATURESET, &get(0, 2));
+    let fixed = host.put_read_only(DOM0, few.as_bytes());
+    assert_eq!(
+        host.hypercall(DOM0, HYPERVISOR_SYSCTL, &[fixed]),
+        Errno::EFAULT.to_return(),
+        "how many were copied cannot be told"
+    );
     for (index, errno) in [
         (XEN_SYSCTL_CPU_FEATURESET_HVM, Errno::EOPNOTSUPP),
         (4, Errno::EINVAL),

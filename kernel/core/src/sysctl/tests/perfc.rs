@@ -43,5 +43,8 @@ fn counters_are_told_by_name_and_set_back() {
     let mut nowhere = everything(XEN_SYSCTL_PERFCOP_QUERY);
     nowhere.val = GuestHandle::new(UNMAPPED);
     fail(&host, XEN_SYSCTL_PERFC_OP, &nowhere, Errno::EFAULT);
+    nowhere = everything(XEN_SYSCTL_PERFCOP_QUERY);
+    nowhere.desc = GuestHandle::new(UNMAPPED);
+    fail(&host, XEN_SYSCTL_PERFC_OP, &nowhere, Errno::EFAULT);
     fail(&host, XEN_SYSCTL_PERFC_OP, &everything(3), Errno::EINVAL);
 }
