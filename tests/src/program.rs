@@ -5,6 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use wait_timeout::ChildExt;
 use xtask::log::Log;
 
@@ -151,7 +152,16 @@ impl Running {
     /// After [`LIMIT`], or when it has ended without.
     #[track_caller]
     pub fn expect_line(&self, text: &str) {
-        let found = self.log.wait_for_line(text, deadline());
+        self.expect_line_within(text, LIMIT);
+    }
+
+    /// The same for what lasts.
+    ///
+    /// # Panics
+    /// After `limit`, or when it has ended without.
+    #[track_caller]
+    pub fn expect_line_within(&self, text: &str, limit: Duration) {
+        let found = self.log.wait_for_line(text, Instant::now() + limit);
         assert!(
             found.is_some(),
             "no line with {text:?} in:\n{}",

@@ -74,6 +74,8 @@ pub struct TscInfo {
     pub khz: u64,
     /// Its value when the hypervisor started: system time 0.
     pub at_boot: u64,
+    /// No CPU's counter was ever seen behind another's.
+    pub synchronised: bool,
 }
 
 /// The machine, as the core sees it.
@@ -235,6 +237,8 @@ pub trait Platform {
 
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
+    /// Ticks by which this CPU's counter is behind the first CPU's, modulo 2^64; [`TscInfo`] is about that one.
+    fn tsc_lag(&self) -> u64;
     /// Its rate and origin.
     fn tsc_info(&self) -> TscInfo;
     /// Seconds since 1970-01-01 00:00 UTC at [`TscInfo::at_boot`], by the battery clock.

@@ -11,3 +11,4 @@ mod processors;
 mod run;
 mod selftest;
 mod store;
+mod stress;

@@ -37,7 +37,7 @@ const BANNER_LIMIT: Duration = Duration::from_secs(3);
 const TAIL: usize = 20;
 
 /// The hypervisor's command line, the same words as Xen's.
-const COMMAND_LINE: &str = "com1=115200,8n1 console=com1 loglvl=info dom0_mem=256M maxcpus=0";
+const COMMAND_LINE: &str = "com1=115200,8n1 console=com1 loglvl=info dom0_mem=256M";
 
 /// Options of the command.
 #[derive(clap::Args, Debug)]

@@ -2,8 +2,8 @@
 //!
 //! Guests compute the same time themselves from a `vcpu_time_info` (`xen/xen.h`):
 //! `system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul / 2^32`. The hypervisor uses
-//! the same arithmetic from the same origin and rounds down, so that whenever a guest is given a new
-//! pair of stamps, its time goes on without a step back.
+//! the same arithmetic from the same origin, and the stamps that it gives lie apart by times at which nothing is
+//! rounded ([`Clock::stamp`]): so all vCPUs compute the same time, to the nanosecond, whichever stamps they have.
 
 use hv_machine::{Platform, TscInfo};
 
@@ -80,14 +80,14 @@ impl Clock {
     /// A clock that began at the machine's boot.
     pub fn new(machine: &impl Platform) -> Self {
         let info = machine.tsc_info();
-        // "Invariant TSC": its rate does not depend on power states, and processors agree.
+        // "Invariant TSC": its rate does not depend on power states.
         let invariant = machine.cpuid(0x8000_0000, 0)[0] >= 0x8000_0007
             && machine.cpuid(0x8000_0007, 0)[3] & 1 << 8 != 0;
         Self {
             info,
             to_nanoseconds: Scale::ratio(1_000_000, info.khz),
             to_ticks: Scale::ratio(info.khz, 1_000_000),
-            stable: invariant || machine.cpu_count() == 1,
+            stable: info.synchronised && invariant || machine.cpu_count() == 1,
             wall: Mutex::new(WallClock {
                 seconds: machine.boot_wall_clock(),
                 nanoseconds: 0,
@@ -99,6 +99,20 @@ impl Clock {
     pub fn at(&self, tsc: u64) -> u64 {
         self.to_nanoseconds
             .apply(tsc.saturating_sub(self.info.at_boot))
+    }
+
+    /// The latest value of the counter up to `tsc` that guests are to compute time from, and its nanoseconds.
+    pub fn stamp(&self, tsc: u64) -> (u64, u64) {
+        // So many ticks are scaled without a remainder.
+        let places = 32 + u32::from(self.to_nanoseconds.shift.min(0).unsigned_abs());
+        let passed = tsc.saturating_sub(self.info.at_boot);
+        let stamp = 1_u64
+            .checked_shl(places)
+            .map_or(0, |step| passed & !(step - 1));
+        (
+            self.info.at_boot.wrapping_add(stamp),
+            self.to_nanoseconds.apply(stamp),
+        )
     }
 
     /// The counter's value at system time `deadline`, or a little later; `tsc` is its present value.
@@ -147,7 +161,11 @@ mod tests {
 
     fn clock(khz: u64, at_boot: u64) -> Clock {
         Clock {
-            info: TscInfo { khz, at_boot },
+            info: TscInfo {
+                khz,
+                at_boot,
+                synchronised: true,
+            },
             to_nanoseconds: Scale::ratio(1_000_000, khz),
             to_ticks: Scale::ratio(khz, 1_000_000),
             stable: true,
@@ -218,16 +236,17 @@ mod tests {
         }
 
         #[test]
-        fn a_guest_never_sees_time_step_back_when_its_stamps_change(
+        fn whichever_stamps_a_vcpu_has_it_computes_the_same_time(
             khz in 1_000_u64..10_000_000,
+            at_boot in 0_u64..1 << 40,
             first in 0_u64..1 << 52,
             after in 0_u64..1 << 40,
         ) {
-            let clock = clock(khz, 0);
-            let second = first + after;
-            let extrapolated = clock.at(first) + clock.scale().apply(after);
-            prop_assert!(extrapolated <= clock.at(second));
-            prop_assert!(clock.at(second) - extrapolated <= 2);
+            let clock = clock(khz, at_boot);
+            let now = at_boot + first + after;
+            let (stamp, time) = clock.stamp(at_boot + first);
+            prop_assert!(stamp <= at_boot + first);
+            prop_assert_eq!(time + clock.scale().apply(now - stamp), clock.at(now));
         }
 
         #[test]

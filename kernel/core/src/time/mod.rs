@@ -43,7 +43,12 @@ pub enum Due {
 
 /// System time in nanoseconds.
 pub fn now(hv: &Hypervisor) -> u64 {
-    hv.clock.at(hv.machine.tsc())
+    hv.clock.at(first_tsc(hv))
+}
+
+/// What the first CPU's time-stamp counter shows, which system time is made of.
+fn first_tsc(hv: &Hypervisor) -> u64 {
+    hv.machine.tsc().wrapping_add(hv.machine.tsc_lag())
 }
 
 /// A guest's deadline as the timers take it. System time is signed: what is beyond its range is long past.
@@ -58,8 +63,9 @@ pub fn arm(hv: &Hypervisor) {
         None => {}
         Some(NEVER) => hv.machine.set_timer(None),
         Some(deadline) => {
-            let ticks = hv.clock.tsc_at(deadline, hv.machine.tsc());
-            hv.machine.set_timer(Some(ticks));
+            let ticks = hv.clock.tsc_at(deadline, first_tsc(hv));
+            let here = ticks.wrapping_sub(hv.machine.tsc_lag());
+            hv.machine.set_timer(Some(here));
         }
     }
 }

@@ -9,31 +9,29 @@ use hypercall_abi::xen::{SharedInfo, VcpuInfo, VcpuTimeInfo, XEN_PVCLOCK_TSC_STA
 
 use crate::{Domain, Hypervisor, Vcpu, lifecycle};
 
-/// Stamps younger than this many milliseconds are left as they are: the counter's rate is constant, so
-/// that they are as good as new ones.
-const FRESH_MS: u64 = 1000;
-
 const TIME_WORD: usize = offset_of!(VcpuInfo, time) / 8;
 const WALL_WORD: usize = offset_of!(SharedInfo, wc_version) / 8;
 
-/// Gives a vCPU time stamps, if those that it has are old.
+/// Gives a vCPU time stamps, if there are later ones than it has, or this CPU counts differently.
 pub fn publish(hv: &Hypervisor, vcpu: &Vcpu) {
-    let tsc = hv.machine.tsc();
-    let published = vcpu.timers.published.load(Ordering::Relaxed);
-    let fresh = hv.machine.tsc_info().khz.saturating_mul(FRESH_MS);
-    if published == 0 || tsc.saturating_sub(published) > fresh {
-        republish(hv, vcpu);
+    let stamps = stamps(hv);
+    if vcpu.timers.published.load(Ordering::Relaxed) != stamps.tsc_timestamp {
+        write(hv, vcpu, stamps);
     }
 }
 
 /// Gives a vCPU time stamps, whatever it has; to be called when the place of its `vcpu_info` changed.
 pub fn republish(hv: &Hypervisor, vcpu: &Vcpu) {
-    let tsc = hv.machine.tsc();
-    vcpu.timers.published.store(tsc.max(1), Ordering::Relaxed);
+    write(hv, vcpu, stamps(hv));
+}
+
+fn write(hv: &Hypervisor, vcpu: &Vcpu, mut time: VcpuTimeInfo) {
+    let published = &vcpu.timers.published;
+    published.store(time.tsc_timestamp, Ordering::Relaxed);
     let place = vcpu.info();
     let first = place.offset / 8 + TIME_WORD;
     let version = hv.machine.load_u64(place.mfn, first) as u32 | 1;
-    let time = stamps(hv, tsc, version.wrapping_add(1));
+    time.version = version.wrapping_add(1);
     hv.machine.store_u64(place.mfn, first, version.into());
     let words: [u64; 4] = zerocopy::transmute!(time);
     for (index, word) in words.into_iter().enumerate().skip(1) {
@@ -94,13 +92,15 @@ pub fn set_wall_clock(hv: &Hypervisor, seconds: u64, nanoseconds: u32, system_ti
     }
 }
 
-fn stamps(hv: &Hypervisor, tsc: u64, version: u32) -> VcpuTimeInfo {
-    let scale = hv.clock.scale();
+/// The stamps for a vCPU on this CPU, without a version.
+fn stamps(hv: &Hypervisor) -> VcpuTimeInfo {
+    let (scale, lag) = (hv.clock.scale(), hv.machine.tsc_lag());
+    let (tsc, system_time) = hv.clock.stamp(super::first_tsc(hv));
     VcpuTimeInfo {
-        version,
+        version: 0,
         pad0: 0,
-        tsc_timestamp: tsc,
-        system_time: hv.clock.at(tsc),
+        tsc_timestamp: tsc.wrapping_sub(lag),
+        system_time,
         tsc_to_system_mul: scale.mul,
         tsc_shift: scale.shift,
         flags: if hv.clock.is_stable() {

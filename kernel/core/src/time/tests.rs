@@ -3,7 +3,8 @@
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use hv_machine::Platform;
+use hv_machine::sim::Machine;
+use hv_machine::{MachineRef, Platform};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sched::SCHEDOP_BLOCK;
 use hypercall_abi::types::Port;
@@ -227,7 +228,7 @@ fn guest_time(host: &Host) -> u64 {
         mul: time.tsc_to_system_mul,
         shift: time.tsc_shift,
     };
-    time.system_time + scale.apply(host.hv.machine.tsc() - time.tsc_timestamp)
+    time.system_time + scale.apply(host.hv.machine.tsc().wrapping_sub(time.tsc_timestamp))
 }
 
 #[test]
@@ -245,7 +246,7 @@ fn a_guest_computes_the_hypervisors_time_from_its_stamps() {
         "young stamps are left alone"
     );
     assert_eq!(guest_time(&host), now(&host.hv));
-    host.hv.machine.pass_time(SECOND);
+    host.hv.machine.pass_time(5 * SECOND);
     publish(&host.hv, &vcpu);
     assert_eq!(stamps(&host).version, first.version + 2);
     assert_eq!(stamps(&host).flags, XEN_PVCLOCK_TSC_STABLE_BIT);
@@ -351,4 +352,29 @@ fn bad_areas_and_pointers_are_refused() {
     }
     assert!(host.hv.machine.cpu(0).root.is_some());
     assert_eq!(host.vcpu(DOM0).id, 0);
+}
+
+#[test]
+fn time_goes_on_alike_on_a_cpu_whose_counter_is_behind() {
+    const LAG: u64 = 12_345;
+    for lag in [LAG, LAG.wrapping_neg()] {
+        let machine = Machine::with_cpus(4096, 2);
+        machine.set_cpuid(0x8000_0000, 0, [0x8000_0007, 0, 0, 0]);
+        machine.set_cpuid(0x8000_0007, 0, [0, 0, 0, 1 << 8]);
+        machine.set_tsc_lag(1, lag);
+        let host = Host::with_machine(MachineRef::new(machine));
+        let vcpu = host.vcpu(DOMU);
+        publish(&host.hv, &vcpu);
+        let before = now(&host.hv);
+        host.become_cpu(1);
+        assert_eq!(now(&host.hv), before);
+        publish(&host.hv, &vcpu);
+        assert_eq!(guest_time(&host), before);
+        assert_eq!(stamps(&host).flags & XEN_PVCLOCK_TSC_STABLE_BIT, 0);
+        set_singleshot(&host.hv, &vcpu, before + SECOND);
+        let deadline = host.hv.machine.cpu(1).deadline.unwrap();
+        let due = before + deadline - host.hv.machine.tsc();
+        assert!((before + SECOND..before + SECOND + 1000).contains(&due));
+        host.become_cpu(0);
+    }
 }

@@ -68,7 +68,7 @@ pub struct VcpuTimers {
     /// Nanoseconds; 0 for none.
     period: AtomicU64,
     last_tick: AtomicU64,
-    /// The counter when the vCPU was last given time stamps; 0 for never.
+    /// The counter's value in the time stamps that the vCPU has; `u64::MAX` for none.
     pub(super) published: AtomicU64,
 }
 
@@ -81,7 +81,7 @@ impl VcpuTimers {
             poll: LazyTimer::new(),
             period: AtomicU64::new(FIRST_PERIOD),
             last_tick: AtomicU64::new(0),
-            published: AtomicU64::new(0),
+            published: AtomicU64::new(u64::MAX),
         }
     }
 }

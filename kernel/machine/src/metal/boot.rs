@@ -308,7 +308,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         boot: prepared.image + ((&raw const boot_l4).addr() as u64 - layout::IMAGE),
         hypervisor: prepared.root,
     };
-    let cpus = secondary::wake(
+    let present = secondary::wake(
         &apic,
         &features,
         &rates,
@@ -318,7 +318,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
     );
     log!(
         "{} of {} CPUs, {} GSIs, {}",
-        cpus.len(),
+        present.apic_ids.len(),
         firmware.cpus.len(),
         io_apics.gsi_count(),
         if apic.is_x2apic() { "x2APIC" } else { "xAPIC" }
@@ -336,7 +336,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         heap::free() / 1024
     );
 
-    let interrupts = Interrupts::new(apic, cpus, io_apics, firmware.overrides, rates);
+    let interrupts = Interrupts::new(apic, present.apic_ids, io_apics, firmware.overrides, rates);
     if let Some(serial) = &prepared.options.serial
         && serial.irq != 0
     {
@@ -357,6 +357,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         interrupts,
         tsc: TscInfo {
             khz: rates.tsc_hz / 1000,
+            synchronised: present.tsc_synchronised,
             at_boot: prepared.tsc_at_boot,
         },
         boot_wall_clock: wall_clock - since_boot,

@@ -86,6 +86,8 @@ pub struct Block {
     pub table_copies: [u64; 3],
     /// DR7 as last loaded.
     pub debug_control: Cell<u64>,
+    /// Ticks by which this CPU's time-stamp counter is behind the first CPU's, modulo 2^64.
+    pub tsc_lag: Cell<u64>,
     /// Which locks of the core this CPU holds, as the core notes them.
     #[cfg(debug_assertions)]
     pub held_locks: Cell<u64>,
@@ -188,6 +190,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         ldt_pages: Cell::new(0),
         table_copies,
         debug_control: Cell::new(0),
+        tsc_lag: Cell::new(0),
         #[cfg(debug_assertions)]
         held_locks: Cell::new(0),
     };

@@ -531,6 +531,11 @@ impl Platform for Machine {
     }
 
     #[inline]
+    fn tsc_lag(&self) -> u64 {
+        cpu::this().tsc_lag.get()
+    }
+
+    #[inline]
     fn tsc_info(&self) -> TscInfo {
         self.tsc
     }

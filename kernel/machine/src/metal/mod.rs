@@ -9,6 +9,7 @@ mod multiboot;
 mod options;
 mod rtc;
 mod shootdown;
+mod tsc_sync;
 
 #[cfg(target_os = "none")]
 mod acpi;

@@ -23,7 +23,7 @@ pub struct Options {
     pub serial: Option<SerialOptions>,
     /// Stop instead of restarting the machine.
     pub no_reboot: bool,
-    /// How many CPUs to use at most: `maxcpus=`, of which 0 means all. Xen's default is all; here it is one.
+    /// How many CPUs to use at most: `maxcpus=`, of which 0 means all, as is the default.
     pub max_cpus: usize,
 }
 
@@ -47,7 +47,7 @@ impl Options {
     pub fn parse(command_line: &str) -> Self {
         let (mut com1, mut com2, mut console) = (None, None, None);
         let mut no_reboot = false;
-        let mut max_cpus = 1;
+        let mut max_cpus = usize::MAX;
         for word in command_line.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("com1", value)) => com1 = Some(parse_serial(value, COM1)),
@@ -163,7 +163,7 @@ mod tests {
             Options {
                 serial: Some(COM1),
                 no_reboot: true,
-                max_cpus: 1,
+                max_cpus: usize::MAX,
             }
         );
     }
@@ -184,8 +184,8 @@ mod tests {
         assert_eq!(most("maxcpus=2"), 2);
         assert_eq!(most("maxcpus=4 nosmp"), 1);
         assert_eq!(most("nosmp maxcpus=0"), usize::MAX);
-        assert_eq!(most("maxcpus=some"), 1);
-        assert_eq!(most(""), 1);
+        assert_eq!(most("maxcpus=some"), usize::MAX);
+        assert_eq!(most(""), usize::MAX);
     }
 
     #[test]

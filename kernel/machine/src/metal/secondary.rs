@@ -9,6 +9,7 @@ use super::frames::{direct, raw_copy};
 use super::lock::relax;
 use super::processor::{self, Features};
 use super::tsc::Rates;
+use super::tsc_sync::Comparison;
 use super::{Machine, cpu, gdt, idt, log};
 use crate::{MemoryKind, MemoryRegion, PAGE_SIZE};
 
@@ -43,6 +44,7 @@ struct Parameters {
 struct Arrival {
     features: *const Features,
     apic: *const Apic,
+    tsc: Comparison,
 }
 
 static ARRIVAL: AtomicPtr<Arrival> = AtomicPtr::new(core::ptr::null_mut());
@@ -61,8 +63,15 @@ pub struct Roots {
     pub hypervisor: u64,
 }
 
-/// Wakes the CPUs with these APIC numbers; gives the APIC numbers of all that run, this one's first. The windows of
-/// that many CPUs are mapped.
+/// What was woken.
+pub struct Present {
+    /// The APIC numbers of all CPUs that run, this one's first.
+    pub apic_ids: Vec<u32>,
+    /// Whether their time-stamp counters agree.
+    pub tsc_synchronised: bool,
+}
+
+/// Wakes the CPUs with these APIC numbers. The windows of that many CPUs are mapped.
 pub fn wake(
     apic: &Apic,
     features: &Features,
@@ -70,8 +79,11 @@ pub fn wake(
     roots: &Roots,
     others: &[u32],
     map: &[MemoryRegion],
-) -> Vec<u32> {
-    let mut present = Vec::from([apic.id()]);
+) -> Present {
+    let mut present = Present {
+        apic_ids: Vec::from([apic.id()]),
+        tsc_synchronised: true,
+    };
     let page = TRAMPOLINE..TRAMPOLINE + PAGE_SIZE as u64;
     let has_page = map.iter().any(|region| {
         region.kind == MemoryKind::Ram
@@ -81,13 +93,21 @@ pub fn wake(
     if others.is_empty() || !has_page {
         return present;
     }
-    let arrival = Arrival { features, apic };
-    ARRIVAL.store((&raw const arrival).cast_mut(), Ordering::Release);
     for &apic_id in others {
-        let cpu = present.len() as u32;
+        let cpu = present.apic_ids.len() as u32;
+        let arrival = Arrival {
+            features,
+            apic,
+            tsc: Comparison::new(),
+        };
+        ARRIVAL.store((&raw const arrival).cast_mut(), Ordering::Release);
         write_trampoline(features, roots, cpu);
-        if start(apic, rates, apic_id, cpu) {
-            present.push(apic_id);
+        if let Some(lag) = start(apic, rates, apic_id, cpu, &arrival) {
+            present.apic_ids.push(apic_id);
+            if lag != 0 {
+                log!("TSC of CPU {cpu} is {} ticks behind", lag as i64);
+                present.tsc_synchronised = false;
+            }
         } else {
             // It must not come later, when the page is another CPU's.
             apic.send_init(apic_id);
@@ -126,18 +146,26 @@ fn write_trampoline(features: &Features, roots: &Roots, cpu: u32) {
     }
 }
 
-/// Starts a CPU; whether it came.
-fn start(apic: &Apic, rates: &Rates, apic_id: u32, cpu: u32) -> bool {
-    let came = || PRESENT.load(Ordering::Acquire) > cpu;
+/// Starts a CPU; where it came, by how many ticks its time-stamp counter is behind this one's.
+fn start(apic: &Apic, rates: &Rates, apic_id: u32, cpu: u32, arrival: &Arrival) -> Option<u64> {
+    let here = || arrival.tsc.has_begun();
     apic.send_init(apic_id);
     wait(rates, INIT_DELAY_US, || false);
     for _ in 0..2 {
         apic.send_startup(apic_id, (TRAMPOLINE / PAGE_SIZE as u64) as u8);
-        if wait(rates, STARTUP_DELAY_US, came) {
-            return true;
+        if wait(rates, STARTUP_DELAY_US, here) {
+            break;
         }
     }
-    wait(rates, COMING_US, came)
+    if !wait(rates, COMING_US, here) {
+        return None;
+    }
+    let end = processor::tsc() + COMING_US * (rates.tsc_hz / 1_000_000);
+    let lag = arrival
+        .tsc
+        .first(processor::tsc, || processor::tsc() < end)?;
+    let came = || PRESENT.load(Ordering::Acquire) > cpu;
+    wait(rates, COMING_US, came).then_some(lag)
 }
 
 /// Waits until something is done, for a time in microseconds; whether it is.
@@ -194,7 +222,9 @@ unsafe extern "C" fn secondary_rust() -> ! {
     {
         let arrival = ARRIVAL.load(Ordering::Acquire);
         // SAFETY: `wake` keeps all of it until this CPU has said that it is there.
-        let (features, apic) = unsafe { (&*(*arrival).features, &*(*arrival).apic) };
+        let arrival = unsafe { &*arrival };
+        // SAFETY: the same of these.
+        let (features, apic) = unsafe { (&*arrival.features, &*arrival.apic) };
         // SAFETY: the hypervisor's tables are loaded, this CPU's window is mapped, and the IDT is filled.
         unsafe {
             features.enable();
@@ -202,6 +232,7 @@ unsafe extern "C" fn secondary_rust() -> ! {
             idt::load(block, features);
         }
         apic.enable();
+        block.tsc_lag.set(arrival.tsc.second(processor::tsc));
     }
     PRESENT.store(block.id + 1, Ordering::Release);
     while !RELEASED.load(Ordering::Acquire) {

@@ -41,6 +41,8 @@ pub struct Cpu {
     pub extended_control: u64,
     /// CR4 of the guest.
     pub control_bits: u64,
+    /// Ticks by which its time-stamp counter is behind the first CPU's.
+    pub tsc_lag: u64,
 }
 
 /// What [`set_held_locks`] last noted on this thread, which is a CPU's.

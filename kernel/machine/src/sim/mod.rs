@@ -140,6 +140,11 @@ impl Machine {
         self.tsc.fetch_add(ticks, SeqCst);
     }
 
+    /// Has the time-stamp counter of a CPU behind the first one's by `ticks`.
+    pub fn set_tsc_lag(&self, cpu: u32, ticks: u64) {
+        self.cpu_slot(cpu).tsc_lag = ticks;
+    }
+
     /// Lets `ticks` pass with every look at the time-stamp counter from here on.
     pub fn set_tsc_step(&self, ticks: u64) {
         self.tsc_step.store(ticks, SeqCst);

@@ -370,13 +370,19 @@ impl Platform for Machine {
     fn tsc(&self) -> u64 {
         let reads = self.reads.swap(0, SeqCst);
         self.most_reads.fetch_max(reads, SeqCst);
-        self.tsc.fetch_add(self.tsc_step.load(SeqCst), SeqCst)
+        let first = self.tsc.fetch_add(self.tsc_step.load(SeqCst), SeqCst);
+        first.wrapping_sub(self.tsc_lag())
+    }
+
+    fn tsc_lag(&self) -> u64 {
+        self.this_cpu().tsc_lag
     }
 
     fn tsc_info(&self) -> TscInfo {
         TscInfo {
             khz: TSC_KHZ,
             at_boot: 0,
+            synchronised: (0..self.cpu_count()).all(|cpu| self.cpu_slot(cpu).tsc_lag == 0),
         }
     }
 
