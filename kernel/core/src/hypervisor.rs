@@ -19,7 +19,7 @@ use crate::lock::{Mutex, RwLock, rank};
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::options::Options;
-use crate::sched::{Busy, Credit};
+use crate::sched::{self, Busy};
 use crate::time::{Clock, Timers};
 
 /// Order of the blocks that the hypervisor's own heap grows by: 2 MiB.
@@ -42,7 +42,7 @@ pub struct Hypervisor {
     /// Where the search for a free domain number begins.
     pub next_domid: AtomicU16,
     /// Who runs next.
-    pub scheduler: Mutex<Credit, { rank::SCHEDULER }>,
+    pub scheduler: Mutex<sched::Policy, { rank::SCHEDULER }>,
     /// How long each CPU has run vCPUs.
     pub busy: Busy,
     /// What is to happen at which time.
@@ -75,7 +75,7 @@ impl Hypervisor {
             toolstack: Mutex::new(()),
             domains: RwLock::new(BTreeMap::new()),
             next_domid: AtomicU16::new(1),
-            scheduler: Mutex::new(Credit::new(cpus)),
+            scheduler: Mutex::new(sched::policy(&options.scheduler, cpus)),
             busy: Busy::new(cpus),
             counters: Counters::new(cpus),
             timers: Mutex::new(Timers::new(cpus)),

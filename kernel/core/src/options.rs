@@ -27,6 +27,8 @@ pub struct Options {
     pub no_reboot: bool,
     /// `gnttab_max_frames=`, `gnttab_max_maptrack_frames=` and `gnttab=`: grants.
     pub grants: Grants,
+    /// `sched=`: the scheduler; see [`crate::sched::policy`].
+    pub scheduler: String,
     /// `unhook=`: page tables that a guest goes on storing to are its own to write for a while.
     pub unhook: bool,
     /// The whole line, for `xl info`.
@@ -44,6 +46,7 @@ impl Default for Options {
             consoles: vec![1],
             no_reboot: false,
             grants: Grants::default(),
+            scheduler: String::new(),
             unhook: true,
             line: String::new(),
         }
@@ -138,6 +141,7 @@ impl Options {
                     limits.max_maptrack_frames = most.unwrap_or(limits.max_maptrack_frames);
                 }
                 "noreboot" => options.no_reboot = parse_switch(value).unwrap_or(true),
+                "sched" => options.scheduler = value.into(),
                 "unhook" => options.unhook = parse_switch(value).unwrap_or(options.unhook),
                 "reboot" => options.no_reboot = value == "no" || value == "n",
                 _ => {}

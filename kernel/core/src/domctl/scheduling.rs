@@ -7,7 +7,7 @@ use hypercall_abi::errno::Errno;
 use crate::bitmap;
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::sched::{self, Parameters, Scheduler};
+use crate::sched::{self, Parameters};
 
 /// `XEN_DOMCTL_{set,get}vcpuaffinity`. What is set is told in the caller's bitmaps as far as it has an effect.
 ///
@@ -48,7 +48,7 @@ pub(super) fn affinity(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result
             sched::set_hard_affinity(cx.hv, &vcpu, wanted & all)?;
         }
         if let Some(wanted) = wanted_soft {
-            vcpu.seat.set_soft_affinity(wanted);
+            sched::set_soft_affinity(cx.hv, &vcpu, wanted);
         }
     }
     let allowed = sched::hard_affinity(cx.hv, &vcpu) & all;
@@ -92,20 +92,27 @@ pub(super) fn get_nodes(cx: &Current<'_>, op: &Domctl) -> Result<bool, Errno> {
     Ok(false)
 }
 
-/// `XEN_DOMCTL_scheduler_op` of the credit scheduler.
+/// `XEN_DOMCTL_scheduler_op`: the share by the credit scheduler; the null scheduler has nothing to say or to set.
 ///
 /// # Errors
-/// `EINVAL` for another scheduler, an unknown command, or shares by vCPU, which this scheduler has not.
+/// `EINVAL` for another scheduler than that of the host, an unknown command, or shares by vCPU, which no scheduler here
+/// has.
 pub(super) fn scheduler_op(
     cx: &Current<'_>,
     domain: &Domain,
     op: &mut Domctl,
 ) -> Result<bool, Errno> {
     let mut arm: DomctlSchedulerOp = op.u.get();
-    if arm.sched_id != XEN_SCHEDULER_CREDIT {
+    let mut scheduler = cx.hv.scheduler.lock();
+    if arm.sched_id != scheduler.id() {
         return Err(Errno::EINVAL);
     }
-    let mut scheduler = cx.hv.scheduler.lock();
+    if arm.sched_id != XEN_SCHEDULER_CREDIT {
+        return match arm.cmd {
+            XEN_DOMCTL_SCHEDOP_GETINFO | XEN_DOMCTL_SCHEDOP_PUTINFO => Ok(false),
+            _ => Err(Errno::EINVAL),
+        };
+    }
     let current = scheduler.parameters(domain.id).unwrap_or_default();
     match arm.cmd {
         XEN_DOMCTL_SCHEDOP_GETINFO => {

@@ -6,12 +6,17 @@
 
 mod busy;
 mod credit;
+mod null;
 mod policy;
+#[cfg(test)]
+mod simulation;
 
 pub use busy::Busy;
 pub use credit::Credit;
+pub use null::Null;
 pub use policy::{Decision, Parameters, Scheduler, UnitId};
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -22,6 +27,17 @@ use hypercall_abi::vcpu::{
 };
 
 use crate::{Current, Hypervisor, Vcpu, event, runstate, time};
+
+/// The policy of a host.
+pub type Policy = Box<dyn Scheduler<Arc<Vcpu>> + Send>;
+
+/// The policy that `sched=` names, for so many CPUs: `null`, else the credit scheduler.
+pub fn policy(name: &str, cpus: u32) -> Policy {
+    match name {
+        "null" => Box::new(Null::new(cpus)),
+        _ => Box::new(Credit::new(cpus)),
+    }
+}
 
 /// A vCPU as the scheduler knows it.
 #[derive(Debug)]
@@ -52,14 +68,9 @@ impl Seat {
         (unit != Self::NONE).then_some(UnitId(unit))
     }
 
-    /// CPUs that the vCPU had better use, as its toolstack thinks. Work stealing takes no notice of it.
+    /// CPUs that the vCPU had better use, as its toolstack thinks.
     pub fn soft_affinity(&self) -> u64 {
         self.soft_affinity.load(Ordering::Acquire)
-    }
-
-    /// Sets [`Self::soft_affinity`].
-    pub fn set_soft_affinity(&self, cpus: u64) {
-        self.soft_affinity.store(cpus, Ordering::Release);
     }
 
     /// The CPU that runs the vCPU or ran it last.
@@ -88,13 +99,14 @@ pub fn insert(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
 
 /// Makes the scheduler and the timers forget a vCPU, for good.
 pub fn remove(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
-    {
+    let ask = {
         let mut scheduler = hv.scheduler.lock();
-        if let Some(unit) = vcpu.seat.unit() {
-            scheduler.remove(unit);
+        vcpu.seat.unit().map_or(0, |unit| {
             vcpu.seat.unit.store(Seat::NONE, Ordering::Release);
-        }
-    }
+            scheduler.remove(unit)
+        })
+    };
+    request_schedule(hv, ask);
     time::forget(hv, vcpu);
 }
 
@@ -145,10 +157,17 @@ pub fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
     let decision = hv.scheduler.lock().pick(cpu, time::now(hv));
     hv.timers.lock().set_slice(cpu, decision.until);
     time::arm(hv);
-    for other in (0..64).filter(|other| decision.ask >> other & 1 != 0) {
-        hv.request_schedule(other);
+    if decision.ask != 0 {
+        request_schedule(hv, decision.ask);
     }
     decision.next
+}
+
+/// Has the scheduler asked again on CPUs, bit n for CPU n.
+fn request_schedule(hv: &Hypervisor, cpus: u64) {
+    for cpu in (0..u64::BITS).filter(|cpu| cpus >> cpu & 1 != 0) {
+        hv.request_schedule(cpu);
+    }
 }
 
 /// To be called when this CPU is about to run a vCPU, before its address space is loaded: a flush of the domain's
@@ -211,12 +230,18 @@ pub fn block(cx: &mut Current<'_>) {
 pub fn set_affinity(hv: &Hypervisor, vcpu: &Vcpu, cpus: u64) {
     let ask = {
         let mut scheduler = hv.scheduler.lock();
-        vcpu.seat
-            .unit()
-            .and_then(|unit| scheduler.set_affinity(unit, cpus))
+        let unit = vcpu.seat.unit();
+        unit.map_or(0, |unit| scheduler.set_affinity(unit, cpus))
     };
-    if let Some(cpu) = ask {
-        hv.request_schedule(cpu);
+    request_schedule(hv, ask);
+}
+
+/// Has a vCPU use CPUs (bit n for CPU n) rather than others.
+pub fn set_soft_affinity(hv: &Hypervisor, vcpu: &Vcpu, cpus: u64) {
+    let mut scheduler = hv.scheduler.lock();
+    vcpu.seat.soft_affinity.store(cpus, Ordering::Release);
+    if let Some(unit) = vcpu.seat.unit() {
+        scheduler.set_soft_affinity(unit, cpus);
     }
 }
 

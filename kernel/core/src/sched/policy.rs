@@ -38,10 +38,14 @@ impl Default for Parameters {
 /// A scheduling policy over units `T`, without a clock or a lock of its own. Times are system time in
 /// nanoseconds and do not go backwards.
 pub trait Scheduler<T> {
+    /// What the interface calls it (`XEN_SCHEDULER_*`).
+    fn id(&self) -> u32;
     /// Adds a unit of a domain, asleep, allowed on all CPUs.
     fn insert(&mut self, domain: Domid, payload: T) -> UnitId;
-    /// Removes a unit. The domain's parameters go with its last one.
-    fn remove(&mut self, id: UnitId);
+    /// Removes a unit. The domain's parameters go with its last one. Returns CPUs that are to ask again because of that
+    /// (bit n for CPU n).
+    #[must_use]
+    fn remove(&mut self, id: UnitId) -> u64;
     /// The unit is runnable. Returns a CPU that is to ask again because of that.
     #[must_use]
     fn wake(&mut self, id: UnitId) -> Option<u32>;
@@ -52,12 +56,14 @@ pub trait Scheduler<T> {
     fn yield_now(&mut self, cpu: u32);
     /// Decides who runs on `cpu`, which ends the turn of whoever runs there.
     fn pick(&mut self, cpu: u32, now: u64) -> Decision<T>;
-    /// Limits a unit to CPUs (bit n for CPU n). Returns a CPU that is to ask again because of that.
+    /// Limits a unit to CPUs (bit n for CPU n). Returns those that are to ask again because of that.
     #[must_use]
-    fn set_affinity(&mut self, id: UnitId, cpus: u64) -> Option<u32>;
+    fn set_affinity(&mut self, id: UnitId, cpus: u64) -> u64;
     /// The CPUs that a unit may use.
     fn affinity(&self, id: UnitId) -> u64;
-    /// A domain's share, if it has a unit.
+    /// Has a unit use some CPUs rather than others, of those that it may use.
+    fn set_soft_affinity(&mut self, id: UnitId, cpus: u64);
+    /// A domain's share, if it has a unit and the policy knows shares.
     fn parameters(&self, domain: Domid) -> Option<Parameters>;
     /// Sets a domain's share.
     fn set_parameters(&mut self, domain: Domid, parameters: Parameters);

@@ -64,7 +64,7 @@ fn apply(cx: &mut Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
         XEN_SYSCTL_PCITOPOINFO => topology::devices(cx, op),
         XEN_SYSCTL_SCHED_ID => {
             op.u.set(&SysctlSchedId {
-                sched_id: pool::SCHEDULER,
+                sched_id: cx.hv.scheduler.lock().id(),
             });
             Ok(())
         }

@@ -9,17 +9,14 @@ use hv_machine::Platform;
 
 use crate::bitmap;
 use crate::current::Current;
-use crate::sched::Scheduler;
 
-/// The scheduler that runs.
-pub(super) const SCHEDULER: u32 = XEN_SCHEDULER_CREDIT;
 /// The one pool.
 const POOL: u32 = 0;
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
 
-/// `XEN_SYSCTL_scheduler_op` of the credit scheduler. It knows no delay for migration, so that a wish for one has no
+/// `XEN_SYSCTL_scheduler_op`. The null scheduler has nothing to say or to set. The credit scheduler knows no delay for migration, so that a wish for one has no
 /// effect and reads back as 0.
 ///
 /// # Errors
@@ -35,10 +32,13 @@ pub(super) fn scheduler(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> 
     if arm.cpupool_id != POOL {
         return Err(Errno::ESRCH);
     }
-    if arm.sched_id != SCHEDULER {
+    let mut scheduler = cx.hv.scheduler.lock();
+    if arm.sched_id != scheduler.id() {
         return Err(Errno::EINVAL);
     }
-    let mut scheduler = cx.hv.scheduler.lock();
+    if arm.sched_id != XEN_SCHEDULER_CREDIT {
+        return Ok(());
+    }
     if arm.cmd == XEN_SYSCTL_SCHEDOP_PUTINFO {
         let wanted: SysctlCreditSchedule = arm.u.get();
         let slice = u64::from(wanted.tslice_ms) * NS_PER_MS;
@@ -84,7 +84,7 @@ pub(super) fn pool(cx: &Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
         XEN_SYSCTL_CPUPOOL_OP_DESTROY => named.and(Err(Errno::EBUSY)),
         XEN_SYSCTL_CPUPOOL_OP_INFO => {
             named?;
-            arm.sched_id = SCHEDULER;
+            arm.sched_id = cx.hv.scheduler.lock().id();
             arm.n_dom = cx.hv.domains.read().len() as u32;
             bitmap::write(cx, &arm.cpumap, super::host::all_cpus(cx))?;
             op.u.set(&arm);

@@ -219,3 +219,30 @@ fn another_scheduler_or_a_share_by_vcpu_is_refused() {
         fail(&host, XEN_DOMCTL_SCHEDULER_OP, DOMU, &arm, Errno::EINVAL);
     }
 }
+
+#[test]
+fn the_null_scheduler_has_no_shares() {
+    let mut machine = hv_machine::sim::Machine::with_cpus(4096, FOUR);
+    machine.set_command_line("sched=null");
+    let host = Host::with_machine(MachineRef::new(machine));
+    for cmd in [XEN_DOMCTL_SCHEDOP_GETINFO, XEN_DOMCTL_SCHEDOP_PUTINFO] {
+        let arm = DomctlSchedulerOp {
+            sched_id: XEN_SCHEDULER_NULL,
+            ..share(cmd, 512, 7)
+        };
+        succeed(&host, XEN_DOMCTL_SCHEDULER_OP, DOMU, &arm);
+        let of_credit = share(cmd, 512, 7);
+        fail(
+            &host,
+            XEN_DOMCTL_SCHEDULER_OP,
+            DOMU,
+            &of_credit,
+            Errno::EINVAL,
+        );
+    }
+    let arm = DomctlSchedulerOp {
+        sched_id: XEN_SCHEDULER_NULL,
+        ..share(99, 0, 0)
+    };
+    fail(&host, XEN_DOMCTL_SCHEDULER_OP, DOMU, &arm, Errno::EINVAL);
+}

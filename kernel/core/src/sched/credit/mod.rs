@@ -14,14 +14,21 @@
 //! Picking and waking take constant time, but for the scan of other processors' queues; handing out
 //! credit goes over all units once a period.
 
-use alloc::collections::{BTreeMap, VecDeque};
+mod accounts;
+mod balance;
+mod claims;
+mod unit;
+
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use hypercall_abi::domctl::XEN_SCHEDULER_CREDIT;
 use hypercall_abi::types::Domid;
 
 use super::{Decision, Parameters, Scheduler, UnitId};
 use crate::Vcpu;
+use unit::{Cpu, Place, Priority, Unit};
 
 /// Time between hand-outs of credit, in nanoseconds.
 pub const PERIOD: u64 = 30_000_000;
@@ -33,69 +40,22 @@ pub const SLICE: u64 = 30_000_000;
 pub const RATE_LIMIT: u64 = 1_000_000;
 /// Weight of a domain at start.
 pub const WEIGHT: u16 = 256;
+/// The most credit that a unit has that wants to run, in nanoseconds; one that sleeps has a [`PERIOD`] at most.
+const MOST_CREDIT: u64 = 4 * PERIOD;
+/// The most that a unit owes, in nanoseconds.
+const MOST_DEBT: u64 = 2 * PERIOD;
+/// What a weight is multiplied by before it is divided among units.
+const WEIGHT_SCALE: u64 = 1 << 16;
 /// No decision is shorter than this, in nanoseconds.
 const SHORTEST: u64 = 50_000;
-
-/// Who goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Priority {
-    Over,
-    Under,
-    Boost,
-}
-
-const PRIORITIES: [Priority; 3] = [Priority::Boost, Priority::Under, Priority::Over];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// In no queue: not runnable, or parked.
-    Out,
-    /// In the queue of its priority on its processor.
-    Queued,
-    /// Its processor runs it.
-    Running,
-}
-
-struct Unit<T> {
-    payload: T,
-    domain: Domid,
-    affinity: u64,
-    cpu: usize,
-    credit: i64,
-    priority: Priority,
-    place: Place,
-    /// Runnable.
-    awake: bool,
-    /// Wanted to run since credit was last handed out.
-    active: bool,
-    /// Held back because its domain's cap is reached.
-    parked: bool,
-}
-
-#[derive(Default)]
-struct Cpu {
-    queues: [VecDeque<UnitId>; 3],
-    running: Option<UnitId>,
-    /// When the running unit's slice began.
-    since: u64,
-    /// Up to when the running unit has paid.
-    charged: u64,
-    /// The running unit lets others go first.
-    yielded: bool,
-}
-
-impl Cpu {
-    /// The highest priority that waits.
-    fn waiting(&self) -> Option<Priority> {
-        PRIORITIES
-            .into_iter()
-            .find(|&priority| !self.queues[priority as usize].is_empty())
-    }
-}
 
 struct Share {
     parameters: Parameters,
     units: u32,
+}
+
+fn cap_of(domains: &BTreeMap<Domid, Share>, domain: Domid) -> u16 {
+    domains.get(&domain).map_or(0, |share| share.parameters.cap)
 }
 
 /// The credit scheduler's state; `T` is what it schedules.
@@ -104,6 +64,8 @@ pub struct Credit<T = Arc<Vcpu>> {
     free: Vec<UnitId>,
     domains: BTreeMap<Domid, Share>,
     cpus: Vec<Cpu>,
+    /// Units in queues.
+    queued: usize,
     /// When credit was last handed out.
     settled: u64,
     slice: u64,
@@ -118,6 +80,7 @@ impl<T: Clone> Credit<T> {
             free: Vec::new(),
             domains: BTreeMap::new(),
             cpus: (0..cpus.clamp(1, 64)).map(|_| Cpu::default()).collect(),
+            queued: 0,
             settled: 0,
             slice: SLICE,
             rate_limit: RATE_LIMIT,
@@ -132,16 +95,8 @@ impl<T: Clone> Credit<T> {
         self.units.get_mut(id.0 as usize)?.as_mut()
     }
 
-    fn is_idle(&self, cpu: usize) -> bool {
-        self.cpus
-            .get(cpu)
-            .is_some_and(|cpu| cpu.running.is_none() && cpu.waiting().is_none())
-    }
-
     fn cap(&self, domain: Domid) -> u16 {
-        self.domains
-            .get(&domain)
-            .map_or(0, |share| share.parameters.cap)
+        cap_of(&self.domains, domain)
     }
 
     /// Puts a unit at the end of the queue of its priority on its processor.
@@ -152,6 +107,7 @@ impl<T: Clone> Credit<T> {
         unit.place = Place::Queued;
         let (cpu, priority) = (unit.cpu, unit.priority);
         self.cpus[cpu].queues[priority as usize].push_back(id);
+        self.queued += 1;
     }
 
     /// Takes a unit out of its queue, if it is in one.
@@ -165,168 +121,12 @@ impl<T: Clone> Credit<T> {
         unit.place = Place::Out;
         let (cpu, priority) = (unit.cpu, unit.priority);
         self.cpus[cpu].queues[priority as usize].retain(|&queued| queued != id);
+        self.queued -= 1;
     }
 
-    /// Lets the unit that runs on `cpu` pay for its time up to `now`.
-    fn charge(&mut self, cpu: usize, now: u64) {
-        let state = &mut self.cpus[cpu];
-        let Some(id) = state.running else { return };
-        let ran = now.saturating_sub(state.charged);
-        let since = state.since;
-        state.charged = now;
-        let Some(domain) = self.unit(id).map(|unit| unit.domain) else {
-            return;
-        };
-        let capped = self.cap(domain) != 0;
-        let Some(unit) = self.unit_mut(id) else {
-            return;
-        };
-        unit.credit = unit
-            .credit
-            .saturating_sub_unsigned(ran)
-            .max(-(PERIOD as i64));
-        unit.active = true;
-        if unit.credit < 0 {
-            unit.priority = Priority::Over;
-        } else if unit.priority == Priority::Boost && now.saturating_sub(since) >= TICK {
-            unit.priority = Priority::Under;
-        }
-        unit.parked = capped && unit.credit <= 0;
-    }
-
-    /// Hands out the time that the processors had since it was last done, and returns the
-    /// processors that have work which they do not know of.
-    fn settle(&mut self, now: u64) -> u64 {
-        for cpu in 0..self.cpus.len() {
-            self.charge(cpu, now);
-        }
-        let elapsed = now.saturating_sub(self.settled).min(2 * PERIOD);
-        self.settled = now;
-        let mut active = BTreeMap::<Domid, u64>::new();
-        for unit in self
-            .units
-            .iter()
-            .flatten()
-            .filter(|unit| unit.active || unit.awake)
-        {
-            *active.entry(unit.domain).or_default() += 1;
-        }
-        let wanting = active.iter().map(|(&domain, &units)| {
-            let parameters = self.domains.get(&domain).map(|share| share.parameters);
-            let Parameters { weight, cap } = parameters.unwrap_or_default();
-            let cap = if cap == 0 {
-                u64::MAX
-            } else {
-                u64::from(cap) * elapsed / 100
-            };
-            Claim {
-                domain,
-                weight: weight.into(),
-                most: cap.min(units * elapsed),
-                given: 0,
-            }
-        });
-        let mut claims: Vec<Claim> = wanting.collect();
-        divide(elapsed * self.cpus.len() as u64, &mut claims);
-        let given: BTreeMap<Domid, (u64, bool)> = claims
-            .iter()
-            .map(|claim| {
-                let units = active.get(&claim.domain).copied().unwrap_or(1).max(1);
-                (
-                    claim.domain,
-                    (claim.given / units, self.cap(claim.domain) != 0),
-                )
-            })
-            .collect();
-        let mut asked = 0;
-        for index in 0..self.units.len() {
-            let id = UnitId(index as u32);
-            let Some(unit) = self.unit_mut(id) else {
-                continue;
-            };
-            if !(unit.active || unit.awake) {
-                continue;
-            }
-            let (share, capped) = given.get(&unit.domain).copied().unwrap_or_default();
-            unit.active = unit.awake;
-            unit.credit = unit
-                .credit
-                .saturating_add_unsigned(share)
-                .min(PERIOD as i64);
-            let parked = capped && unit.credit <= 0;
-            let priority = match unit.priority {
-                _ if unit.credit < 0 => Priority::Over,
-                Priority::Boost => Priority::Boost,
-                _ => Priority::Under,
-            };
-            match unit.place {
-                Place::Queued if parked || priority != unit.priority => {
-                    self.dequeue(id);
-                    self.place_again(id, priority, parked);
-                }
-                Place::Out if unit.awake && !parked => {
-                    let cpu = unit.cpu;
-                    self.place_again(id, priority, parked);
-                    asked |= 1 << cpu;
-                }
-                _ => {
-                    unit.priority = priority;
-                    unit.parked = parked;
-                }
-            }
-        }
-        asked
-    }
-
-    fn place_again(&mut self, id: UnitId, priority: Priority, parked: bool) {
-        let Some(unit) = self.unit_mut(id) else {
-            return;
-        };
-        unit.priority = priority;
-        unit.parked = parked;
-        if !parked {
-            self.enqueue(id);
-        }
-    }
-
-    /// The first unit in `cpu`'s queues of at least priority `least` that may run on `on`.
-    fn find(&self, cpu: usize, least: Priority, on: usize) -> Option<UnitId> {
-        let queues = &self.cpus.get(cpu)?.queues;
-        PRIORITIES
-            .into_iter()
-            .filter(|&priority| priority >= least)
-            .find_map(|priority| {
-                let mut queue = queues[priority as usize].iter();
-                queue.find(|&&id| {
-                    self.unit(id)
-                        .is_some_and(|unit| unit.affinity >> on & 1 != 0)
-                })
-            })
-            .copied()
-    }
-
-    /// Takes the unit that is to run on `cpu` out of the queues.
-    fn take_next(&mut self, cpu: usize) -> Option<UnitId> {
-        let own = self.find(cpu, Priority::Over, cpu);
-        let own_priority = own.and_then(|id| self.unit(id)).map(|unit| unit.priority);
-        let others = (1..self.cpus.len()).map(|i| (cpu + i) % self.cpus.len());
-        let chosen = match own_priority {
-            Some(Priority::Boost | Priority::Under) => own,
-            Some(Priority::Over) => others
-                .into_iter()
-                .find_map(|other| self.find(other, Priority::Under, cpu))
-                .or(own),
-            None => others
-                .clone()
-                .find_map(|other| self.find(other, Priority::Under, cpu))
-                .or_else(|| {
-                    others
-                        .clone()
-                        .find_map(|other| self.find(other, Priority::Over, cpu))
-                }),
-        }?;
-        self.dequeue(chosen);
-        Some(chosen)
+    /// All processors, bit n for processor n.
+    fn all(&self) -> u64 {
+        u64::MAX >> (64 - self.cpus.len())
     }
 
     /// Whether the running unit goes on, given who waits.
@@ -350,13 +150,20 @@ impl<T: Clone> Credit<T> {
             return now;
         };
         let mut until = state.since + self.slice;
+        let credit = unit.credit.max(0) as u64;
         match state.waiting() {
-            None => {}
             Some(priority) if priority > unit.priority => until = state.since + self.rate_limit,
             Some(_) => until = until.min(now + TICK),
+            None => {}
+        }
+        // Where others wait, if on other processors, it is not to run for long once it is in debt.
+        if self.queued > 0 && unit.credit >= 0 {
+            until = until.min(now + credit.max(self.rate_limit));
+        } else if self.queued > 0 {
+            until = until.min(self.settled + PERIOD);
         }
         if self.cap(unit.domain) != 0 {
-            until = until.min(now.saturating_add(unit.credit.max(0) as u64));
+            until = until.min(now + credit);
         }
         if self.any_parked() {
             until = until.min(self.settled + PERIOD);
@@ -372,55 +179,13 @@ impl<T: Clone> Credit<T> {
                 .flatten()
                 .any(|unit| unit.awake && unit.parked)
     }
-
-    /// A processor that has nothing to do and may run a unit that waits on `cpu`.
-    fn helper(&self, cpu: usize) -> u64 {
-        (0..self.cpus.len())
-            .find(|&other| self.is_idle(other) && self.find(cpu, Priority::Over, other).is_some())
-            .map_or(0, |other| 1 << other)
-    }
-}
-
-/// A domain that wants processor time.
-struct Claim {
-    domain: Domid,
-    weight: u64,
-    most: u64,
-    given: u64,
-}
-
-/// Divides `time` by weight; what a domain cannot use goes to the others.
-fn divide(mut time: u64, claims: &mut [Claim]) {
-    loop {
-        let open = |claim: &Claim| claim.given < claim.most;
-        let weight: u64 = claims
-            .iter()
-            .filter(|claim| open(claim))
-            .map(|claim| claim.weight)
-            .sum();
-        if weight == 0 || time == 0 {
-            return;
-        }
-        let share = |claim: &Claim| {
-            (u128::from(time) * u128::from(claim.weight) / u128::from(weight)) as u64
-        };
-        let sated = claims
-            .iter()
-            .position(|claim| open(claim) && share(claim) >= claim.most);
-        let Some(sated) = sated else {
-            for claim in claims.iter_mut().filter(|claim| claim.given < claim.most) {
-                claim.given = share(claim);
-            }
-            return;
-        };
-        if let Some(claim) = claims.get_mut(sated) {
-            claim.given = claim.most;
-            time -= claim.most;
-        }
-    }
 }
 
 impl<T: Clone> Scheduler<T> for Credit<T> {
+    fn id(&self) -> u32 {
+        XEN_SCHEDULER_CREDIT
+    }
+
     fn insert(&mut self, domain: Domid, payload: T) -> UnitId {
         let share = self.domains.entry(domain).or_insert(Share {
             parameters: Parameters::default(),
@@ -431,10 +196,13 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
             payload,
             domain,
             affinity: u64::MAX,
+            soft: u64::MAX,
+            liked: u64::MAX,
             cpu: 0,
             // It is not to be in debt before credit was handed out once.
             credit: TICK as i64,
             priority: Priority::Under,
+            boost: 0,
             place: Place::Out,
             awake: false,
             active: false,
@@ -452,10 +220,10 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
         }
     }
 
-    fn remove(&mut self, id: UnitId) {
+    fn remove(&mut self, id: UnitId) -> u64 {
         self.dequeue(id);
         let Some(unit) = self.units.get_mut(id.0 as usize).and_then(Option::take) else {
-            return;
+            return 0;
         };
         for cpu in &mut self.cpus {
             cpu.running.take_if(|running| *running == id);
@@ -467,6 +235,7 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
             }
         }
         self.free.push(id);
+        0
     }
 
     fn wake(&mut self, id: UnitId) -> Option<u32> {
@@ -474,19 +243,12 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
         if unit.awake {
             return None;
         }
-        let (place, home, affinity, parked) = (unit.place, unit.cpu, unit.affinity, unit.parked);
-        let allowed = |cpu: usize| affinity >> cpu & 1 != 0;
-        let mut cpu = home;
-        if place == Place::Out && !(allowed(home) && self.is_idle(home)) {
-            let all = 0..self.cpus.len();
-            let idle = all.clone().find(|&cpu| allowed(cpu) && self.is_idle(cpu));
-            let fallback = if allowed(home) {
-                Some(home)
-            } else {
-                all.clone().find(|&cpu| allowed(cpu))
-            };
-            cpu = idle.or(fallback).unwrap_or(home);
-        }
+        let (place, parked) = (unit.place, unit.parked);
+        let cpu = if place == Place::Out {
+            self.place(unit)
+        } else {
+            unit.cpu
+        };
         let unit = self.unit_mut(id)?;
         unit.awake = true;
         unit.active = true;
@@ -494,11 +256,12 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
             return None;
         }
         unit.cpu = cpu;
-        unit.priority = if unit.credit >= 0 {
-            Priority::Boost
+        if unit.credit >= 0 {
+            unit.priority = Priority::Boost;
+            unit.boost = TICK;
         } else {
-            Priority::Over
-        };
+            unit.priority = Priority::Over;
+        }
         if parked {
             return None;
         }
@@ -523,8 +286,15 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
     }
 
     fn yield_now(&mut self, cpu: u32) {
-        if let Some(cpu) = self.cpus.get_mut(cpu as usize) {
-            cpu.yielded = true;
+        let Some(cpu) = self.cpus.get_mut(cpu as usize) else {
+            return;
+        };
+        cpu.yielded = true;
+        if let Some(id) = cpu.running
+            && let Some(unit) = self.unit_mut(id)
+        {
+            // Whoever lets others go first is in no hurry.
+            unit.boost = 0;
         }
     }
 
@@ -559,7 +329,7 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
                 None => false,
             });
             if let Some(id) = again {
-                self.requeue(id);
+                ask |= self.requeue(id).map_or(0, |cpu| 1 << cpu);
             }
             next = self.take_next(index);
             if yielded
@@ -605,25 +375,33 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
         }
     }
 
-    fn set_affinity(&mut self, id: UnitId, cpus: u64) -> Option<u32> {
-        let unit = self.unit_mut(id)?;
+    fn set_affinity(&mut self, id: UnitId, cpus: u64) -> u64 {
+        let Some(unit) = self.unit_mut(id) else {
+            return 0;
+        };
         unit.affinity = cpus;
-        if cpus >> unit.cpu & 1 != 0 {
-            return None;
-        }
+        unit.prefer();
+        let cpu = unit.cpu;
         match unit.place {
-            Place::Running => Some(unit.cpu as u32),
+            Place::Running if cpus >> cpu & 1 == 0 => 1 << cpu,
             Place::Queued => {
                 self.dequeue(id);
-                self.requeue(id)
+                let moved = self.requeue(id);
+                moved.map_or_else(|| self.helper(cpu), |cpu| 1 << cpu)
             }
-            Place::Out => None,
+            Place::Running | Place::Out => 0,
         }
     }
 
     fn affinity(&self, id: UnitId) -> u64 {
-        let all = u64::MAX >> (64 - self.cpus.len());
-        self.unit(id).map_or(0, |unit| unit.affinity & all)
+        self.unit(id).map_or(0, |unit| unit.affinity & self.all())
+    }
+
+    fn set_soft_affinity(&mut self, id: UnitId, cpus: u64) {
+        if let Some(unit) = self.unit_mut(id) {
+            unit.soft = cpus;
+            unit.prefer();
+        }
     }
 
     fn parameters(&self, domain: Domid) -> Option<Parameters> {
@@ -662,23 +440,7 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
     }
 }
 
-impl<T: Clone> Credit<T> {
-    /// Queues a unit on its processor, or on one where it may run; returns the latter.
-    fn requeue(&mut self, id: UnitId) -> Option<u32> {
-        let cpus = self.cpus.len();
-        let unit = self.unit_mut(id)?;
-        let affinity = unit.affinity;
-        let mut moved = None;
-        if affinity >> unit.cpu & 1 == 0
-            && let Some(cpu) = (0..cpus).find(|&cpu| affinity >> cpu & 1 != 0)
-        {
-            unit.cpu = cpu;
-            moved = Some(cpu as u32);
-        }
-        self.enqueue(id);
-        moved
-    }
-}
-
+#[cfg(test)]
+mod promises;
 #[cfg(test)]
 mod tests;
