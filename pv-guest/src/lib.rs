@@ -28,6 +28,7 @@
 //! | `clock` | system time, wall clock, `sleep`, `timeout` |
 //! | `executor` | tasks: `spawn`, `JoinHandle`, `yield_now` |
 //! | `events` | event channels: bind, wait, notify, mask |
+//! | `grants` | memory that other domains may use, and theirs |
 //! | `memory` | frames, DMA memory, memory on demand, foreign and device mappings, page tables |
 //! | `ports` | I/O ports |
 //! | `balloon` | memory that follows the toolstack's target |
@@ -93,6 +94,8 @@ pub mod console;
 pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod events;
+#[cfg(target_os = "none")]
+pub mod grants;
 #[cfg(target_os = "none")]
 pub mod hotplug;
 #[cfg(target_os = "none")]

@@ -31,11 +31,54 @@ pub enum Access {
     ReadWrite,
 }
 
+/// Addresses of the map range that are its holder's, with nothing mapped where it does not say so.
+/// They are given back when it is dropped, by when nothing may be mapped any more.
+#[derive(Debug)]
+pub(crate) struct Room {
+    window: Window,
+}
+
+impl Room {
+    /// Room for so many pages.
+    pub(crate) fn new(pages: usize) -> Result<Self> {
+        if pages == 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        let page = critical_section::with(|cs| FREE.borrow_ref_mut(cs).take(pages as u64))
+            .ok_or(Errno::ENOMEM)?;
+        let address = MAP_BASE + page * PAGE_SIZE as u64;
+        let base = NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize))
+            .expect("the range is not at address 0");
+        // SAFETY: nothing makes a reference into the map range, and what is mapped here goes when
+        // the room does.
+        let window = unsafe { Window::new(base, pages * PAGE_SIZE) };
+        Ok(Self { window })
+    }
+
+    /// How many pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.window.size() / PAGE_SIZE
+    }
+
+    /// What is mapped there.
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let page = (self.window.address() - MAP_BASE) / PAGE_SIZE as u64;
+        let pages = self.pages() as u64;
+        critical_section::with(|cs| FREE.borrow_ref_mut(cs).give(page, pages));
+    }
+}
+
 /// Frames mapped at consecutive addresses until it is dropped. It dereferences to a [`Window`], by
 /// which they are used.
 #[derive(Debug)]
 pub struct Mapping {
-    window: Window,
+    room: Room,
 }
 
 impl Mapping {
@@ -86,19 +129,10 @@ impl Mapping {
         flags: Flags,
         domain: Domid,
     ) -> Result<Self> {
-        if pages == 0 {
-            return Err(Errno::EINVAL.into());
-        }
-        let page = critical_section::with(|cs| FREE.borrow_ref_mut(cs).take(pages as u64))
-            .ok_or(Errno::ENOMEM)?;
-        let address = MAP_BASE + page * PAGE_SIZE as u64;
-        let base = NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize))
-            .expect("the range is not at address 0");
-        // SAFETY: nothing makes a reference into the map range, and the mapping goes when the
-        // window does.
-        let window = unsafe { Window::new(base, pages * PAGE_SIZE) };
-        // From here on, dropping it gives back the addresses.
-        let mapping = Self { window };
+        let room = Room::new(pages)?;
+        let address = room.window().address();
+        // From here on, dropping it unmaps what is mapped.
+        let mapping = Self { room };
         // SAFETY: the addresses were free; the frames are not this guest's, as the callers saw to.
         unsafe { tables::map(address, frames, flags, domain) }?;
         Ok(mapping)
@@ -109,17 +143,14 @@ impl Deref for Mapping {
     type Target = Window;
 
     fn deref(&self) -> &Window {
-        &self.window
+        self.room.window()
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let pages = self.window.size() / PAGE_SIZE;
         // SAFETY: the window is the only way to the mapping.
-        unsafe { tables::unmap(self.window.address(), pages) }
+        unsafe { tables::unmap(self.room.window().address(), self.room.pages()) }
             .expect("what was mapped can be unmapped");
-        let page = (self.window.address() - MAP_BASE) / PAGE_SIZE as u64;
-        critical_section::with(|cs| FREE.borrow_ref_mut(cs).give(page, pages as u64));
     }
 }

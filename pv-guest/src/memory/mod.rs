@@ -41,6 +41,7 @@ pub use dma::DmaMemory;
 pub use foreign::ForeignDomain;
 pub use frames::Frames;
 pub(crate) use init::init;
+pub(crate) use mapping::Room;
 pub use mapping::{Access, Mapping};
 pub use reservation::{OwnReservation, pages};
 pub(crate) use stack::Stack;

@@ -168,7 +168,7 @@ fn new_table() -> Result<Mfn> {
 static GROWING: Mutex<()> = Mutex::new(());
 
 /// The table of level 1 for an address of the kernel, made where there is none.
-pub(super) fn table_for(address: u64) -> Result<Mfn> {
+pub(crate) fn table_for(address: u64) -> Result<Mfn> {
     lowest_table_for(address, 1)
 }
 

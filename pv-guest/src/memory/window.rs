@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use core::sync::atomic::{AtomicU16, AtomicU32};
 
 use hypercall_abi::types::Mfn;
 use split_drivers::SharedMemory;
@@ -90,6 +90,17 @@ impl Window {
     pub fn set<T: Word>(&self, offset: usize, value: T) {
         // SAFETY: mapped and aligned, as checked, and not behind a reference.
         unsafe { self.word_at::<T>(offset).write_volatile(value) }
+    }
+
+    /// Writes a word where it is `old`, as one access.
+    ///
+    /// # Errors
+    ///
+    /// Gives what it is.
+    pub fn compare_exchange(&self, offset: usize, old: u16, new: u16) -> Result<u16, u16> {
+        // SAFETY: mapped and aligned, as checked; the other side accesses it atomically as well.
+        let word = unsafe { AtomicU16::from_ptr(self.word_at(offset)) };
+        word.compare_exchange(old, new, AcqRel, Acquire)
     }
 
     /// Copies bytes out. Whoever else writes them may be seen half-way.

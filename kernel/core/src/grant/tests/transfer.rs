@@ -63,6 +63,21 @@ fn a_frame_becomes_the_receivers_with_what_is_in_it() {
     }
 }
 
+/// The giver may have kept a translation, by which it would read and write what is the receiver's.
+#[test]
+fn no_processor_remembers_a_frame_that_was_given() {
+    let host = host();
+    grant(&host, DOMU, 8, GTF_ACCEPT_TRANSFER, OTHER, Mfn(5));
+    let mfn = host.layout(OTHER).scratch[30];
+    let read = || host.as_guest(OTHER, |cx| cx.read::<u64>(va(30)));
+    host.put_at(OTHER, va(30), &7_u64);
+    assert_eq!(remap(&host, OTHER, 30, Pte(0)), 0);
+    assert_eq!(read(), Ok(7), "nobody has asked for a flush");
+    assert_eq!(transfer(&host, mfn, DOMU, 8), GNTST_OKAY);
+    assert_eq!(read(), Err(Errno::EFAULT));
+    in_order(&host);
+}
+
 #[test]
 fn what_is_used_or_anothers_is_not_given() {
     let host = host();

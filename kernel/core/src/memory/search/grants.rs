@@ -44,8 +44,9 @@ pub(super) enum End {
 pub(super) enum Call {
     /// Writes a grant: which, flags, for whom, of what. Of one in use a good domain does not, a bad one does.
     Offer(u8, u16, Who, Frame, bool),
-    /// Maps a grant: whose, which, with these flags, where.
-    Map(Who, u8, u32, Place),
+    /// Maps a grant: whose, which, with these flags, where; for which its domain may first write it, with flags, of a
+    /// frame.
+    Map(Who, u8, u32, Place, Option<(u16, Frame)>),
     /// Undoes a remembered mapping, for processors and for devices or for one of them.
     Unmap(u8, Place, u8),
     /// Undoes one, for which something takes its place.
@@ -82,7 +83,12 @@ impl World {
                 let entry = (flags, Self::id(id, to), self.mfn(id, frame));
                 self.offer(id, reference(which), entry, bad);
             }
-            Call::Map(whose, which, flags, place) => {
+            Call::Map(whose, which, flags, place, offer) => {
+                if let Some((flags, frame)) = offer {
+                    let granter = Self::id(id, whose);
+                    let entry = (flags, id, self.mfn(granter, frame));
+                    self.offer(granter, reference(which), entry, false);
+                }
                 let (host_addr, kind) = self.address(id, place, 0);
                 let op = GnttabMapGrantRef {
                     host_addr,
@@ -121,7 +127,11 @@ impl World {
                     handle: mapped.handle,
                     ..Default::default()
                 };
-                self.make(id, GNTTABOP_UNMAP_GRANT_REF, op);
+                let done = self.make(id, GNTTABOP_UNMAP_GRANT_REF, op);
+                if parts == 0 && done.is_some_and(|done| done.status == GNTST_OKAY) {
+                    let same = |it: &Mapped| it.id == id && it.handle == mapped.handle;
+                    self.mapped.retain(|it| !same(it));
+                }
             }
             Call::Replace(which, page) => {
                 let Some(mapped) = self.remembered(id, which) else {
@@ -228,8 +238,9 @@ impl World {
     }
 
     fn offer(&mut self, id: Domid, reference: u32, entry: (u16, Domid, Mfn), bad: bool) {
-        let domain = self.domain(id);
-        let Some((place, pinned)) = recount::place(&domain, GrantRef(reference)) else {
+        let domain = self.domains().into_iter().find(|it| it.id == id);
+        let place = domain.and_then(|domain| recount::place(&domain, GrantRef(reference)));
+        let Some((place, pinned)) = place else {
             return;
         };
         if pinned && !bad {
@@ -279,11 +290,25 @@ impl Dice {
         )
     }
 
+    /// Mostly one of the data frames of the domain that offers it.
+    fn offered(&mut self) -> Frame {
+        match self.one_in(4) {
+            true => self.frame(),
+            false => Frame::Data(0, self.below(DATA.into()) as u8),
+        }
+    }
+
+    fn mapping_place(&mut self) -> Place {
+        match self.one_in(4) {
+            true => Place::Entry(self.frame(), self.index()),
+            false => Place::Page(self.below(MAPPED.into()) as u8),
+        }
+    }
+
     fn place(&mut self) -> Place {
-        match self.weigh(&[8, 3, 5]) {
-            0 => Place::Page(self.below(MAPPED.into()) as u8),
-            1 => Place::Entry(self.frame(), self.index()),
-            _ => Place::Same,
+        match self.one_in(4) {
+            true => self.mapping_place(),
+            false => Place::Same,
         }
     }
 
@@ -310,11 +335,7 @@ impl Dice {
                     GTF_TRANSITIVE,
                     GTF_PERMIT_ACCESS | GTF_SUB_PAGE,
                 ]);
-                let frame = match self.one_in(4) {
-                    true => self.frame(),
-                    false => Frame::Data(0, self.below(DATA.into()) as u8),
-                };
-                Call::Offer(which, flags, who, frame, self.one_in(8))
+                Call::Offer(which, flags, who, self.offered(), self.one_in(8))
             }
             1 => {
                 let flags = self.pick(&[
@@ -326,7 +347,10 @@ impl Dice {
                     GNTMAP_DEVICE_MAP | GNTMAP_HOST_MAP,
                     GNTMAP_DEVICE_MAP | GNTMAP_HOST_MAP | GNTMAP_READONLY,
                 ]);
-                Call::Map(who, which, flags, self.place())
+                let kinds = [GTF_PERMIT_ACCESS, GTF_PERMIT_ACCESS | GTF_READONLY];
+                let good = self.one_in(2);
+                let offer = good.then(|| (self.pick(&kinds), self.offered()));
+                Call::Map(who, which, flags, self.mapping_place(), offer)
             }
             2 => Call::Unmap(
                 self.below(16) as u8,

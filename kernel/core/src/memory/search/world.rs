@@ -203,10 +203,6 @@ impl World {
         self.host.hv.domains.read().values().cloned().collect()
     }
 
-    pub(super) fn domain(&self, id: Domid) -> Arc<Domain> {
-        self.host.domain(id)
-    }
-
     pub(super) fn machine(&self) -> &Machine {
         &self.host.hv.machine
     }

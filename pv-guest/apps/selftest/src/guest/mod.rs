@@ -8,6 +8,7 @@ mod domains;
 mod events;
 mod exceptions;
 mod fill;
+mod grants;
 mod instructions;
 mod memory;
 mod mmu;
@@ -39,6 +40,7 @@ async fn main() {
     balloon::run(&mut tap);
     descriptors::run(&mut tap);
     events::run(&mut tap).await;
+    grants::run(&mut tap);
     time::run(&mut tap).await;
     domains::run(&mut tap).await;
     store::run(&mut tap).await;
