@@ -234,14 +234,10 @@ fn output_goes_on_when_a_script_has_ended() {
 fn large_input_and_output_pass_whole() {
     let bench = Bench::new();
     bench.ok(&["create", &bench.config("hello", "")]);
-    let mut text: Vec<u8> = (0..300_000u32)
+    let text: Vec<u8> = (0..300_000u32)
         .flat_map(|n| format!("{n}\n").into_bytes())
         .collect();
-    let expected = format!(
-        "Hello from hello\r\n{}",
-        String::from_utf8(text.clone()).unwrap()
-    );
-    text.push(0x1d);
+    let expected = [b"Hello from hello\r\n", &*text].concat();
     let mut child = bench
         .command(&["console", "hello"])
         .stdin(Stdio::piped())
@@ -249,10 +245,19 @@ fn large_input_and_output_pass_whole() {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let writer = thread::spawn(move || stdin.write_all(&text));
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap() == expected);
+    let writer = thread::spawn(move || {
+        stdin.write_all(&text).unwrap();
+        stdin
+    });
+    let mut stdout = child.stdout.take().unwrap();
+    let mut output = vec![0; expected.len()];
+    stdout.read_exact(&mut output).unwrap();
+    assert!(output == expected);
+    writer.join().unwrap().write_all(b"\x1d").unwrap();
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
