@@ -18,7 +18,7 @@ use hypercall_abi::nmi::{XENNMI_REGISTER_CALLBACK, XENNMI_UNREGISTER_CALLBACK, X
 use hypercall_abi::xen::SharedInfo;
 
 use crate::Current;
-use crate::hypercall::{Args, HypercallResult, Stop};
+use crate::hypercall::{Args, HypercallResult};
 use crate::traps::{is_canonical, vector};
 
 /// `set_trap_table(traps)`: entries up to one whose address is 0 replace those of their vectors; no table at all
@@ -46,7 +46,7 @@ pub fn do_set_trap_table(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         }
         table = table.wrapping_add(size_of::<TrapInfo>() as u64);
         if crate::hypercall::should_preempt(cx) {
-            return Err(Stop::Again([table, 0, 0, 0, 0, 0]));
+            return Err(cx.again([table, 0, 0, 0, 0, 0]));
         }
     }
 }

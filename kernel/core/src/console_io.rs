@@ -4,7 +4,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::{CONSOLEIO_READ, CONSOLEIO_WRITE};
 
 use crate::current::Current;
-use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+use crate::hypercall::{Args, HypercallResult, should_preempt};
 
 /// Bytes that are copied from the guest at a time.
 const CHUNK: usize = 128;
@@ -34,14 +34,7 @@ fn write(cx: &mut Current<'_>, count: u64, buffer: u64) -> HypercallResult {
     while done < count {
         if done > 0 && should_preempt(cx) {
             let command = u64::from(CONSOLEIO_WRITE);
-            return Err(Stop::Again([
-                command,
-                count - done,
-                buffer.wrapping_add(done),
-                0,
-                0,
-                0,
-            ]));
+            return Err(cx.again([command, count - done, buffer.wrapping_add(done), 0, 0, 0]));
         }
         let take = (count - done).min(CHUNK as u64) as usize;
         let text = cx.read_array::<u8>(buffer.wrapping_add(done), take)?;

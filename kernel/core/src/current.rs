@@ -9,6 +9,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::hypercall::{Args, Stop};
 use crate::{Domain, Hypervisor, Vcpu, VcpuState};
 
 /// The vCPU that this CPU runs, stopped in the hypervisor; its address space is loaded.
@@ -24,12 +25,23 @@ pub struct Current<'a> {
     /// Value of the time-stamp counter at which a long operation is to stop; none before the clock was started; see
     /// [`crate::hypercall::should_preempt`].
     pub deadline: Cell<Option<u64>>,
+    /// Where [`Current::again`] leaves the arguments.
+    pub continuation: Cell<Args>,
 }
 
 impl<'a> Current<'a> {
     /// The machine.
     pub fn machine(&self) -> &'a Machine {
         core::ops::Deref::deref(&self.hv.machine)
+    }
+
+    /// Ends a handler that is not finished: the guest is to make the call again, with these arguments, once it runs
+    /// again. One that is 0 is as it was.
+    ///
+    /// They do not go with the answer, lest the way of every other answer be as wide.
+    pub fn again(&self, args: Args) -> Stop {
+        self.continuation.set(args);
+        Stop::AGAIN
     }
 
     /// The caller's own domain, by `DOMID_SELF` or its number, or any other.

@@ -24,20 +24,31 @@ const SYSCALL_LENGTH: u64 = 2;
 pub(crate) const BUDGET_PER_SECOND: u64 = 2000;
 
 /// Why a handler has no result to give.
+///
+/// One word, as a result is: with it, what a handler answers is two words, which are given back in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// It failed.
-    Error(Errno),
-    /// It is not finished: the guest is to make the call again, with these arguments, once it runs again. One that
-    /// is 0 is as it was.
-    Again(Args),
+pub struct Stop(u64);
+
+impl Stop {
+    /// It is not finished, and has said how it is to go on ([`Current::again`]).
+    pub const AGAIN: Self = Self(0);
     /// The registers are already what the guest is to see (`iret`).
-    RegistersSet,
+    pub const REGISTERS_SET: Self = Self(1);
+
+    /// It failed.
+    pub const fn error(errno: Errno) -> Self {
+        Self(errno.to_return() as u64)
+    }
+
+    /// Of a call that failed, what its caller finds in RAX.
+    pub const fn to_result(self) -> u64 {
+        self.0
+    }
 }
 
 impl From<Errno> for Stop {
     fn from(errno: Errno) -> Self {
-        Self::Error(errno)
+        Self::error(errno)
     }
 }
 
@@ -48,28 +59,21 @@ pub type HypercallResult = Result<u64, Stop>;
 pub fn enter(cx: &mut Current<'_>) {
     let regs = &cx.state.context.regs;
     let (number, args) = (regs.rax, arguments(regs));
-    if begins_long(number) {
-        start_clock(cx);
-    } else {
-        start_clock_later(cx);
-    }
-    let result = match u32::try_from(number) {
-        Ok(number) => dispatch(cx, number, &args),
-        Err(_) => Err(Stop::Error(Errno::ENOSYS)),
-    };
+    cx.deadline.set(None);
+    let result = dispatch(cx, number, &args);
     let regs = &mut cx.state.context.regs;
     match result {
         Ok(value) => regs.rax = value,
-        Err(Stop::Error(errno)) => regs.rax = errno.to_return() as u64,
-        Err(Stop::Again(args)) => {
-            set_arguments(regs, &args);
+        Err(Stop::AGAIN) => {
+            set_arguments(regs, &cx.continuation.get());
             regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
         }
-        Err(Stop::RegistersSet) => {}
+        Err(Stop::REGISTERS_SET) => {}
+        Err(error) => regs.rax = error.to_result(),
     }
 }
 
-/// Whether a long operation has used up its time and is to return [`Stop::Again`]. An operation asks only after
+/// Whether a long operation has used up its time and is to return [`Current::again`]. An operation asks only after
 /// it has got on by a step, so that it ends however slow the machine is.
 pub fn should_preempt(cx: &Current<'_>) -> bool {
     let now = cx.machine().tsc();
@@ -88,20 +92,12 @@ pub fn start_clock(cx: &Current<'_>) {
     cx.deadline.set(Some(deadline));
 }
 
-/// As [`start_clock`], but from the first look at the clock, which most calls never take.
-fn start_clock_later(cx: &Current<'_>) {
-    cx.deadline.set(None);
-}
-
-/// Whether what a hypercall does before it first looks at the clock may be long by itself.
-fn begins_long(number: u64) -> bool {
-    const LONG: u64 = 1 << HYPERVISOR_MMU_UPDATE
-        | 1 << HYPERVISOR_MMUEXT_OP
-        | 1 << HYPERVISOR_MEMORY_OP
-        | 1 << HYPERVISOR_MULTICALL
-        | 1 << HYPERVISOR_VCPU_OP
-        | 1 << HYPERVISOR_DOMCTL;
-    number < 64 && LONG >> number & 1 != 0
+/// As [`start_clock`], unless the call has looked at the clock already. To be called before what may be long by itself;
+/// most calls never read it.
+pub(crate) fn begin_clock(cx: &Current<'_>) {
+    if cx.deadline.get().is_none() {
+        start_clock(cx);
+    }
 }
 
 fn budget(cx: &Current<'_>) -> u64 {
@@ -133,23 +129,27 @@ fn set_arguments(regs: &mut CpuUserRegs, args: &Args) {
 
 /// Carries out a hypercall. A domain that is being taken apart gets nothing done, and one that let go of page tables
 /// nothing before they are taken apart.
-pub fn dispatch(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResult {
+#[inline(always)]
+pub fn dispatch(cx: &mut Current<'_>, number: u64, args: &Args) -> HypercallResult {
     if lifecycle::is_dying(cx.domain) {
         return Err(Errno::EINVAL.into());
     }
     if !mmu::settle(cx, cx.domain.id) {
-        return Err(Stop::Again(*args));
+        return Err(cx.again(*args));
     }
     match handle(cx, number, args) {
         // It got on with a page table, which remembers how far: the same call goes on.
-        Err(Stop::Error(Errno::ERESTART)) => Err(Stop::Again(*args)),
+        Err(RESTART) => Err(cx.again(*args)),
         result => result,
     }
 }
 
+const RESTART: Stop = Stop::error(Errno::ERESTART);
+
 /// The handler of each number.
-fn handle(cx: &mut Current<'_>, number: u32, args: &Args) -> HypercallResult {
-    match number {
+#[inline(never)]
+fn handle(cx: &mut Current<'_>, number: u64, args: &Args) -> HypercallResult {
+    match u32::try_from(number).unwrap_or(u32::MAX) {
         HYPERVISOR_SET_TRAP_TABLE => callbacks::do_set_trap_table(cx, args),
         HYPERVISOR_MMU_UPDATE => mmu::do_mmu_update(cx, args),
         HYPERVISOR_SCHED_OP_COMPAT => sched_op::do_sched_op_compat(cx, args),

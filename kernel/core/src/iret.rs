@@ -21,10 +21,10 @@ use crate::vcpu_context::guest_rflags;
 pub fn do_iret(cx: &mut Current<'_>, _args: &Args) -> HypercallResult {
     let Ok(frame) = cx.read::<IretContext>(cx.state.context.regs.rsp) else {
         traps::crash(cx, format_args!("the frame of iret cannot be read"));
-        return Err(Stop::RegistersSet);
+        return Err(Stop::REGISTERS_SET);
     };
     if frame.cs & 3 == 3 && !toggle_mode(cx) {
-        return Err(Stop::RegistersSet);
+        return Err(Stop::REGISTERS_SET);
     }
     if cx.domain.assisted(VMASST_TYPE_ARCHITECTURAL_IOPL) {
         cx.state.iopl = flags::iopl(frame.rflags);
@@ -53,7 +53,7 @@ pub fn do_iret(cx: &mut Current<'_>, _args: &Args) -> HypercallResult {
         regs.r11 = regs.rflags;
         regs.rflags &= !flags::RF;
     }
-    Err(Stop::RegistersSet)
+    Err(Stop::REGISTERS_SET)
 }
 
 /// `stack_switch(ss, sp)`: the kernel stack for entries from user mode.

@@ -15,7 +15,7 @@ use hypercall_abi::types::Domid;
 
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::hypercall::{Args, HypercallResult};
+use crate::hypercall::{Args, HypercallResult, begin_clock};
 
 /// Bits of the command word that say what to do; those above say where a continued call goes on.
 const COMMAND_BITS: u32 = 6;
@@ -26,6 +26,7 @@ const COMMAND_BITS: u32 = 6;
 /// By command; `ENOSYS` for one that is unknown or not for PV domains, `EINVAL` (or `ENOSYS`) for one that claims to go
 /// on though it is never interrupted. The reservation calls return how many extents they did instead of an error.
 pub fn do_memory_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    begin_clock(cx);
     let [raw, argument, ..] = *args;
     let command = raw as u32 & ((1 << COMMAND_BITS) - 1);
     let start = raw >> COMMAND_BITS;

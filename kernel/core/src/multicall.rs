@@ -1,5 +1,7 @@
 //! `HYPERVISOR_multicall` (`xen/xen.h`): several hypercalls in one.
 
+use core::mem::offset_of;
+
 use hv_machine::is_guest_range;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::xen::{HYPERVISOR_IRET, HYPERVISOR_MULTICALL, MulticallEntry};
@@ -7,6 +9,12 @@ use hypercall_abi::xen::{HYPERVISOR_IRET, HYPERVISOR_MULTICALL, MulticallEntry};
 use crate::current::Current;
 use crate::hypercall::{Args, HypercallResult, Stop, dispatch, should_preempt};
 use crate::lifecycle;
+
+/// Calls that are a matter of a moment and are carried out before the first look at the clock.
+const CLOCK_INTERVAL: u64 = 16;
+
+const MULTICALL: u64 = HYPERVISOR_MULTICALL as u64;
+const IRET: u64 = HYPERVISOR_IRET as u64;
 
 /// `HYPERVISOR_multicall(calls, count)`: carries the calls out in order and writes each result into its entry.
 ///
@@ -24,26 +32,30 @@ pub fn do_multicall(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     }
     let mut index = 0;
     while index < count {
-        if index > 0 && (should_preempt(cx) || stopped(cx)) {
-            return Err(rest(calls, count, index));
+        // Each call looks at the clock by itself as soon as it takes some time.
+        let look = cx.deadline.get().is_some() || index % CLOCK_INTERVAL == 0;
+        if index > 0 && (look && should_preempt(cx) || stopped(cx)) {
+            return Err(rest(cx, calls, count, index));
         }
         let mut entry: MulticallEntry = cx.read_element(calls, index)?;
-        let outcome = match u32::try_from(entry.op) {
-            Ok(HYPERVISOR_MULTICALL) => Err(Stop::Error(Errno::EINVAL)),
-            Ok(HYPERVISOR_IRET) | Err(_) => Err(Stop::Error(Errno::ENOSYS)),
-            Ok(number) => dispatch(cx, number, &entry.args),
+        let outcome = match entry.op {
+            MULTICALL => Err(Errno::EINVAL.into()),
+            IRET => Err(Errno::ENOSYS.into()),
+            number => dispatch(cx, number, &entry.args),
         };
         entry.result = match outcome {
             Ok(value) => value,
-            Err(Stop::Error(errno)) => errno.to_return() as u64,
-            Err(Stop::RegistersSet) => return Err(Stop::RegistersSet),
-            Err(Stop::Again(args)) => {
-                entry.args = args;
+            Err(Stop::AGAIN) => {
+                entry.args = cx.continuation.get();
                 cx.write_element(calls, index, &entry)?;
-                return Err(rest(calls, count, index));
+                return Err(rest(cx, calls, count, index));
             }
+            Err(Stop::REGISTERS_SET) => return Err(Stop::REGISTERS_SET),
+            Err(error) => error.to_result(),
         };
-        cx.write_element(calls, index, &entry)?;
+        let at = calls.wrapping_add(index * size_of::<MulticallEntry>() as u64);
+        let result_at = at.wrapping_add(offset_of!(MulticallEntry, result) as u64);
+        cx.write(result_at, &entry.result)?;
         index += 1;
     }
     Ok(0)
@@ -54,9 +66,9 @@ fn stopped(cx: &Current<'_>) -> bool {
     !cx.vcpu.is_runnable() || lifecycle::is_dying(cx.domain)
 }
 
-fn rest(calls: u64, count: u64, index: u64) -> Stop {
+fn rest(cx: &Current<'_>, calls: u64, count: u64, index: u64) -> Stop {
     let at = calls.wrapping_add(index * size_of::<MulticallEntry>() as u64);
-    Stop::Again([at, count - index, 0, 0, 0, 0])
+    cx.again([at, count - index, 0, 0, 0, 0])
 }
 
 #[cfg(test)]
@@ -143,10 +155,8 @@ mod tests {
         host.as_guest(DOMU, |cx| {
             cx.deadline.set(Some(0));
             let next = at + size_of::<MulticallEntry>() as u64;
-            assert_eq!(
-                do_multicall(cx, &[at, 3, 0, 0, 0, 0]),
-                Err(Stop::Again([next, 2, 0, 0, 0, 0]))
-            );
+            assert_eq!(do_multicall(cx, &[at, 3, 0, 0, 0, 0]), Err(Stop::AGAIN));
+            assert_eq!(cx.continuation.get(), [next, 2, 0, 0, 0, 0]);
         });
         assert_eq!(call(&host, at, 3), 0);
     }
@@ -163,9 +173,9 @@ mod tests {
         // Another operation is under way.
         let _other = host.hv.toolstack.lock();
         host.as_guest(DOM0, |cx| {
-            let mut step = |at| do_multicall(cx, &[at, 1, 0, 0, 0, 0]);
             let again = [writable, 1, 0, 0, 0, 0];
-            assert_eq!(step(writable), Err(Stop::Again(again)));
+            assert_eq!(do_multicall(cx, &again), Err(Stop::AGAIN));
+            assert_eq!(cx.continuation.get(), again);
         });
         let result = host.hypercall(DOM0, HYPERVISOR_MULTICALL, &[fixed, 1]);
         assert_eq!(result, Errno::EFAULT.to_return());

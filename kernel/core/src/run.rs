@@ -127,6 +127,7 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         vcpu,
         state: &mut state,
         deadline: Cell::new(None),
+        continuation: Cell::default(),
     };
     sched::switching_in(hv, vcpu);
     domain.unhooking.wait(hv);
@@ -140,9 +141,7 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
             if deliver_pending(&mut cx) && !vcpu.is_runnable() {
                 break;
             }
-            if let Some(exit) = unhook::enter(&mut cx) {
-                handle_exit(&mut cx, exit);
-            }
+            unhook::enter(&mut cx, handle_exit);
         }
         sched::switched_out(hv, vcpu);
         switch_out(hv, cx.state);
@@ -209,6 +208,7 @@ fn deliver_pending(cx: &mut Current<'_>) -> bool {
     nmi || upcall
 }
 
+#[inline(always)]
 fn handle_exit(cx: &mut Current<'_>, exit: Exit) {
     match exit {
         Exit::Syscall if cx.state.kernel_mode => hypercall::enter(cx),

@@ -202,6 +202,7 @@ impl Host {
             vcpu: &vcpu,
             state: &mut state,
             deadline: Cell::new(Some(u64::MAX)),
+            continuation: Cell::default(),
         };
         work(&mut cx)
     }
@@ -221,6 +222,7 @@ impl Host {
                     vcpu: &vcpu,
                     state: &mut state,
                     deadline: Cell::new(Some(u64::MAX)),
+                    continuation: Cell::default(),
                 });
             }
         }

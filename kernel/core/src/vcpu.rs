@@ -4,9 +4,9 @@ use alloc::boxed::Box;
 use alloc::sync::Weak;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hv_machine::{FpuState, GuestContext, Machine, Platform, Segments};
+use hv_machine::{FpuState, GuestContext, Machine, Place, Platform, Segments};
 use hypercall_abi::arch_x86::TrapInfo;
 use hypercall_abi::types::Mfn;
 use hypercall_abi::xen::VcpuInfo;
@@ -26,8 +26,8 @@ pub struct Vcpu {
     pub domain: Weak<Domain>,
     /// Registers and everything that only its own hypercalls (or its builder) touch.
     pub state: Mutex<VcpuState, { rank::VCPU }>,
-    /// Where its `vcpu_info` is; see [`Vcpu::info`].
-    info: AtomicU64,
+    /// Where its `vcpu_info` is; see [`Vcpu::info`]. The frame is held.
+    pub place: Place,
     /// Not up: never initialised, or `VCPUOP_down`.
     pub down: AtomicBool,
     /// In `SCHEDOP_block` or `SCHEDOP_poll`.
@@ -71,7 +71,7 @@ impl Vcpu {
             id,
             domain,
             state: Mutex::new(VcpuState::default()),
-            info: AtomicU64::new(info.mfn.0 << 12 | info.offset as u64),
+            place: Place::new(info.mfn, info.offset),
             down: AtomicBool::new(true),
             blocked: AtomicBool::new(false),
             polling: AtomicU32::new(0),
@@ -87,33 +87,29 @@ impl Vcpu {
 
     /// Where its `vcpu_info` is.
     pub fn info(&self) -> InfoPlace {
-        let packed = self.info.load(Ordering::Acquire);
-        InfoPlace {
-            mfn: Mfn(packed >> 12),
-            offset: (packed & 0xfff) as usize,
-        }
+        let (mfn, offset) = self.place.get();
+        InfoPlace { mfn, offset }
     }
 
     /// Moves its `vcpu_info`; the caller holds the frame and has copied the contents.
     pub fn set_info(&self, info: InfoPlace) {
-        self.info
-            .store(info.mfn.0 << 12 | info.offset as u64, Ordering::Release);
+        self.place.set(info.mfn, info.offset);
     }
 
     /// Whether the guest holds back events (`vcpu_info.evtchn_upcall_mask`).
+    #[inline]
     pub fn upcalls_masked(&self, machine: &Machine) -> bool {
-        let info = self.info();
-        machine.load_u64(info.mfn, info.offset / 8) & UPCALL_MASK != 0
+        machine.load_at(&self.place, 0) & UPCALL_MASK != 0
     }
 
     /// Sets `evtchn_upcall_mask` to 1 or 0. The pending flag beside it, which any CPU may set at this moment, is
     /// left alone.
+    #[inline]
     pub fn set_upcalls_masked(&self, machine: &Machine, masked: bool) {
-        let info = self.info();
         if masked {
-            machine.fetch_or_u64(info.mfn, info.offset / 8, UPCALL_MASKED);
+            machine.set_at(&self.place, 0, UPCALL_MASKED);
         } else {
-            machine.fetch_and_u64(info.mfn, info.offset / 8, !UPCALL_MASK);
+            machine.keep_at(&self.place, 0, !UPCALL_MASK);
         }
     }
 

@@ -12,7 +12,7 @@ use hypercall_abi::vcpu::*;
 use hypercall_abi::xen::{VcpuInfo, VcpuTimeInfo};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::hypercall::{Args, HypercallResult, should_preempt};
+use crate::hypercall::{Args, HypercallResult, begin_clock, should_preempt};
 use crate::memory::FrameType;
 use crate::time::{self, MILLISECOND};
 use crate::vcpu::InfoPlace;
@@ -24,6 +24,7 @@ const MAX_PERIOD: u64 = (1 << 60) - 1;
 /// `HYPERVISOR_vcpu_op`: a command, the number of a vCPU of the caller's domain, and the address of the
 /// command's struct.
 pub fn do_vcpu_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    begin_clock(cx);
     let at = args[2];
     let vcpu = cx.domain.vcpu(args[1] as u32).ok_or(Errno::ENOENT)?;
     let own = Arc::ptr_eq(&vcpu, cx.vcpu);

@@ -31,6 +31,7 @@ impl FlushClock {
     }
 
     /// The time. Mappings that are gone from the tables before the call, the flushes of later times forget.
+    #[inline]
     pub fn now(&self) -> u64 {
         self.now.load(SeqCst)
     }

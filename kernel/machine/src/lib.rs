@@ -26,6 +26,7 @@ mod log;
 mod memory_map;
 #[cfg(any(target_os = "none", test))]
 mod metal;
+mod place;
 mod platform;
 #[cfg(not(target_os = "none"))]
 pub mod sim;
@@ -39,6 +40,7 @@ pub use memory_map::{BootModule, MemoryKind, MemoryRegion};
 pub use metal::{Machine, relax};
 #[cfg(all(target_os = "none", debug_assertions))]
 pub use metal::{held_locks, set_held_locks};
+pub use place::Place;
 pub use platform::{Fault, GeneralProtection, IoWidth, Platform, Polarity, TriggerMode, TscInfo};
 #[cfg(not(target_os = "none"))]
 pub use sim::{Machine, held_locks, relax, set_held_locks};

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use hypercall_abi::types::Mfn;
 
 use crate::{
-    BootModule, Exit, FpuState, GuestContext, HYPERVISOR_SLOTS, Irq, MemoryRegion, SegmentBase,
-    Segments, SelectorFault,
+    BootModule, Exit, FpuState, GuestContext, HYPERVISOR_SLOTS, Irq, MemoryRegion, Place,
+    SegmentBase, Segments, SelectorFault,
 };
 
 /// A guest address could not be read or written: unmapped, not permitted, or not the guest's.
@@ -105,6 +105,9 @@ pub trait Platform {
 
     /// Reads entry `index` (0 to 511) of a frame, atomically.
     fn load_u64(&self, mfn: Mfn, index: usize) -> u64;
+    /// As [`Self::load_u64`], of a frame that nobody holds: it may be given to the hypervisor's heap at this moment, and
+    /// what is read be anything. `None` where the frame is private or absent already.
+    fn peek_u64(&self, mfn: Mfn, index: usize) -> Option<u64>;
     /// Writes entry `index` of a frame, atomically.
     fn store_u64(&self, mfn: Mfn, index: usize, value: u64);
     /// Writes entry `index` if it holds `old`; else returns what it holds.
@@ -113,6 +116,14 @@ pub trait Platform {
     fn fetch_or_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64;
     /// Keeps only `bits` of entry `index`, returns what it held.
     fn fetch_and_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64;
+    /// Reads word `index` of a place, atomically. The place's frame is held by the caller, who keeps it untyped.
+    fn load_at(&self, place: &Place, index: usize) -> u64;
+    /// Writes word `index` of a place, as [`Self::load_at`].
+    fn store_at(&self, place: &Place, index: usize, value: u64);
+    /// Sets bits of word `index` of a place, as [`Self::load_at`].
+    fn set_at(&self, place: &Place, index: usize, bits: u64);
+    /// Keeps only `bits` of word `index` of a place, as [`Self::load_at`].
+    fn keep_at(&self, place: &Place, index: usize, bits: u64);
     /// Copies bytes out of a frame; `offset` and length stay inside it.
     fn read_frame(&self, mfn: Mfn, offset: usize, out: &mut [u8]);
     /// Copies bytes into a frame; `offset` and length stay inside it.

@@ -46,6 +46,7 @@ impl Kind {
                 script: "kernel/linker.ld",
                 flags: &[
                     "-Crelocation-model=pie",
+                    "-Cjump-tables=no",
                     "-Ccode-model=small",
                     "-Clink-arg=-no-pie",
                     "-Clink-arg=--no-dynamic-linker",

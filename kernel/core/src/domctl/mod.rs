@@ -18,7 +18,7 @@ use hypercall_abi::errno::Errno;
 
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+use crate::hypercall::{Args, HypercallResult, begin_clock, should_preempt};
 use crate::{event, lifecycle};
 
 /// `HYPERVISOR_domctl(operation)`.
@@ -27,6 +27,7 @@ use crate::{event, lifecycle};
 /// `EFAULT`, `EACCES` for another interface version, `EPERM` for any caller but the control domain, `ESRCH` for a
 /// domain that is not there, `ENOSYS` for an unknown operation; others by operation.
 pub fn do_domctl(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
+    begin_clock(cx);
     let at = args[0];
     let mut op: Domctl = cx.read(at)?;
     if op.interface_version != XEN_DOMCTL_INTERFACE_VERSION {
@@ -38,7 +39,7 @@ pub fn do_domctl(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     }
     let hv = cx.hv;
     let Some(_alone) = hv.toolstack.try_lock() else {
-        return Err(Stop::Again(*args));
+        return Err(cx.again(*args));
     };
     let result = match op.cmd {
         XEN_DOMCTL_CREATEDOMAIN => create::create(cx, &mut op),
@@ -47,7 +48,7 @@ pub fn do_domctl(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             let domain = other_domain(cx, &op)?;
             let mut out_of_time = || should_preempt(cx);
             if !lifecycle::destroy(hv, &domain, &mut out_of_time) {
-                return Err(Stop::Again(*args));
+                return Err(cx.again(*args));
             }
             Ok(false)
         }

@@ -165,34 +165,40 @@ impl TableStores {
     }
 }
 
-/// Runs the guest until it leaves, with the table unhooked to which it stores, if there is one; `None` where it left
-/// because of that, or may not go on because of what it stored.
-#[inline]
-pub fn enter(cx: &mut Current<'_>) -> Option<Exit> {
+/// Runs the guest until it leaves, with the table unhooked to which it stores, if there is one, and has `handle` see to
+/// why it left; not where it left because of that, or may not go on because of what it stored.
+#[inline(always)]
+pub fn enter<'a>(cx: &mut Current<'a>, handle: impl FnOnce(&mut Current<'a>, Exit)) {
     if cx.state.table_stores.next.is_some() {
         unhook(cx);
     }
     lock::check_at_entry();
     let exit = cx.hv.machine.enter_guest(&mut cx.state.context);
-    if cx.state.table_stores.unhooked.is_none() {
-        return Some(exit);
+    if cx.state.table_stores.unhooked.is_some() {
+        // A copy, so that the exit itself stays in registers.
+        let seen = exit;
+        if !left_unhooked(cx, &seen) {
+            return;
+        }
     }
-    left_unhooked(cx, exit)
+    handle(cx, exit);
 }
 
-/// What an exit comes to that was made with a table unhooked, which is hooked back.
+/// Hooks back the table with which unhooked an exit was made; whether there is still a reason to see to.
 #[inline(never)]
-fn left_unhooked(cx: &mut Current<'_>, exit: Exit) -> Option<Exit> {
-    let (unhooked, good) = hook_back(cx)?;
+fn left_unhooked(cx: &mut Current<'_>, exit: &Exit) -> bool {
+    let Some((unhooked, good)) = hook_back(cx) else {
+        return true;
+    };
     match exit {
         // The machine has taken it, whatever becomes of the guest.
-        Exit::Interrupt(_) => Some(exit),
-        _ if !good => None,
-        _ if unhooked.way.is_touched(&exit) => {
+        Exit::Interrupt(_) => true,
+        _ if !good => false,
+        _ if unhooked.way.is_touched(exit) => {
             cx.hv.count(Counter::Touches);
-            None
+            false
         }
-        _ => Some(exit),
+        _ => true,
     }
 }
 

@@ -109,23 +109,20 @@ pub fn mark_all_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
 }
 
 /// Whether a vCPU is to be given an upcall: an event is pending, and it does not mask upcalls.
+#[inline]
 pub fn upcall_due(hv: &Hypervisor, vcpu: &Vcpu) -> bool {
-    let InfoPlace { mfn, offset } = vcpu.info();
-    let word = hv.machine.load_u64(mfn, offset / 8 + UPCALL);
+    let word = hv.machine.load_at(&vcpu.place, UPCALL);
     word & UPCALL_PENDING != 0 && word & UPCALL_MASK == 0
 }
 
 /// Keeps upcalls from a vCPU until it asks for them, as it is to be when a domain starts.
 pub fn mask_upcalls(hv: &Hypervisor, vcpu: &Vcpu) {
-    let InfoPlace { mfn, offset } = vcpu.info();
-    hv.machine.fetch_or_u64(mfn, offset / 8 + UPCALL, 1 << 8);
+    hv.machine.set_at(&vcpu.place, UPCALL, 1 << 8);
 }
 
 /// Lets a vCPU have upcalls.
 pub(crate) fn unmask_upcalls(hv: &Hypervisor, vcpu: &Vcpu) {
-    let InfoPlace { mfn, offset } = vcpu.info();
-    hv.machine
-        .fetch_and_u64(mfn, offset / 8 + UPCALL, !UPCALL_MASK);
+    hv.machine.keep_at(&vcpu.place, UPCALL, !UPCALL_MASK);
 }
 
 /// Ends the polls of those that wait for this port, or for several.

@@ -164,7 +164,7 @@ fn reset(cx: &Current<'_>, domain: &Arc<Domain>, resume: bool, args: &Args) -> R
         None => {
             let mut again = *args;
             again[0] = EVTCHNOP_RESET_CONT.into();
-            Err(Stop::Again(again))
+            Err(cx.again(again))
         }
     }
 }

@@ -201,15 +201,15 @@ impl Batch {
     }
 
     /// The call that goes on from element `index`, at a `place` within it.
-    fn again(&self, index: u64, place: u32) -> Stop {
+    fn again(&self, cx: &Current<'_>, index: u64, place: u32) -> Stop {
         let at = self.at.wrapping_add(index.wrapping_mul(self.size as u64));
         let command = u64::from(self.command | place);
-        Stop::Again([command, at, self.count - index, 0, 0, 0])
+        cx.again([command, at, self.count - index, 0, 0, 0])
     }
 
     /// If the time is up, the call that goes on from element `index`.
     fn pause(&self, cx: &Current<'_>, index: u64) -> Option<Stop> {
-        should_preempt(cx).then(|| self.again(index, 0))
+        should_preempt(cx).then(|| self.again(cx, index, 0))
     }
 
     /// Writes the status of an element, which is at this offset in it.

@@ -184,7 +184,7 @@ pub(super) fn cache_flush_all(cx: &Current<'_>, batch: &Batch, start: u32) -> Hy
         while let Some(next) = flush_cache(cx, &op, start)? {
             start = next;
             if should_preempt(cx) {
-                return Err(batch.again(index, start));
+                return Err(batch.again(cx, index, start));
             }
         }
         start = 0;

@@ -80,11 +80,13 @@ impl Frame {
         self.hooked_in.store(table.0 as u32, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn word(&self) -> TypeWord {
         TypeWord(self.type_word.load(Ordering::Acquire))
     }
 
     /// Changes the type word if it still is `old`; whether it was.
+    #[inline]
     pub(super) fn replace_word(&self, old: TypeWord, new: TypeWord) -> bool {
         self.type_word
             .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
@@ -110,6 +112,15 @@ impl Frame {
         } else {
             self.type_word.fetch_and(!flags, Ordering::AcqRel)
         })
+    }
+
+    /// Counts a reference more, if there are some, and less than `most`; whether there were.
+    #[inline]
+    fn refer(&self, most: u32) -> bool {
+        let more = |count: u32| (count & COUNT != 0 && count & COUNT < most).then(|| count + 1);
+        self.count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
     }
 
     /// Counts a reference more, for a stage of a table; the caller has one.
@@ -195,6 +206,7 @@ impl Memory {
     }
 
     /// Notes that nobody uses the frame any more who did, so that what processors remember of it is as old as this.
+    #[inline]
     pub(super) fn note_last_use(&self, frame: &Frame) {
         let time = self.machine.flush_time();
         frame.last_use.store(time as u32, Ordering::Release);

@@ -153,9 +153,9 @@ impl Memory {
             return Err(Errno::EINVAL);
         }
         let entry = entry.adjusted(level);
-        // Tables are never shared between domains.
-        let table_owner = self.holder(table);
         if let Some(below) = level.below() {
+            // Tables are never shared between domains.
+            let table_owner = self.holder(table);
             match self.get_table(entry.mfn(), table_owner, below, out_of_time) {
                 Ok(found) => _ = found.into_bits(),
                 Err(Errno::EINVAL) => self.acquire_linear(entry, table, level)?,
@@ -163,26 +163,24 @@ impl Memory {
             }
             return Ok(entry);
         }
+        self.acquire_page(entry, table, frame_owner)
+    }
+
+    /// As [`Self::acquire`], for a present entry of an L1 table with flags that it may have, adjusted.
+    #[inline]
+    fn acquire_page(&self, entry: Pte, table: Mfn, frame_owner: Domid) -> Result<Pte, Errno> {
         let mfn = entry.mfn();
         if self.frame(mfn).is_none() {
-            return self.acquire_io(entry, table_owner, frame_owner);
+            return self.acquire_io(entry, table, frame_owner);
         }
         if entry.0 & Pte::CACHE != 0
             && !self
-                .owner(table_owner)
+                .owner(self.holder(table))
                 .is_some_and(|owner| owner.has_io_memory())
         {
             return Err(Errno::EINVAL);
         }
-        let reference = self.get(mfn, frame_owner).ok_or(Errno::EBUSY)?;
-        if entry.writable() {
-            reference
-                .with_type(FrameType::Writable)
-                .map_err(|_| Errno::EBUSY)?
-                .into_bits();
-        } else {
-            reference.into_bits();
-        }
+        self.get_page(mfn, frame_owner, entry.writable())?;
         // RAM is always cached write-back: a second memory type for the same frame is a hazard on real hardware.
         Ok(Pte(entry.0 & !Pte::CACHE))
     }
@@ -190,7 +188,8 @@ impl Memory {
     /// An L1 entry that names a frame which is no RAM of the hypervisor's: the owner needs permission for it, and does
     /// not get to cache it. Two mappings of a device's registers of which one is cached are a hazard on real hardware.
     #[cold]
-    fn acquire_io(&self, entry: Pte, table_owner: Domid, frame_owner: Domid) -> Result<Pte, Errno> {
+    fn acquire_io(&self, entry: Pte, table: Mfn, frame_owner: Domid) -> Result<Pte, Errno> {
+        let table_owner = self.holder(table);
         let mfn = entry.mfn();
         let allowed = |id: Domid| {
             self.owner(id)
@@ -221,9 +220,7 @@ impl Memory {
                 self.release_linear(entry, table, level);
             }
             Some(below) => drop(self.adopt_typed(entry.mfn(), FrameType::Table(below))),
-            None if self.frame(entry.mfn()).is_none() => {}
-            None if entry.writable() => drop(self.adopt_typed(entry.mfn(), FrameType::Writable)),
-            None => drop(self.adopt(entry.mfn())),
+            None => self.put_page(entry.mfn(), entry.writable()),
         }
     }
 
@@ -268,6 +265,9 @@ impl Memory {
             FrameType::Table(level) if is_guest_slot(level, index) => level,
             _ => return Err(Errno::EINVAL),
         };
+        if level == Level::L1 {
+            return self.update_page(table.mfn(), index, entry, frame_owner, preserve);
+        }
         let table = table.mfn();
         let old = Pte(self.machine.load_u64(table, index));
         if let Some(next) = self.keeps_counts(old, entry, level)
@@ -285,6 +285,43 @@ impl Memory {
             }
             // Another vCPU of the guest wrote the entry first: its value is the one to be released.
             expected = Pte(self.machine.load_u64(table, index));
+        }
+    }
+
+    /// As [`Self::update_entry`], for an L1 table.
+    #[inline]
+    pub fn update_page(
+        &self,
+        table: Mfn,
+        index: usize,
+        entry: Pte,
+        frame_owner: Domid,
+        preserve: bool,
+    ) -> Result<Updated, Errno> {
+        const LEVEL: Level = Level::L1;
+        let mut old = Pte(self.machine.load_u64(table, index));
+        let mut next = entry;
+        if entry.present() {
+            if !entry.flags_allowed(LEVEL) {
+                return Err(Errno::EINVAL);
+            }
+            next = entry.adjusted(LEVEL);
+            if let Some(next) = self.keeps_counts(old, entry, LEVEL)
+                && let Some(old) = self.store_entry(table, index, old, next, preserve)
+            {
+                return Ok(Updated { old, new: next });
+            }
+            next = self.acquire_page(next, table, frame_owner)?;
+        }
+        loop {
+            if let Some(old) = self.store_entry(table, index, old, next, preserve) {
+                if old.present() {
+                    self.put_page(old.mfn(), old.writable());
+                }
+                return Ok(Updated { old, new: next });
+            }
+            // Another vCPU of the guest wrote the entry first: its value is the one to be released.
+            old = Pte(self.machine.load_u64(table, index));
         }
     }
 

@@ -78,11 +78,13 @@ impl TypeWord {
     }
 
     /// A frame of which a CPU looks through the contents.
+    #[inline]
     pub(super) fn busy(kind: FrameType) -> Self {
         Self(Self::idle(kind).0 | 1)
     }
 
     /// A frame with one use.
+    #[inline]
     pub(super) fn valid(kind: FrameType) -> Self {
         Self(Self::busy(kind).0 | Self::VALID)
     }

@@ -18,20 +18,17 @@ impl Memory {
     /// The L1 entry that translates `va` under `root`, whether present or not; `None` where a table above is
     /// missing or the address is not the guest's.
     ///
-    /// The caller holds the root. The answer is a hint: another vCPU may change the tables. Who writes to the entry first takes the table as
-    /// an L1 table, which cannot succeed on anything else.
+    /// The caller holds the root. The answer is a hint: another vCPU may change the tables, and give what was one to
+    /// somebody else. Who writes to the entry first takes the table as an L1 table, which cannot succeed on anything
+    /// else. So no table is held on the way, which would cost more than all the rest.
+    #[inline]
     pub fn l1_slot(&self, root: Mfn, va: u64) -> Option<L1Slot> {
         if !is_guest_range(va, 1) {
             return None;
         }
         let mut table = root;
         for level in [Level::L4, Level::L3, Level::L2] {
-            // Held, as the root is, lest it be given to the machine while it is read.
-            let _table = match level {
-                Level::L4 => None,
-                _ => Some(self.get_any(table)?),
-            };
-            let entry = Pte(self.machine.load_u64(table, level.index(va)));
+            let entry = Pte(self.machine.peek_u64(table, level.index(va))?);
             if !entry.present() || entry.has(Pte::PSE) {
                 return None;
             }

@@ -11,7 +11,7 @@ use super::permitted_domain;
 use super::reservation::{frame_limit, give_back, max_order, node_allowed, place};
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::hypercall::{HypercallResult, Stop, should_preempt};
+use crate::hypercall::{HypercallResult, should_preempt};
 use crate::memory::{FrameRef, FrameState, Wanted};
 
 /// `XENMEM_exchange`: gives extents and gets as many pages in extents of another order (contiguous memory for
@@ -31,7 +31,7 @@ pub(super) fn exchange(cx: &mut Current<'_>, argument: u64) -> HypercallResult {
         Ok(true) => Ok(0),
         Ok(false) => {
             let again = [u64::from(XENMEM_EXCHANGE), argument, 0, 0, 0, 0];
-            Err(Stop::Again(again))
+            Err(cx.again(again))
         }
         Err(errno) => Err(errno.into()),
     }

@@ -9,7 +9,7 @@ use hypercall_abi::types::Mfn;
 use super::{COMMAND_BITS, permitted_domain};
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::hypercall::{HypercallResult, Stop, should_preempt};
+use crate::hypercall::{HypercallResult, should_preempt};
 use crate::memory::Wanted;
 
 /// Most extents of a call, so that where it goes on fits behind the command.
@@ -99,7 +99,7 @@ pub(super) fn change(
             Some(Progress::Done) => index += 1,
             Some(Progress::OutOfTime) => {
                 let word = u64::from(command) | index << COMMAND_BITS;
-                return Err(Stop::Again([word, argument, 0, 0, 0, 0]));
+                return Err(cx.again([word, argument, 0, 0, 0, 0]));
             }
             None => break,
         }

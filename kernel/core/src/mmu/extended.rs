@@ -11,7 +11,7 @@ use super::{
 };
 use crate::current::Current;
 use crate::descriptor;
-use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
+use crate::hypercall::{Args, HypercallResult, begin_clock, should_preempt};
 use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
 
@@ -28,22 +28,15 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     require_control(cx, owner)?;
     let _hold = hold_tables(cx, owner);
     let mut index = 0;
-    let again = |index| {
+    let again = |cx: &Current<'_>, index| {
         let at = operations.wrapping_add(index * size_of::<MmuextOp>() as u64);
         let at = if index < count { at } else { operations };
-        Err(Stop::Again([
-            at,
-            (count - index) | PREEMPTED,
-            done_at,
-            foreign,
-            0,
-            0,
-        ]))
+        Err(cx.again([at, (count - index) | PREEMPTED, done_at, foreign, 0, 0]))
     };
     let result = loop {
         // What an operation let go of may be wanted by the next as something else.
         if !settle(cx, owner) || index > 0 && index < count && should_preempt(cx) {
-            break again(index);
+            break again(cx, index);
         }
         if index >= count {
             break Ok(0);
@@ -53,7 +46,7 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             .and_then(|op| apply(cx, owner, &op));
         match outcome {
             Ok(()) => {}
-            Err(Errno::ERESTART) => break again(index),
+            Err(Errno::ERESTART) => break again(cx, index),
             Err(errno) => {
                 settle(cx, owner);
                 break Err(errno.into());
@@ -73,7 +66,10 @@ fn apply(cx: &mut Current<'_>, owner: Domid, op: &MmuextOp) -> Result<(), Errno>
     let require_own = || if own { Ok(()) } else { Err(Errno::EPERM) };
     let memory = &cx.hv.memory;
     let mfn = Mfn(op.arg1);
-    let pin = |level| memory.pin(mfn, owner, level, &mut || should_preempt(cx));
+    let pin = |level| {
+        begin_clock(cx);
+        memory.pin(mfn, owner, level, &mut || should_preempt(cx))
+    };
     match op.cmd {
         MMUEXT_PIN_L1_TABLE => pin(Level::L1),
         MMUEXT_PIN_L2_TABLE => pin(Level::L2),
@@ -155,6 +151,7 @@ pub fn write_cr3(cx: &mut Current<'_>, value: u64) -> Result<(), Errno> {
 
 fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
     if cx.state.kernel_root != Some(mfn) {
+        begin_clock(cx);
         let memory = &cx.hv.memory;
         let root = memory.get_table(mfn, cx.domain.id, Level::L4, &mut || should_preempt(cx))?;
         // It may have been a user root, which has no machine-to-phys table.
@@ -177,6 +174,7 @@ fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
 }
 
 fn new_user_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
+    begin_clock(cx);
     let new = match mfn.0 {
         0 => None,
         _ if cx.state.user_root == Some(mfn) => return Ok(()),

@@ -17,7 +17,7 @@ use hypercall_abi::types::Domid;
 use crate::current::Current;
 use crate::domain::Domain;
 use crate::emulate::unhook::Hold;
-use crate::hypercall::should_preempt;
+use crate::hypercall::{begin_clock, should_preempt};
 use crate::hypervisor::Hypervisor;
 
 /// Set in `count` where the call is a continuation (`MMU_UPDATE_PREEMPTED` of the reference: bit 31).
@@ -85,6 +85,7 @@ pub(crate) fn settle(cx: &Current<'_>, id: Domid) -> bool {
 
 #[cold]
 fn settle_some(cx: &Current<'_>, id: Domid) -> bool {
+    begin_clock(cx);
     let memory = &cx.hv.memory;
     let mut out_of_time = || should_preempt(cx);
     if id == cx.domain.id {

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
-use crate::memory::{FrameType, Level, Pte};
+use crate::hypercall::{Args, HypercallResult, begin_clock, should_preempt};
+use crate::memory::{FrameType, Level, Pte, TypedRef};
 
 /// Bits of a request's address that say what to do: an entry has 8 bytes.
 const COMMAND: u64 = 7;
@@ -43,50 +43,48 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let frames_of = frame_owner(cx, Domid(foreign as u16))?;
     let _hold = hold_tables(cx, tables_of.id);
 
+    let mut call = Call {
+        tables_of,
+        frames_of,
+        held: None,
+    };
     let mut requests_read = Requests::new(requests, count);
     let mut flush = false;
     let mut index = 0;
     let mut long = false;
-    let again = |index| {
+    let again = |cx: &Current<'_>, index| {
         let at = requests.wrapping_add(index * size_of::<MmuUpdate>() as u64);
         let at = if index < count { at } else { requests };
-        Err(Stop::Again([
-            at,
-            (count - index) | PREEMPTED,
-            done_at,
-            foreign,
-            0,
-            0,
-        ]))
+        Err(cx.again([at, (count - index) | PREEMPTED, done_at, foreign, 0, 0]))
     };
     let result = loop {
         // What a request let go of may be wanted by the next as something else.
         let look = index > 0 && index < count && (long || index % CLOCK_INTERVAL == 0);
-        if !settle(cx, tables_of.id) || look && should_preempt(cx) {
-            break again(index);
+        if !settle(cx, call.tables_of.id) || look && should_preempt(cx) {
+            break again(cx, index);
         }
         if index >= count {
             break Ok(0);
         }
         let outcome = requests_read
             .get(cx, index)
-            .and_then(|request| apply(cx, &tables_of, frames_of, &request));
+            .and_then(|request| call.apply(cx, &request));
         match outcome {
             Ok(Applied::Page) => long = false,
             Ok(Applied::Table { replaced }) => {
                 long = true;
                 flush |= replaced;
             }
-            Err(Errno::ERESTART) => break again(index),
+            Err(Errno::ERESTART) => break again(cx, index),
             Err(errno) => {
-                settle(cx, tables_of.id);
+                settle(cx, call.tables_of.id);
                 break Err(errno.into());
             }
         }
         index += 1;
     };
     if flush {
-        flush_domain(cx.hv, &tables_of);
+        flush_domain(cx.hv, &call.tables_of);
     }
     if done_at != 0 {
         // The caller's loss if it cannot be written: what was done is done.
@@ -153,78 +151,103 @@ enum Applied {
     },
 }
 
-/// Carries out one request.
-fn apply(
-    cx: &Current<'_>,
-    tables_of: &Arc<Domain>,
+/// Whose tables and frames a call is about, and the L1 table that it wrote to last.
+struct Call<'m> {
+    tables_of: Arc<Domain>,
     frames_of: Domid,
-    request: &MmuUpdate,
-) -> Result<Applied, Errno> {
-    let command = request.ptr & COMMAND;
-    let address = request.ptr & !COMMAND;
-    let mfn = Mfn(address >> 12);
-    match command {
-        MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_PRESERVE_AD | MMU_PT_UPDATE_NO_TRANSLATE => {
-            if frames_of != Domid::IO {
-                require_control(cx, frames_of)?;
-            }
-            require_control(cx, tables_of.id)?;
-            let index = (address & 0xfff) as usize / 8;
-            let preserve = command == MMU_PT_UPDATE_PRESERVE_AD;
-            write_entry(
-                cx,
-                tables_of,
-                frames_of,
-                mfn,
-                index,
-                Pte(request.val),
-                preserve,
-            )
-        }
-        MMU_MACHPHYS_UPDATE => {
-            if !Arc::ptr_eq(tables_of, cx.domain) {
-                return Err(Errno::EPERM);
-            }
-            require_control(cx, frames_of)?;
-            let frame = cx.hv.memory.get(mfn, frames_of).ok_or(Errno::EINVAL)?;
-            cx.machine().set_m2p(frame.mfn(), request.val);
-            Ok(Applied::Page)
-        }
-        _ => Err(Errno::ENOSYS),
-    }
+    /// Held until a request is about something else: guests write to one table many times.
+    held: Option<TypedRef<'m>>,
 }
 
-/// Writes a word of a frame: as an entry where the frame is a page table, else as plain data.
-fn write_entry(
-    cx: &Current<'_>,
-    tables_of: &Domain,
-    frames_of: Domid,
-    mfn: Mfn,
-    index: usize,
-    entry: Pte,
-    preserve: bool,
-) -> Result<Applied, Errno> {
-    let memory = &cx.hv.memory;
-    let frame = memory.get(mfn, tables_of.id).ok_or(Errno::EINVAL)?;
-    let kind = memory.type_in_use(mfn);
-    let FrameType::Table(level) = kind else {
-        let page = frame.with_type(FrameType::Writable)?;
-        cx.machine().store_u64(page.mfn(), index, entry.0);
-        return Ok(Applied::Page);
-    };
-    if level != Level::L1 && frames_of != tables_of.id {
-        return Err(Errno::EINVAL);
+impl<'m> Call<'m> {
+    /// Carries out one request.
+    #[inline]
+    fn apply(&mut self, cx: &Current<'m>, request: &MmuUpdate) -> Result<Applied, Errno> {
+        let command = request.ptr & COMMAND;
+        let address = request.ptr & !COMMAND;
+        let mfn = Mfn(address >> 12);
+        match command {
+            MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_PRESERVE_AD | MMU_PT_UPDATE_NO_TRANSLATE => {
+                if self.frames_of != Domid::IO {
+                    require_control(cx, self.frames_of)?;
+                }
+                require_control(cx, self.tables_of.id)?;
+                let index = (address & 0xfff) as usize / 8;
+                let preserve = command == MMU_PT_UPDATE_PRESERVE_AD;
+                self.write_entry(cx, mfn, index, Pte(request.val), preserve)
+            }
+            MMU_MACHPHYS_UPDATE => {
+                self.held = None;
+                if !Arc::ptr_eq(&self.tables_of, cx.domain) {
+                    return Err(Errno::EPERM);
+                }
+                require_control(cx, self.frames_of)?;
+                let frame = cx.hv.memory.get(mfn, self.frames_of);
+                let frame = frame.ok_or(Errno::EINVAL)?;
+                cx.machine().set_m2p(frame.mfn(), request.val);
+                Ok(Applied::Page)
+            }
+            _ => Err(Errno::ENOSYS),
+        }
     }
-    let mut out_of_time = || should_preempt(cx);
-    let table = frame.with_type_until(kind, &mut out_of_time)?;
-    let updated =
-        memory.update_entry(&table, index, entry, frames_of, preserve, &mut out_of_time)?;
-    Ok(match level {
-        Level::L1 => Applied::Page,
-        _ => Applied::Table {
-            replaced: updated.old.present(),
-        },
-    })
+
+    /// Writes a word of a frame: as an entry where the frame is a page table, else as plain data.
+    #[inline]
+    fn write_entry(
+        &mut self,
+        cx: &Current<'m>,
+        mfn: Mfn,
+        index: usize,
+        entry: Pte,
+        preserve: bool,
+    ) -> Result<Applied, Errno> {
+        let memory = &cx.hv.memory;
+        if self.held.as_ref().is_none_or(|held| held.mfn() != mfn) {
+            self.held = None;
+            self.held = memory.get_l1(mfn, self.tables_of.id);
+        }
+        if self.held.is_none() {
+            return self.write_other(cx, mfn, index, entry, preserve);
+        }
+        memory.update_page(mfn, index, entry, self.frames_of, preserve)?;
+        Ok(Applied::Page)
+    }
+
+    /// As [`Self::write_entry`], for a frame that is not in use as an L1 table.
+    #[inline(never)]
+    fn write_other(
+        &self,
+        cx: &Current<'m>,
+        mfn: Mfn,
+        index: usize,
+        entry: Pte,
+        preserve: bool,
+    ) -> Result<Applied, Errno> {
+        let memory = &cx.hv.memory;
+        let owner = self.tables_of.id;
+        let frame = memory.get(mfn, owner).ok_or(Errno::EINVAL)?;
+        let kind = memory.type_in_use(mfn);
+        let FrameType::Table(level) = kind else {
+            let page = frame.with_type(FrameType::Writable)?;
+            cx.machine().store_u64(page.mfn(), index, entry.0);
+            return Ok(Applied::Page);
+        };
+        if level != Level::L1 && self.frames_of != owner {
+            return Err(Errno::EINVAL);
+        }
+        begin_clock(cx);
+        let mut out_of_time = || should_preempt(cx);
+        let table = frame.with_type_until(kind, &mut out_of_time)?;
+        let frames_of = self.frames_of;
+        let updated =
+            memory.update_entry(&table, index, entry, frames_of, preserve, &mut out_of_time)?;
+        Ok(match level {
+            Level::L1 => Applied::Page,
+            _ => Applied::Table {
+                replaced: updated.old.present(),
+            },
+        })
+    }
 }
 
 /// `HYPERVISOR_update_va_mapping(va, entry, flags)`.
@@ -257,18 +280,10 @@ fn update_va_mapping(cx: &mut Current<'_>, args: &Args, frames_of: Domid) -> Hyp
     let slot = root
         .and_then(|root| memory.l1_slot(root, va))
         .ok_or(Errno::EINVAL)?;
-    if memory.type_in_use(slot.table) != FrameType::Table(Level::L1) {
-        return Err(Errno::EINVAL.into());
-    }
-    let table = memory.get_typed(slot.table, cx.domain.id, FrameType::Table(Level::L1))?;
-    memory.update_entry(
-        &table,
-        slot.index,
-        Pte(entry),
-        frames_of,
-        false,
-        &mut || false,
-    )?;
+    // Held, so that it stays an L1 table while it is written.
+    let table = memory.get_l1(slot.table, cx.domain.id);
+    let table = table.ok_or(Errno::EINVAL)?;
+    memory.update_page(slot.table, slot.index, Pte(entry), frames_of, false)?;
     drop(table);
 
     let bitmap = flags & !UVMF_FLUSHTYPE_MASK;

@@ -7,7 +7,7 @@
 
 use core::mem::size_of_val;
 
-use hv_machine::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, Platform};
+use hv_machine::Platform;
 use hypercall_abi::arch_x86::{CpuUserRegs, FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 use hypercall_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 use zerocopy::IntoBytes;
@@ -40,33 +40,33 @@ struct Interrupted {
 
 /// Leaves an exception frame on the kernel's stack and goes on at `entry`. A stack that cannot take the frame, or
 /// an entry that was never set, crashes the domain.
+#[inline]
 pub fn enter(cx: &mut Current<'_>, entry: Entry) {
+    enter_at(cx, entry.address, entry.masks_events, entry.error_code);
+}
+
+/// As [`enter`], with what an [`Entry`] has in registers.
+#[inline(never)]
+fn enter_at(cx: &mut Current<'_>, address: u64, masks_events: bool, error_code: Option<u32>) {
     let Some(interrupted) = interrupt(cx) else {
         return;
     };
     let regs = &cx.state.context.regs;
-    let (rcx, r11) = (regs.rcx, regs.r11);
     let [rip, cs, rflags, rsp, ss] = return_frame(regs, &interrupted);
-    match entry.error_code {
-        None => {
-            let words = [rcx, r11, rip, cs, rflags, rsp, ss];
-            push(cx, &interrupted, &words, entry);
-        }
-        Some(code) => {
-            let words = [rcx, r11, code.into(), rip, cs, rflags, rsp, ss];
-            push(cx, &interrupted, &words, entry);
-        }
-    }
+    let (first, head) = match error_code {
+        Some(code) => (0, [regs.rcx, regs.r11, code.into()]),
+        None => (1, [0, regs.rcx, regs.r11]),
+    };
+    let words = [head[0], head[1], head[2], rip, cs, rflags, rsp, ss];
+    let words = words.get(first..).unwrap_or_default();
+    push(cx, &interrupted, words, address, masks_events);
 }
 
 /// Leaves the frame of the failsafe callback, which has the data selectors that could not be loaded between R11 and
 /// RIP (DS, ES, FS, GS), and goes on there.
 pub fn enter_failsafe(cx: &mut Current<'_>) {
-    let entry = Entry {
-        address: cx.state.callbacks.failsafe,
-        masks_events: cx.state.callbacks.failsafe_masks_events,
-        error_code: None,
-    };
+    let address = cx.state.callbacks.failsafe;
+    let masks_events = cx.state.callbacks.failsafe_masks_events;
     let Some(interrupted) = interrupt(cx) else {
         return;
     };
@@ -81,7 +81,7 @@ pub fn enter_failsafe(cx: &mut Current<'_>) {
     for (slot, word) in words.iter_mut().zip(frame) {
         *slot = word;
     }
-    push(cx, &interrupted, &words, entry);
+    push(cx, &interrupted, &words, address, masks_events);
 }
 
 /// Sees to it that the vCPU is in kernel mode; `None` where the domain had to be crashed.
@@ -125,23 +125,27 @@ fn return_frame(regs: &CpuUserRegs, interrupted: &Interrupted) -> [u64; 5] {
 
 /// RCX and R11, which are on the stack, get what `syscall` would leave in them: then the machine can go to the guest by
 /// `sysret`.
-fn push(cx: &mut Current<'_>, interrupted: &Interrupted, words: &[u64], entry: Entry) {
+#[inline(always)]
+fn push(
+    cx: &mut Current<'_>,
+    interrupted: &Interrupted,
+    words: &[u64],
+    address: u64,
+    masks_events: bool,
+) {
     // Frames are aligned as the processor's are.
     let top = interrupted.stack & !0xf;
     let stack = top.wrapping_sub(size_of_val(words) as u64);
-    let in_hypervisor = top > HYPERVISOR_VIRT_START && stack < HYPERVISOR_VIRT_END;
-    if in_hypervisor || cx.machine().copy_to_guest(stack, words.as_bytes()).is_err() {
-        crash(
-            cx,
-            format_args!("the kernel's stack at {stack:#x} cannot take a frame"),
-        );
+    // The copy refuses whatever is the hypervisor's.
+    if cx.machine().copy_to_guest(stack, words.as_bytes()).is_err() {
+        no_stack(cx, stack);
         return;
     }
-    if entry.address == 0 {
+    if address == 0 {
         crash(cx, format_args!("the kernel has no entry for this"));
         return;
     }
-    if entry.masks_events && !interrupted.masked {
+    if masks_events && !interrupted.masked {
         cx.vcpu.set_upcalls_masked(cx.machine(), true);
     }
     let regs = &mut cx.state.context.regs;
@@ -149,6 +153,15 @@ fn push(cx: &mut Current<'_>, interrupted: &Interrupted, words: &[u64], entry: E
     regs.ss = FLAT_KERNEL_SS;
     regs.rsp = stack;
     regs.cs = FLAT_KERNEL_CS;
-    regs.rip = entry.address;
+    regs.rip = address;
     (regs.rcx, regs.r11) = (regs.rip, regs.rflags);
+}
+
+#[cold]
+#[inline(never)]
+fn no_stack(cx: &mut Current<'_>, stack: u64) {
+    crash(
+        cx,
+        format_args!("the kernel's stack at {stack:#x} cannot take a frame"),
+    );
 }

@@ -105,9 +105,10 @@ pub fn handle_exception(cx: &mut Current<'_>, vector: u8, error_code: u32, fault
     match vector {
         vector::PAGE_FAULT => {
             cx.hv.count(Counter::PageFaults);
-            if !crate::mmu::fixup_fault(cx, fault_address, error_code)
-                && !emulate::store_to_page_table(cx, fault_address, error_code)
-            {
+            let handled = error_code & error_code::PRESENT != 0
+                && (crate::mmu::fixup_fault(cx, fault_address, error_code)
+                    || emulate::store_to_page_table(cx, fault_address, error_code));
+            if !handled {
                 inject_page_fault(cx, fault_address, error_code);
             }
         }
@@ -162,24 +163,30 @@ pub fn handle_ldt_fault(cx: &mut Current<'_>, offset: u32, error_code: u32) {
 }
 
 /// Has the guest's kernel handle exception `vector`.
+#[inline]
 pub fn inject(cx: &mut Current<'_>, vector: u8, error_code: Option<u32>) {
-    let Some(info) = cx.state.traps.get(usize::from(vector)).copied() else {
+    let Some(info) = cx.state.traps.get(usize::from(vector)) else {
         return;
     };
-    if info.address == 0 {
-        let code = error_code.unwrap_or(0);
-        crash(
-            cx,
-            format_args!("no handler for vector {vector} (error code {code:#06x})"),
-        );
-        return;
-    }
     let entry = Entry {
         address: info.address,
         masks_events: info.masks_events(),
         error_code,
     };
+    if entry.address == 0 {
+        no_handler(cx, vector, error_code.unwrap_or(0));
+        return;
+    }
     bounce::enter(cx, entry);
+}
+
+#[cold]
+#[inline(never)]
+fn no_handler(cx: &mut Current<'_>, vector: u8, code: u32) {
+    crash(
+        cx,
+        format_args!("no handler for vector {vector} (error code {code:#06x})"),
+    );
 }
 
 /// Has the guest's kernel handle a page fault at `address`. The user bit of the error code is that of the guest's
@@ -200,9 +207,7 @@ pub fn set_cr2(cx: &mut Current<'_>, address: u64) {
     const OFFSET: usize =
         core::mem::offset_of!(VcpuInfo, arch) + core::mem::offset_of!(ArchVcpuInfo, cr2);
     cx.state.cr2 = address;
-    let info = cx.vcpu.info();
-    cx.machine()
-        .store_u64(info.mfn, (info.offset + OFFSET) / 8, address);
+    cx.machine().store_at(&cx.vcpu.place, OFFSET / 8, address);
 }
 
 /// Enters the event callback; the caller has seen that one is due ([`crate::event`]).

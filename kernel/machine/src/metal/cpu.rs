@@ -66,6 +66,8 @@ pub struct Block {
     _pad2: u32,
     /// The guest's stack pointer, in the first instructions of `syscall`'s entry.
     scratch: Cell<u64>,
+    /// The register file of the guest that runs.
+    registers: Cell<u64>,
     /// This CPU's number.
     pub id: u32,
     /// Vector of the interrupt that ended `idle_wait`, plus one.
@@ -97,6 +99,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Block, task_state) == 4);
     assert!(core::mem::size_of::<TaskState>() == 104);
     assert!(core::mem::offset_of!(Block, scratch) == 0x70);
+    assert!(core::mem::offset_of!(Block, registers) == 0x78);
     assert!(core::mem::size_of::<Block>() <= PAGE_SIZE);
 };
 
@@ -180,6 +183,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         },
         _pad2: 0,
         scratch: Cell::new(0),
+        registers: Cell::new(0),
         id: cpu,
         woken_by: Cell::new(0),
         nmi_pending: Cell::new(false),
@@ -222,6 +226,7 @@ impl Block {
     }
 
     /// Where in this CPU's LDT window an address is.
+    #[inline]
     pub fn ldt_offset(&self, va: u64) -> Option<u32> {
         let offset = va.checked_sub(address(self.id, LDT))?;
         (offset < LDT_SIZE).then_some(offset as u32)

@@ -1,8 +1,8 @@
 // The ways into a guest and out of it, and the vectors.
 //
-// While a guest runs, TSS.RSP0 of its CPU points at what `enter_guest` pushed: the address of the guest's register
-// file, the callee-saved registers, the return address. Every way out stores the guest's registers in that file,
-// takes the host's back from there, and returns from `enter_guest` with a code in %rax:
+// While a guest runs, TSS.RSP0 of its CPU points at what `enter_guest` pushed, and the CPU's block has the address of
+// the guest's register file. Every way out stores the guest's registers in that file and returns from `enter_guest`
+// with a code in %rax:
 //
 //   bits 0-31   error code
 //   bits 32-47  vector, or one of the EXIT_ numbers
@@ -14,6 +14,7 @@
 .set BLOCK, 0x22000                        // offset of the block in the window
 .set BLOCK_RSP0, 8                         // TSS.RSP0 in the block
 .set BLOCK_SCRATCH, 0x70
+.set BLOCK_REGISTERS, 0x78
 .set ENTRY_TO_BLOCK, 0x1000                // from the entry page to the block
 
 .set EXIT_SYSCALL, 0x100
@@ -41,6 +42,8 @@
 .set RSP, 152
 .set SS, 160
 
+.set RFLAGS_AC, 0x40000
+
 .set HYPERVISOR_DS, 0xe010
 .set GUEST_CS32, 0xe023
 .set GUEST_SS, 0xe02b
@@ -56,28 +59,26 @@
     .popsection
 .endm
 
-// Stores all general registers but %rdi, which is on the stack at (%rsp), in the file at %rdi.
-.macro STORE_GUEST
-    mov %r15, R15(%rdi)
-    mov %r14, R14(%rdi)
-    mov %r13, R13(%rdi)
-    mov %r12, R12(%rdi)
-    mov %rbp, RBP(%rdi)
-    mov %rbx, RBX(%rdi)
-    mov %r11, R11(%rdi)
-    mov %r10, R10(%rdi)
-    mov %r9, R9(%rdi)
-    mov %r8, R8(%rdi)
-    mov %rax, RAX(%rdi)
-    mov %rcx, RCX(%rdi)
-    mov %rdx, RDX(%rdi)
-    mov %rsi, RSI(%rdi)
-    mov (%rsp), %rax
-    mov %rax, RDI(%rdi)
+// Stores all general registers but %rdi in the file at \file.
+.macro STORE_GUEST file
+    mov %r15, R15(\file)
+    mov %r14, R14(\file)
+    mov %r13, R13(\file)
+    mov %r12, R12(\file)
+    mov %rbp, RBP(\file)
+    mov %rbx, RBX(\file)
+    mov %r11, R11(\file)
+    mov %r10, R10(\file)
+    mov %r9, R9(\file)
+    mov %r8, R8(\file)
+    mov %rax, RAX(\file)
+    mov %rcx, RCX(\file)
+    mov %rdx, RDX(\file)
+    mov %rsi, RSI(\file)
 .endm
 
-// With %rsp at the callee-saved registers and the code in %rax: back to the caller of `enter_guest`. No register
-// keeps a value of the guest's that speculation could use.
+// With %rsp at what `enter_guest` pushed and the code in %rax: back to its caller. No register keeps a value of the
+// guest's that speculation could use.
 .macro RETURN_TO_HOST
     xor %ecx, %ecx
     xor %edx, %edx
@@ -87,10 +88,10 @@
     xor %r9d, %r9d
     xor %r10d, %r10d
     xor %r11d, %r11d
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
+    xor %r12d, %r12d
+    xor %r13d, %r13d
+    xor %r14d, %r14d
+    xor %r15d, %r15d
     pop %rbp
     pop %rbx
     ret
@@ -98,37 +99,40 @@
 
 .text
 
-// enter_guest(registers: *mut CpuUserRegs, block: *mut Block) -> u64
+// enter_guest(registers: *mut CpuUserRegs, block: *mut Block) -> u64. Of the caller's registers it keeps %rbx, %rbp and
+// %rsp alone.
 .global enter_guest
 enter_guest:
     push %rbx
     push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
-    push %rdi
+    mov %rdi, BLOCK_REGISTERS(%rsi)
     mov %rsp, BLOCK_RSP0(%rsi)
 
     // `sysret` gives what `iret` would if the frame looks like that of a `syscall`, and is much cheaper. Not to a
-    // non-canonical address: the fault would be taken in ring 0 on the guest's stack.
+    // non-canonical address: the fault would be taken in ring 0 on the guest's stack. What differs gathers in %rdx, for
+    // one branch: each costs as much as several instructions, most of all where code is translated.
     mov RIP(%rdi), %rcx
     mov RFLAGS(%rdi), %r11
-    cmp %rcx, RCX(%rdi)
-    jne 1f
-    cmp %r11, R11(%rdi)
-    jne 1f
-    cmpw $GUEST_CS64, CS(%rdi)
-    jne 1f
-    cmpw $GUEST_SS, SS(%rdi)
-    jne 1f
-    test $0x30100, %r11d                   // VM, RF, TF
+    mov %rcx, %rdx
+    shl $16, %rdx
+    sar $16, %rdx
+    xor %rcx, %rdx
+    mov RCX(%rdi), %rax
+    xor %rcx, %rax
+    or %rax, %rdx
+    mov R11(%rdi), %rax
+    xor %r11, %rax
+    or %rax, %rdx
+    movzwl CS(%rdi), %eax
+    xor $GUEST_CS64, %eax
+    or %rax, %rdx
+    movzwl SS(%rdi), %eax
+    xor $GUEST_SS, %eax
+    or %rax, %rdx
+    mov %r11d, %eax
+    and $0x30100, %eax                     // VM, RF, TF
+    or %rax, %rdx
     jnz 1f
-    mov %rcx, %rax
-    shl $16, %rax
-    sar $16, %rax
-    cmp %rcx, %rax
-    jne 1f
     // An exception has made SS null, with which some processors would leave the guest's SS without attributes.
     mov %ss, %eax
     test %eax, %eax
@@ -183,7 +187,6 @@ guest_iret:
 // Where trap.rs continues when `guest_iret` faulted, with the code in %rax and %rsp as after the pushes above.
 .global guest_iret_failed
 guest_iret_failed:
-    add $8, %rsp
     RETURN_TO_HOST
 
 // All vectors come here with the error code (or 0) and the vector pushed.
@@ -195,11 +198,16 @@ vector_common:
     push %rdi
     mov %rsp, %rdi
     and $WINDOW_MASK, %rdi
-    mov BLOCK + BLOCK_RSP0(%rdi), %rdi
-    mov (%rdi), %rdi
+    mov BLOCK + BLOCK_REGISTERS(%rdi), %rdi
+    // AC is as the guest had it, and hardly ever set; `clac` costs more than a look.
+    testb $RFLAGS_AC >> 16, 42(%rsp)
+    jz 1f
     SMAP_CLAC
+1:
     cld
-    STORE_GUEST
+    STORE_GUEST %rdi
+    mov (%rsp), %rax
+    mov %rax, RDI(%rdi)
     mov 24(%rsp), %rax
     mov %rax, RIP(%rdi)
     mov 32(%rsp), %rax
@@ -217,7 +225,6 @@ vector_common:
     mov %rsp, %rdi
     and $WINDOW_MASK, %rdi
     mov BLOCK + BLOCK_RSP0(%rdi), %rsp
-    add $8, %rsp
     RETURN_TO_HOST
 
 vector_from_host:
@@ -315,8 +322,25 @@ unblock_nmi:
 1:
     ret
 
+// Moves \count times 8 bytes from %rsi to %rdi.
+.macro MOVE_WORDS count
+    .set offset, 0
+    .rept \count
+    774:
+        mov offset(%rsi), %rax
+    775:
+        mov %rax, offset(%rdi)
+        .pushsection .fixup, "a", @progbits
+        .quad 774b, copy_failed
+        .quad 775b, copy_failed
+        .popsection
+        .set offset, offset + 8
+    .endr
+.endm
+
 // read_guest(to: *mut u8, from: u64, len: usize) -> bool, and write_guest: true if all went well. A fault of the copy
-// itself continues at 3.
+// itself continues at `copy_failed`. A few words, as most copies are, are moved one by one: string instructions take
+// their time to begin.
 .macro GUEST_COPY name
 .global \name
 \name:
@@ -326,15 +350,42 @@ unblock_nmi:
     .quad 771b
     .quad 0xcb010f
     .popsection
-    cmp $8, %rdx
-    jne 1f
-4:
-    mov (%rsi), %rax
-5:
-    mov %rax, (%rdi)
-    mov $1, %eax
-    jmp 2f
+    test $~0x78, %rdx
+    jnz 5f
+    test $64, %dl
+    jz 1f
+    MOVE_WORDS 8
+    add $64, %rsi
+    add $64, %rdi
 1:
+    test $32, %dl
+    jz 2f
+    MOVE_WORDS 4
+    add $32, %rsi
+    add $32, %rdi
+2:
+    test $16, %dl
+    jz 3f
+    MOVE_WORDS 2
+    add $16, %rsi
+    add $16, %rdi
+3:
+    test $8, %dl
+    jz 4f
+    MOVE_WORDS 1
+4:
+    mov $1, %eax
+    SMAP_CLAC
+    ret
+5:
+    cmp $4, %rdx
+    jne 8f
+10:
+    mov (%rsi), %eax
+11:
+    mov %eax, (%rdi)
+    jmp 4b
+8:
     mov %rdx, %rcx
     shr $3, %rcx
 6:
@@ -343,20 +394,20 @@ unblock_nmi:
     and $7, %ecx
 7:
     rep movsb
-    mov $1, %eax
-2:
-    SMAP_CLAC
-    ret
-3:
-    xor %eax, %eax
-    jmp 2b
+    jmp 4b
     .pushsection .fixup, "a", @progbits
-    .quad 4b, 3b
-    .quad 5b, 3b
-    .quad 6b, 3b
-    .quad 7b, 3b
+    .quad 10b, copy_failed
+    .quad 11b, copy_failed
+    .quad 6b, copy_failed
+    .quad 7b, copy_failed
     .popsection
 .endm
+
+copy_failed:
+    xor %eax, %eax
+    SMAP_CLAC
+    ret
+
 GUEST_COPY read_guest
 GUEST_COPY write_guest
 
@@ -376,20 +427,19 @@ GUEST_COPY write_guest
 .balign 16
 .global \name
 \name:
+    // Nothing is pushed while the stack pointer is a pointer to the file: what can come here has a stack of its own.
     BLOCK_FIELD_STORE %rsp, BLOCK_SCRATCH
-    BLOCK_FIELD_LOAD BLOCK_RSP0, %rsp
-    push %rdi
-    mov 8(%rsp), %rdi
-    STORE_GUEST
-    mov %rcx, RIP(%rdi)
-    mov %r11, RFLAGS(%rdi)
+    BLOCK_FIELD_LOAD BLOCK_REGISTERS, %rsp
+    STORE_GUEST %rsp
+    mov %rdi, RDI(%rsp)
+    mov %rcx, RIP(%rsp)
+    mov %r11, RFLAGS(%rsp)
     BLOCK_FIELD_LOAD BLOCK_SCRATCH, %rax
-    mov %rax, RSP(%rdi)
-    movq $\cs, CS(%rdi)
-    movq $GUEST_SS, SS(%rdi)
-    mov $\code, %eax
-    shl $32, %rax
-    add $16, %rsp
+    mov %rax, RSP(%rsp)
+    movq $\cs, CS(%rsp)
+    movq $GUEST_SS, SS(%rsp)
+    movabs $\code << 32, %rax
+    BLOCK_FIELD_LOAD BLOCK_RSP0, %rsp
     RETURN_TO_HOST
 .endm
 
@@ -400,17 +450,16 @@ SYSCALL_ENTRY syscall32_entry, GUEST_CS32, EXIT_SYSCALL32
 .balign 16
 .global sysenter_entry
 sysenter_entry:
+    BLOCK_FIELD_LOAD BLOCK_REGISTERS, %rsp
+    STORE_GUEST %rsp
+    mov %rdi, RDI(%rsp)
+    mov %rsp, %rdi
     BLOCK_FIELD_LOAD BLOCK_RSP0, %rsp
-    push %rdi
-    mov 8(%rsp), %rdi
-    STORE_GUEST
     pushfq
     pop %rax
     or $0x200, %eax
     mov %rax, RFLAGS(%rdi)
     push $2
     popfq
-    mov $EXIT_SYSENTER, %eax
-    shl $32, %rax
-    add $16, %rsp
+    movabs $EXIT_SYSENTER << 32, %rax
     RETURN_TO_HOST

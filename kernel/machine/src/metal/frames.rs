@@ -4,12 +4,13 @@
 //! never a Rust reference to plain data, because a guest may be writing the frame.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::arch::asm;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use hypercall_abi::types::Mfn;
 
 use super::layout;
-use crate::{MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, TABLE_ENTRIES};
+use crate::{MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Place, TABLE_ENTRIES};
 
 /// Address of a machine address in the direct map.
 #[inline]
@@ -28,6 +29,8 @@ pub struct Frames {
     /// Bit n of word m is set when frame 64 m + n is private or not RAM.
     closed: Vec<AtomicU64>,
     limit: u64,
+    /// How often frames have been closed, plus 1; [`u16::MAX`] for once too often to count.
+    closings: AtomicU16,
 }
 
 impl Frames {
@@ -36,7 +39,11 @@ impl Frames {
         let words = limit.div_ceil(64) as usize;
         let mut closed = Vec::with_capacity(words);
         closed.resize_with(words, || AtomicU64::new(u64::MAX));
-        let frames = Self { closed, limit };
+        let frames = Self {
+            closed,
+            limit,
+            closings: AtomicU16::new(1),
+        };
         let page = PAGE_SIZE as u64;
         for region in map.iter().filter(|r| r.kind == MemoryKind::Ram) {
             let first = region.base.div_ceil(page);
@@ -90,23 +97,77 @@ impl Frames {
             );
         }
         self.set(first.0, first.0 + count, true);
+        let more = |count: u16| Some(count.saturating_add(1));
+        let _ = self
+            .closings
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
     }
 
     /// First byte of an untyped frame.
     #[inline]
     pub fn address(&self, mfn: Mfn) -> *mut u8 {
-        assert!(!self.is_closed(mfn), "frame {mfn} is private or absent");
+        if self.is_closed(mfn) {
+            no_such_frame(mfn);
+        }
         direct(mfn.0 << PAGE_SHIFT)
     }
 
     /// An entry of an untyped frame.
     #[inline]
     pub fn entry(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
-        assert!(index < TABLE_ENTRIES, "entry {index} of a frame");
+        if index >= TABLE_ENTRIES {
+            no_such_entry(index);
+        }
         let entry = self.address(mfn).cast::<u64>();
         // SAFETY: the direct map has the whole frame, the index is inside it, and untyped frames are reached by
         // atomics and raw copies only.
         unsafe { AtomicU64::from_ptr(entry.add(index)) }
+    }
+
+    /// What an entry of a frame holds; `None` where the frame is not to be reached.
+    #[inline]
+    pub fn peek(&self, mfn: Mfn, index: usize) -> Option<u64> {
+        if self.is_closed(mfn) || index >= TABLE_ENTRIES {
+            return None;
+        }
+        let entry = direct((mfn.0 << PAGE_SHIFT) + 8 * index as u64);
+        let value: u64;
+        // SAFETY: the direct map has all of RAM, so that the load does not fault. The frame may become one with Rust's
+        // values between the look and the load, which is why the compiler does not see a load: any bits are an answer.
+        unsafe {
+            asm!("mov {value}, [{entry}]", value = out(reg) value, entry = in(reg) entry,
+                options(readonly, nostack, preserves_flags));
+        }
+        Some(value)
+    }
+
+    /// Word `index` of a place. Whether its frame is untyped is looked up only where frames were closed since it last
+    /// was.
+    #[inline]
+    pub fn word(&self, place: &Place, index: usize) -> &AtomicU64 {
+        let closings = self.closings.load(Ordering::Acquire);
+        let mut address = place.compare(closings);
+        if address >> 48 != 0 {
+            address = self.look_up(place, closings);
+        }
+        if address as usize % PAGE_SIZE + 8 * index >= PAGE_SIZE {
+            no_such_entry(index);
+        }
+        // SAFETY: the frame was seen to be untyped, and none was closed since; a place is a multiple of 8, and the word
+        // in the frame. Untyped frames are reached by atomics and raw copies only.
+        unsafe { AtomicU64::from_ptr(direct(address).cast::<u64>().add(index)) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_up(&self, place: &Place, closings: u16) -> u64 {
+        let compared = place.compare(closings);
+        let address = compared & Place::ADDRESS;
+        let _checked = self.address(Mfn(address >> PAGE_SHIFT));
+        if closings != u16::MAX {
+            place.note(compared, closings);
+        }
+        address
     }
 
     /// `len` bytes of an untyped frame.
@@ -119,6 +180,21 @@ impl Frames {
         // SAFETY: checked to be inside the frame.
         unsafe { self.address(mfn).add(offset) }
     }
+}
+
+// The ends of the checks above take what they print by value: a message that is formatted in place has its values put
+// into memory whether it is wanted or not, in front of every access.
+
+#[cold]
+#[inline(never)]
+fn no_such_frame(mfn: Mfn) -> ! {
+    panic!("frame {mfn} is private or absent")
+}
+
+#[cold]
+#[inline(never)]
+fn no_such_entry(index: usize) -> ! {
+    panic!("entry {index} of a frame")
 }
 
 /// Copies between memory that a guest may be writing and memory that it cannot reach. The compiler makes nothing of

@@ -18,8 +18,8 @@ use super::trap::{self, Left};
 use super::{MachineToPhys, cpu, gdt, heap, power, secondary, segments, tlb, uart};
 use crate::{
     BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
-    HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Platform,
-    Polarity, SegmentBase, Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo,
+    HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Place,
+    Platform, Polarity, SegmentBase, Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo,
     is_guest_range,
 };
 
@@ -126,6 +126,11 @@ impl Platform for Machine {
     }
 
     #[inline]
+    fn peek_u64(&self, mfn: Mfn, index: usize) -> Option<u64> {
+        self.frames.peek(mfn, index)
+    }
+
+    #[inline]
     fn store_u64(&self, mfn: Mfn, index: usize, value: u64) {
         self.frames
             .entry(mfn, index)
@@ -150,6 +155,29 @@ impl Platform for Machine {
         self.frames
             .entry(mfn, index)
             .fetch_and(bits, Ordering::AcqRel)
+    }
+
+    #[inline]
+    fn load_at(&self, place: &Place, index: usize) -> u64 {
+        self.frames.word(place, index).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store_at(&self, place: &Place, index: usize, value: u64) {
+        let word = self.frames.word(place, index);
+        word.store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn set_at(&self, place: &Place, index: usize, bits: u64) {
+        let word = self.frames.word(place, index);
+        word.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    #[inline]
+    fn keep_at(&self, place: &Place, index: usize, bits: u64) {
+        let word = self.frames.word(place, index);
+        word.fetch_and(bits, Ordering::AcqRel);
     }
 
     #[inline]

@@ -1,8 +1,7 @@
 //! What happens between a guest and the hypervisor: entering, and reading off why it left; and exceptions of the
 //! hypervisor itself, which continue at a fix-up or stop the machine.
 
-use core::arch::global_asm;
-use core::ffi::c_void;
+use core::arch::{asm, global_asm};
 use core::fmt;
 
 use hypercall_abi::arch_x86::CpuUserRegs;
@@ -14,7 +13,7 @@ use crate::{Exit, GuestContext};
 global_asm!(include_str!("entry.s"), options(att_syntax));
 
 unsafe extern "C" {
-    fn enter_guest(registers: *mut CpuUserRegs, block: *const c_void) -> u64;
+    fn enter_guest();
     fn idle_wait();
     fn idle_poll();
     fn unblock_nmi();
@@ -66,9 +65,45 @@ pub enum Left {
 #[inline]
 pub fn run(context: &mut GuestContext) -> Left {
     let block = cpu::this();
-    // SAFETY: the entry code stores to the register file and to this CPU's block and stack, and returns here with
-    // the host's registers as they were.
-    let code = unsafe { enter_guest(&raw mut context.regs, (&raw const *block).cast()) };
+    let code: u64;
+    // SAFETY: the entry code stores to the register file and to this CPU's block and stack, and returns here; all
+    // registers that it does not keep are named.
+    unsafe {
+        asm!(
+            "call {enter_guest}",
+            enter_guest = sym enter_guest,
+            inout("rdi") &raw mut context.regs => _,
+            inout("rsi") &raw const *block => _,
+            lateout("rax") code,
+            out("r12") _,
+            out("r13") _,
+            out("r14") _,
+            out("r15") _,
+            clobber_abi("sysv64"),
+        );
+    }
+    let error_code = code as u32;
+    let vector = (code >> 32) as u16;
+    match vector {
+        EXIT_SYSCALL => Left::Exit(Exit::Syscall),
+        PAGE_FAULT => {
+            let fault_address = processor::fault_address();
+            Left::Exit(match ldt_fault(block, fault_address, error_code) {
+                Some(exit) => exit,
+                None => Exit::Exception {
+                    vector: PAGE_FAULT as u8,
+                    error_code,
+                    fault_address,
+                },
+            })
+        }
+        _ => left(block, code),
+    }
+}
+
+/// Why a guest left, for all but the most frequent reasons.
+#[inline(never)]
+fn left(block: &Block, code: u64) -> Left {
     let error_code = code as u32;
     let vector = (code >> 32) as u16;
     Left::Exit(match vector {
@@ -77,10 +112,12 @@ pub fn run(context: &mut GuestContext) -> Left {
         EXIT_SYSENTER => Exit::Sysenter,
         EXIT_BAD_FRAME => {
             let vector = (code >> 48) as u8;
-            match ldt_fault(block, vector.into(), error_code) {
-                Some(exit) => exit,
-                None => Exit::BadFrame { vector, error_code },
-            }
+            let in_ldt = if u16::from(vector) == PAGE_FAULT {
+                ldt_fault(block, processor::fault_address(), error_code)
+            } else {
+                None
+            };
+            in_ldt.unwrap_or(Exit::BadFrame { vector, error_code })
         }
         NMI => {
             // SAFETY: it only returns, by way of `iret`.
@@ -90,27 +127,17 @@ pub fn run(context: &mut GuestContext) -> Left {
         }
         MACHINE_CHECK => panic::machine_check(),
         vector if vector >= FIRST_INTERRUPT => return Left::Interrupt(vector as u8),
-        vector => match ldt_fault(block, vector, error_code) {
-            Some(exit) => exit,
-            None => Exit::Exception {
-                vector: vector as u8,
-                error_code,
-                fault_address: if vector == PAGE_FAULT {
-                    processor::fault_address()
-                } else {
-                    0
-                },
-            },
+        vector => Exit::Exception {
+            vector: vector as u8,
+            error_code,
+            fault_address: 0,
         },
     })
 }
 
 #[inline]
-fn ldt_fault(block: &Block, vector: u16, error_code: u32) -> Option<Exit> {
-    if vector != PAGE_FAULT {
-        return None;
-    }
-    let offset = block.ldt_offset(processor::fault_address())?;
+fn ldt_fault(block: &Block, fault_address: u64, error_code: u32) -> Option<Exit> {
+    let offset = block.ldt_offset(fault_address)?;
     // A program's own access to the window has the USER bit in its error code.
     const USER_ACCESS: u32 = 1 << 2;
     (error_code & USER_ACCESS == 0).then_some(Exit::LdtFault { offset, error_code })

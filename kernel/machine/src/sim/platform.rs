@@ -10,8 +10,8 @@ use super::script::Script;
 use super::{FIRST_UNTYPED, Flush, Gsi, Machine, TSC_KHZ};
 use crate::{
     BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
-    HYPERVISOR_SLOTS, IoWidth, Irq, MemoryRegion, PAGE_SIZE, Platform, Polarity, SegmentBase,
-    Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo, is_guest_range,
+    HYPERVISOR_SLOTS, IoWidth, Irq, MemoryRegion, PAGE_SIZE, Place, Platform, Polarity,
+    SegmentBase, Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo, is_guest_range,
 };
 
 impl Platform for Machine {
@@ -49,6 +49,31 @@ impl Platform for Machine {
 
     fn load_u64(&self, mfn: Mfn, index: usize) -> u64 {
         self.word(mfn, index).load(SeqCst)
+    }
+
+    fn peek_u64(&self, mfn: Mfn, index: usize) -> Option<u64> {
+        let open = mfn.0 < self.frame_limit() && !self.is_private(mfn);
+        open.then(|| self.load_u64(mfn, index))
+    }
+
+    fn load_at(&self, place: &Place, index: usize) -> u64 {
+        let (mfn, offset) = place.get();
+        self.load_u64(mfn, offset / 8 + index)
+    }
+
+    fn store_at(&self, place: &Place, index: usize, value: u64) {
+        let (mfn, offset) = place.get();
+        self.store_u64(mfn, offset / 8 + index, value);
+    }
+
+    fn set_at(&self, place: &Place, index: usize, bits: u64) {
+        let (mfn, offset) = place.get();
+        self.fetch_or_u64(mfn, offset / 8 + index, bits);
+    }
+
+    fn keep_at(&self, place: &Place, index: usize, bits: u64) {
+        let (mfn, offset) = place.get();
+        self.fetch_and_u64(mfn, offset / 8 + index, bits);
     }
 
     fn store_u64(&self, mfn: Mfn, index: usize, value: u64) {

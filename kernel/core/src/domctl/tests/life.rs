@@ -137,14 +137,15 @@ fn a_domain_is_destroyed_in_as_many_steps_as_it_takes() {
     let step = || {
         host.as_guest(DOM0, |cx| {
             cx.deadline.set(Some(0));
-            do_domctl(cx, &[at, 0, 0, 0, 0, 0])
+            let result = do_domctl(cx, &[at, 0, 0, 0, 0, 0]);
+            (result, cx.continuation.get())
         })
     };
     let mut steps = 0;
     loop {
         match step() {
-            Err(Stop::Again(args)) => assert_eq!(args[0], at),
-            result => {
+            (Err(Stop::AGAIN), args) => assert_eq!(args[0], at),
+            (result, _) => {
                 assert_eq!(result, Ok(0));
                 break;
             }

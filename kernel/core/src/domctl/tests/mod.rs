@@ -9,6 +9,7 @@ mod scheduling;
 mod vcpus;
 
 use super::*;
+use crate::hypercall::Stop;
 
 use hypercall_abi::types::{Domid, GuestHandle, Mfn};
 use hypercall_abi::xen::HYPERVISOR_DOMCTL;
@@ -129,7 +130,8 @@ fn one_operation_at_a_time_is_under_way() {
     let other = host.hv.toolstack.lock();
     host.as_guest(DOM0, |cx| {
         let args = [at, 0, 0, 0, 0, 0];
-        assert_eq!(do_domctl(cx, &args), Err(Stop::Again(args)));
+        assert_eq!(do_domctl(cx, &args), Err(Stop::AGAIN));
+        assert_eq!(cx.continuation.get(), args);
     });
     assert_eq!(host.domain(DOMU).life.lock().toolstack_pauses, 0);
     drop(other);

@@ -148,7 +148,9 @@ fn execute(host: &Host, stores: Stores) -> u32 {
                 }
                 Exit::Interrupt(Irq::Spurious)
             });
-            match enter(cx) {
+            let mut left = None;
+            enter(cx, |_, exit| left = Some(exit));
+            match left {
                 Some(Exit::Interrupt(_)) => break,
                 Some(Exit::Exception {
                     vector,
@@ -529,8 +531,9 @@ fn a_toolstack_takes_a_vcpus_tables_only_while_all_are_hooked() {
                 vcpu: &vcpu,
                 state: &mut state,
                 deadline: Cell::new(Some(u64::MAX)),
+                continuation: Cell::default(),
             };
-            dispatch(&mut cx, HYPERVISOR_DOMCTL, &[at, 0, 0, 0, 0, 0])
+            dispatch(&mut cx, HYPERVISOR_DOMCTL.into(), &[at, 0, 0, 0, 0, 0])
         });
         while domain.unhooking.holds.load(Ordering::SeqCst) == 0 && !other.is_finished() {
             std::thread::yield_now();

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use hypercall_abi::types::Mfn;
 
-use super::{ALLOCATED, Frame, FrameRef};
+use super::{ALLOCATED, COUNT, Frame, FrameRef};
 use crate::memory::{Memory, Owner};
 
 /// Frames that [`Memory::release_all`] takes between two looks at the clock.
@@ -92,9 +92,13 @@ impl Memory {
             .is_some_and(|frame| frame.count.load(Ordering::Acquire) == 1)
     }
 
-    /// Frees a frame without references.
+    /// Frees a frame without references, which had so many before.
     #[cold]
-    pub(super) fn free_unreferenced(&self, mfn: Mfn, frame: &Frame) {
+    pub(super) fn free_unreferenced(&self, mfn: Mfn, frame: &Frame, before: u32) {
+        assert!(
+            before & COUNT == 1,
+            "frame {mfn} has no reference to give back"
+        );
         if let Some(owner) = self.owner_of(mfn).and_then(|id| self.owner(id)) {
             self.unlink(mfn, frame, &mut owner.lists.lock().lingering);
         }

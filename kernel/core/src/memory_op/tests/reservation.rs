@@ -211,7 +211,8 @@ fn scrubbing_for_a_single_extent_is_interrupted() {
         cx.deadline.set(Some(0));
         let args = [XENMEM_INCREASE_RESERVATION.into(), argument, 0, 0, 0, 0];
         let result = do_memory_op(cx, &args);
-        assert_eq!(result, Err(crate::hypercall::Stop::Again(args)));
+        assert_eq!(result, Err(crate::hypercall::Stop::AGAIN));
+        assert_eq!(cx.continuation.get(), args);
     });
     let left = memory.dirty_frames();
     assert!((1..dirty).contains(&left), "{left} of {dirty} are left");
