@@ -93,11 +93,13 @@ impl Frame {
             .is_ok()
     }
 
-    /// Changes the type word as `change` says, where it says so and nobody else changes it meanwhile; whether it did.
+    /// Changes the type word as `change` says, if it has something to say of what the word is by then; whether it had.
     #[inline]
-    fn try_change(&self, change: impl FnOnce(TypeWord) -> Option<TypeWord>) -> bool {
-        let word = self.word();
-        change(word).is_some_and(|new| self.replace_word(word, new))
+    fn try_change(&self, change: impl Fn(TypeWord) -> Option<TypeWord>) -> bool {
+        let next = |word| change(TypeWord(word)).map(|new| new.0);
+        self.type_word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .is_ok()
     }
 
     /// Changes the type word, which is the caller's alone to change.

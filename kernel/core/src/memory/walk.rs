@@ -60,10 +60,10 @@ impl Memory {
         true
     }
 
-    /// The L1 entry itself, if it is present.
+    /// The L1 entry itself, if it is present: a hint, too.
     pub fn translate(&self, root: Mfn, va: u64) -> Option<Pte> {
         let slot = self.l1_slot(root, va)?;
-        let entry = Pte(self.machine.load_u64(slot.table, slot.index));
+        let entry = Pte(self.machine.peek_u64(slot.table, slot.index)?);
         entry.present().then_some(entry)
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 
-use hv_machine::sim::Flush;
+use hv_machine::MachineRef;
+use hv_machine::sim::{Flush, Machine};
 
 const VA: u64 = SCRATCH + 8 * 4096;
 
@@ -152,4 +153,28 @@ fn frames_of_others_are_for_the_control_domain() {
         Errno::EPERM.to_return()
     );
     recount::check(&host.hv).expect("all counts stand");
+}
+
+#[test]
+fn processors_that_write_to_one_table_at_the_same_time_are_not_refused() {
+    let host = Host::with_machine(MachineRef::new(Machine::with_cpus(1024, 4)));
+    let layout = host.layout(DOMU);
+    let table = layout.tables[3];
+    let memory = &host.hv.memory;
+    std::thread::scope(|scope| {
+        for cpu in 0..4 {
+            let mfn = layout.scratch[cpu as usize];
+            scope.spawn(move || {
+                Machine::become_cpu(cpu);
+                for round in 0..20_000 {
+                    let entry = Pte::new(mfn, [RO, RW][round % 2]);
+                    let held = memory.get_l1(table, DOMU).expect("it stays an L1 table");
+                    let index = 8 + cpu as usize;
+                    let updated = memory.update_page(held.mfn(), index, entry, DOMU, false);
+                    assert!(updated.is_ok());
+                }
+            });
+        }
+    });
+    recount::check(&host.hv).expect("all in order");
 }
