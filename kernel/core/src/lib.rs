@@ -52,7 +52,7 @@ pub mod runstate;
 pub mod sched;
 pub mod sched_op;
 pub mod sysctl;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod time;
 pub mod traps;

@@ -15,6 +15,7 @@ use hypercall_abi::xen::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::current::Current;
+use crate::descriptor;
 use crate::domain::Domain;
 use crate::emulate::unhook;
 use crate::hypercall;
@@ -195,6 +196,9 @@ impl Host {
             && (!stays || machine.current_root() != root)
         {
             machine.load_root(root);
+        }
+        if !stays {
+            descriptor::load(machine, &state);
         }
         let mut cx = Current {
             hv: &self.hv,

@@ -130,13 +130,13 @@ impl Default for TableStores {
 
 impl TableStores {
     /// The table that is unhooked, and its entries as they count.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn unhooked(&self) -> Option<(Unhooked, &[u64])> {
         Some((self.unhooked?, &self.before))
     }
 
     /// Has the next store that traps unhook its table.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn make_eager(&mut self) {
         self.patience = 1;
     }

@@ -133,7 +133,7 @@ impl Active {
     }
 
     /// The counters: to read and to write by processors, to read and to write by devices.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn pins(&self) -> [u8; 4] {
         self.pins
     }

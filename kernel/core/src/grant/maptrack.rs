@@ -136,7 +136,7 @@ impl MapTrack {
     }
 
     /// All mappings.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn all(&self) -> impl Iterator<Item = &Mapping> {
         let slots = self.frames.iter().flatten();
         slots.filter_map(|slot| match slot {

@@ -28,7 +28,7 @@ mod entry;
 mod map;
 mod maptrack;
 mod pin;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod recount;
 mod setup;
 mod table;

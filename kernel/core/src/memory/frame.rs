@@ -227,3 +227,25 @@ pub(super) fn unwrap_time(now: u64, low: u32) -> u64 {
     let ago = (now as u32).wrapping_sub(low);
     now.saturating_sub(ago.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::testing::{DOMU, Host};
+
+    #[test]
+    fn references_are_refused_before_their_count_overflows() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let mfn = host.layout(DOMU).scratch[5];
+        let frame = memory.frame(mfn).expect("RAM");
+        let count = frame.count.load(Ordering::Relaxed);
+        let most = COUNT - 0xff;
+        frame.count.store(ALLOCATED | (most - 1), Ordering::Relaxed);
+        let last = memory.get(mfn, DOMU).map(FrameRef::into_bits);
+        assert_eq!(last, Some(mfn));
+        assert!(memory.get(mfn, DOMU).is_none());
+        frame.count.store(count, Ordering::Relaxed);
+    }
+}

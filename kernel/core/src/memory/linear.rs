@@ -107,7 +107,7 @@ impl Memory {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl super::frame::Frame {
     /// Entries of the table that name others of its level, or, negative, such entries elsewhere that name it.
     pub(super) fn linear_count(&self) -> i16 {

@@ -29,11 +29,11 @@ mod owner;
 mod page_table;
 mod pin;
 mod pte;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod recount;
 mod renew;
-#[cfg(test)]
-mod search;
+#[cfg(any(test, fuzzing))]
+pub mod search;
 mod teardown;
 mod type_word;
 mod unowned;

@@ -13,7 +13,7 @@ use std::vec;
 use std::vec::Vec;
 
 use hv_machine::sim::Remembered;
-use hv_machine::{FIRST_HYPERVISOR_SLOT, HYPERVISOR_SLOTS, Platform, TABLE_ENTRIES};
+use hv_machine::{FIRST_HYPERVISOR_SLOT, Platform, TABLE_ENTRIES};
 use hypercall_abi::types::{Domid, Mfn};
 
 use super::{FrameState, FrameType, L1Slot, Level, Memory, Pte, Stage, Way, is_guest_slot};
@@ -42,6 +42,8 @@ pub struct Recount {
     before: BTreeMap<Mfn, Vec<u64>>,
     /// The entries that map unhooked tables, by table and place, as they were.
     mappings: BTreeMap<(Mfn, usize), Pte>,
+    /// Frames that the control domain mapped for domains that do not own them: for whom, which, and whose they were.
+    pub shared: BTreeSet<(Domid, Mfn, Domid)>,
 }
 
 #[derive(Clone, Default)]
@@ -390,7 +392,7 @@ impl Recount {
         for (id, mfn, flags) in pages {
             let domain = domains.iter().find(|domain| domain.id == id);
             let domain = domain.ok_or("tables of a domain that is gone")?;
-            may_map(domain, state_of(states, mfn), mfn, flags)?;
+            self.may_map(domain, state_of(states, mfn), mfn, flags)?;
             let index = mfn.0 as usize;
             let is_table = index < states.len() && (tables[index].is_some() || descriptors[index]);
             if flags & Pte::WRITABLE != 0 && is_table {
@@ -427,6 +429,18 @@ impl Recount {
                 .filter(|it| it.0 == root)
                 .map(|it| it.1);
             let domain = owner.and_then(|id| hv.domain(id).ok());
+            if state.ldt_entries > 8192 {
+                return Err(format!("CPU {cpu} looks behind the window of the LDT"));
+            }
+            let descriptors = state.gdt.iter().chain(state.ldt.iter().flatten());
+            for &mfn in descriptors.filter(|_| !state.root_left) {
+                let used = state_of(states, mfn)
+                    .filter(|it| it.types > 0 && it.owner == owner)
+                    .map(|it| it.kind);
+                if used != Some(FrameType::Descriptors) {
+                    return Err(format!("CPU {cpu} has {mfn} for descriptors: {used:?}"));
+                }
+            }
             for (mfn, remembered) in hv.machine.remembered(cpu) {
                 // No guest runs on a root that was left, so that what was granted to it is not used, and nobody walks
                 // ahead to devices.
@@ -442,7 +456,7 @@ impl Recount {
                 }
                 if !domain
                     .as_ref()
-                    .is_some_and(|domain| may_remember(domain, state, mfn, remembered))
+                    .is_some_and(|domain| self.may_remember(domain, state, mfn, remembered))
                 {
                     return Err(format!(
                         "CPU {cpu}, of domain {owner:?}, may use frame {mfn} as a {remembered:?}: {state:?}"
@@ -451,6 +465,67 @@ impl Recount {
             }
         }
         Ok(())
+    }
+
+    /// Whether a domain may have mappings of a frame, with all of these flags.
+    fn may_map(
+        &self,
+        domain: &Domain,
+        state: Option<FrameState>,
+        mfn: Mfn,
+        flags: u64,
+    ) -> Result<(), String> {
+        let id = domain.id.0;
+        let Some(state) = state else {
+            let allowed = domain.owner.io_memory_allowed(mfn, mfn);
+            let cached = matches!(flags & Pte::CACHE, 0 | Pte::PWT)
+                || flags & Pte::CACHE == Pte::PAT | Pte::PWT;
+            let message =
+                || format!("domain {id} maps {mfn}, which is no RAM, with flags {flags:#x}");
+            return (allowed && !cached).then_some(()).ok_or_else(message);
+        };
+        let Some(owner) = state.owner else {
+            return Err(format!("domain {id} maps the free frame {mfn}"));
+        };
+        let shared = self.shared.contains(&(domain.id, mfn, owner));
+        let write = flags & Pte::WRITABLE != 0;
+        let granted = || grant::recount::is_mapped(domain, mfn, owner, write);
+        if owner != domain.id && !domain.privileged && !shared && !granted() {
+            return Err(format!("domain {id} maps {mfn} of domain {}", owner.0));
+        }
+        if flags & Pte::CACHE != 0 {
+            return Err(format!("domain {id} maps {mfn}, which is RAM, uncached"));
+        }
+        Ok(())
+    }
+
+    /// Whether a processor may remember this of a frame that it reached from a domain's root.
+    fn may_remember(
+        &self,
+        domain: &Domain,
+        state: Option<FrameState>,
+        mfn: Mfn,
+        remembered: Remembered,
+    ) -> bool {
+        let used = state.filter(|state| state.types > 0).map(|it| it.kind);
+        let own = state.is_some_and(|state| state.owner == Some(domain.id));
+        let flags = match remembered {
+            // What is no RAM is not cached.
+            _ if state.is_none() => Pte::PCD,
+            Remembered::WritablePage => Pte::WRITABLE,
+            _ => 0,
+        };
+        let right = match (remembered, used) {
+            (Remembered::Page, _) => true,
+            (Remembered::WritablePage, used) => used.is_none_or(|it| it == FrameType::Writable),
+            (Remembered::Table { .. }, None) => own,
+            // A table of a higher level may be a linear one, through which nobody writes.
+            (Remembered::Table { level, writable }, Some(FrameType::Table(now))) => {
+                own && (now as u32 == level || now as u32 > level && !writable)
+            }
+            (Remembered::Table { .. }, Some(_)) => false,
+        };
+        right && self.may_map(domain, state, mfn, flags).is_ok()
     }
 }
 
@@ -486,6 +561,17 @@ fn lists(hv: &Hypervisor, states: &States) -> Result<(), String> {
             }
         }
     }
+    let owners: Vec<_> = memory.owners.read().values().cloned().collect();
+    if let Some(owner) = owners.iter().find(|it| it.frames() > it.max_frames()) {
+        return Err(format!("{:?} owns more than it may", owner.id));
+    }
+    let claims: u64 = owners.iter().map(|it| it.claim()).sum();
+    if claims != memory.claimed_frames() {
+        return Err(format!(
+            "{claims} frames are claimed, not {}",
+            memory.claimed_frames()
+        ));
+    }
     let mut leaving = 0;
     for (id, owner) in memory.owners.read().iter() {
         let (tables, len) = memory.listed_leaving(owner);
@@ -516,54 +602,6 @@ fn lists(hv: &Hypervisor, states: &States) -> Result<(), String> {
 fn is_table(states: &States, mfn: Mfn, level: Level) -> bool {
     let state = state_of(states, mfn);
     state.is_some_and(|state| state.kind == FrameType::Table(level) && state.types > 0)
-}
-
-/// Whether a domain may have mappings of a frame, with all of these flags.
-fn may_map(domain: &Domain, state: Option<FrameState>, mfn: Mfn, flags: u64) -> Result<(), String> {
-    let id = domain.id.0;
-    let Some(state) = state else {
-        let allowed = domain.owner.io_memory_allowed(mfn, mfn);
-        let message = || format!("domain {id} maps {mfn}, which is no RAM");
-        return allowed.then_some(()).ok_or_else(message);
-    };
-    let Some(owner) = state.owner else {
-        return Err(format!("domain {id} maps the free frame {mfn}"));
-    };
-    let write = flags & Pte::WRITABLE != 0;
-    let granted = || grant::recount::is_mapped(domain, mfn, owner, write);
-    if owner != domain.id && !domain.privileged && !granted() {
-        return Err(format!("domain {id} maps {mfn} of domain {}", owner.0));
-    }
-    if flags & Pte::CACHE != 0 {
-        return Err(format!("domain {id} maps {mfn}, which is RAM, uncached"));
-    }
-    Ok(())
-}
-
-/// Whether a processor may remember this of a frame that it reached from a domain's root.
-fn may_remember(
-    domain: &Domain,
-    state: Option<FrameState>,
-    mfn: Mfn,
-    remembered: Remembered,
-) -> bool {
-    let used = state.filter(|state| state.types > 0).map(|it| it.kind);
-    let own = state.is_some_and(|state| state.owner == Some(domain.id));
-    let right = match (remembered, used) {
-        (Remembered::Page, _) => true,
-        (Remembered::WritablePage, used) => used.is_none_or(|it| it == FrameType::Writable),
-        (Remembered::Table { .. }, None) => own,
-        // A table of a higher level may be a linear one, through which nobody writes.
-        (Remembered::Table { level, writable }, Some(FrameType::Table(now))) => {
-            own && (now as u32 == level || now as u32 > level && !writable)
-        }
-        (Remembered::Table { .. }, Some(_)) => false,
-    };
-    let flags = match remembered {
-        Remembered::WritablePage => Pte::WRITABLE,
-        _ => 0,
-    };
-    right && may_map(domain, state, mfn, flags).is_ok()
 }
 
 /// The frames that some domain has a mapping of, by tables that are in use or for devices.
@@ -644,6 +682,6 @@ fn the_hypervisors_slots_are_no_guests() {
     let slots: Vec<_> = (0..TABLE_ENTRIES)
         .filter(|&index| !is_guest_slot(Level::L4, index))
         .collect();
-    let own = FIRST_HYPERVISOR_SLOT..FIRST_HYPERVISOR_SLOT + HYPERVISOR_SLOTS;
+    let own = FIRST_HYPERVISOR_SLOT..FIRST_HYPERVISOR_SLOT + hv_machine::HYPERVISOR_SLOTS;
     assert_eq!(slots, own.collect::<Vec<_>>());
 }

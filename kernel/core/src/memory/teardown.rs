@@ -121,7 +121,7 @@ impl Memory {
     }
 
     /// An owner's tables to be taken apart, in order, and how many there should be; the first wrong link ends it.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn listed_leaving(&self, owner: &Owner) -> (alloc::vec::Vec<Mfn>, u64) {
         let mut found = alloc::vec::Vec::new();
         let mut next = *owner.leaving.head.lock();

@@ -1,6 +1,6 @@
 //! [`List`]: frames linked through their records.
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -30,7 +30,7 @@ impl List {
 
 impl Memory {
     /// The frames of a list, in order; the first wrong link ends it.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(in crate::memory) fn listed(&self, list: &List) -> Vec<Mfn> {
         let mut found = Vec::new();
         let (mut cursor, mut before) = (list.head, NONE);

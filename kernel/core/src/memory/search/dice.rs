@@ -8,17 +8,35 @@ use hypercall_abi::memory::{
 use hypercall_abi::xen::*;
 
 use super::world::{CPUS, DATA, MAPPED, SECOND_L1};
-use super::{Entry, Frame, Step, Who};
+use super::{DEVICES, Entry, Frame, HYPERVISOR, Step, Who};
 use crate::memory::Pte;
 use crate::testing::{RO, RW};
 
-/// A stream of numbers (splitmix64).
-pub(super) struct Dice(pub u64);
+/// A stream of numbers.
+pub(super) enum Dice<'a> {
+    /// Those that come of a seed (splitmix64).
+    #[cfg_attr(fuzzing, allow(dead_code))]
+    Seed(u64),
+    /// Those that a fuzzer wants, and zeros behind them.
+    Choices(&'a [u8]),
+}
 
-impl Dice {
+/// A number of so many bytes, fewer where there are none.
+fn take(choices: &mut &[u8], bytes: usize) -> u64 {
+    let (taken, left) = choices.split_at(bytes.min(choices.len()));
+    *choices = left;
+    let number = |number: u64, &byte: &u8| number << 8 | u64::from(byte);
+    taken.iter().fold(0, number)
+}
+
+impl Dice<'_> {
     fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
+        let seed = match self {
+            Self::Seed(seed) => seed,
+            Self::Choices(choices) => return take(choices, 8),
+        };
+        *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = *seed;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ mixed >> 31
@@ -26,7 +44,13 @@ impl Dice {
 
     /// A number below `end`, at most 2^32.
     pub(super) fn below(&mut self, end: u64) -> u64 {
-        ((self.number() >> 32) * end) >> 32
+        match self {
+            Self::Seed(_) => ((self.number() >> 32) * end) >> 32,
+            Self::Choices(choices) => {
+                let bits = u64::BITS - (end - 1).leading_zeros();
+                take(choices, bits.div_ceil(8) as usize) % end
+            }
+        }
     }
 
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
@@ -61,10 +85,10 @@ impl Dice {
 
     /// Mostly the caller.
     fn owner(&mut self) -> Who {
-        if self.one_in(10) {
-            1 + self.below(2) as Who
-        } else {
-            0
+        match self.weigh(&[54, 6, 1]) {
+            0 => 0,
+            1 => 1 + self.below(2) as Who,
+            _ => self.pick(&[DEVICES, HYPERVISOR]),
         }
     }
 
@@ -119,6 +143,14 @@ impl Dice {
         (self.frame(), self.index(), self.entry())
     }
 
+    /// Whose frames a write may be about: where it names a device, often nobody's.
+    fn owner_for(&mut self, write: &(Frame, u16, Entry)) -> Who {
+        match write.2.frame {
+            Frame::Device(_) if self.one_in(2) => DEVICES,
+            _ => self.owner(),
+        }
+    }
+
     fn page(&mut self) -> u8 {
         if self.one_in(9) {
             self.number() as u8
@@ -170,9 +202,13 @@ impl Dice {
     pub(super) fn step(&mut self) -> Step {
         let who = self.caller();
         match self.weigh(&[
-            10, 10, 10, 6, 4, 1, 4, 2, 3, 2, 2, 2, 1, 8, 1, 1, 3, 2, 8, 2, 4, 6, 20,
+            10, 10, 10, 6, 4, 2, 4, 2, 3, 2, 2, 2, 1, 8, 1, 1, 3, 2, 8, 2, 4, 6, 3, 1, 2, 20,
         ]) {
-            0 => Step::Update(who, self.owner(), self.owner(), self.below(4), self.write()),
+            0 => {
+                let write = self.write();
+                let frames = self.owner_for(&write);
+                Step::Update(who, self.owner(), frames, self.below(4), write)
+            }
             1 => Step::Map(who, self.owner(), self.page(), self.entry(), self.below(9)),
             2 => Step::Extended(
                 who,
@@ -186,7 +222,10 @@ impl Dice {
                 Step::Furnish(who, self.frame(), entries, self.extended())
             }
             4 => Step::Batch(who, self.some(2, 6, Self::write)),
-            5 => Step::Ldt(who, self.page(), self.below(1024) as u16),
+            5 => {
+                let entries = self.pick(&[1024, 1024, 0, 1, 512, 8192, 8193]);
+                Step::Ldt(who, self.page(), entries, self.below(1024) as u16)
+            }
             6 => Step::Reservation(
                 who,
                 self.owner(),
@@ -230,6 +269,16 @@ impl Dice {
             20 => {
                 let patience = self.one_in(2).then(|| self.below(4) as u8);
                 Step::Clock(self.below(5) as u8, patience)
+            }
+            22 => Step::Word(who, self.frame(), self.index(), self.descriptor()),
+            23 => Step::Claim(who, self.guest(), self.number() as u8),
+            24 => {
+                let frames = self.some(2, 4, |dice| Frame::Data(0, dice.below(DATA.into()) as u8));
+                let entries = self.some(1, 5, |dice| {
+                    (dice.below(3) as u8, dice.below(3) as u8, dice.index())
+                });
+                let pin = MMUEXT_PIN_L2_TABLE + self.below(3) as u32;
+                Step::Linear(who, pin, frames, entries)
             }
             21 => {
                 let page = if self.one_in(4) {

@@ -281,7 +281,7 @@ impl World {
     }
 }
 
-impl Dice {
+impl Dice<'_> {
     /// A domain, and one of its grants.
     fn named(&mut self) -> (Who, u8) {
         (

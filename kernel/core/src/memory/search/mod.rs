@@ -6,35 +6,34 @@
 //! [`super::recount`], and so is all that the processors may remember of tables as they were. What fails is shrunk to a
 //! short sequence and printed as a test.
 //!
-//! `SEARCH_STEPS` says how many steps are tried, where it is not [`STEPS`] or, with `CI` set, [`CI_STEPS`]; `SEARCH_SEED`
-//! where the random numbers begin. Each seed gives the same steps every time.
+//! `SEARCH_STEPS` says how many steps are tried, where it is not 50,000 or, with `CI` set, a million; `SEARCH_SEED`
+//! where the random numbers begin. Each seed gives the same steps every time. With `SEARCH_SHRINK=no` what fails is left
+//! as long as it is.
 
 mod dice;
 mod grants;
 mod shrink;
+#[cfg(test)]
+mod tests;
 mod world;
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use std::format;
-use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::String;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
-use std::{env, println, thread};
 
 use dice::Dice;
 use world::World;
 
-/// Steps that a run of all tests tries.
-const STEPS: u64 = 50_000;
-/// Steps that continuous integration tries.
-const CI_STEPS: u64 = 1_000_000;
 /// Steps of a sequence, which begins with a new host.
 const SEQUENCE: u64 = 500;
 
-/// Which of the three domains.
+/// Which of the three domains; where it is an argument, [`DEVICES`] and [`HYPERVISOR`] too.
 type Who = u8;
+/// `DOMID_IO` as an argument.
+const DEVICES: Who = 3;
+/// `DOMID_XEN` as an argument.
+const HYPERVISOR: Who = 4;
 
 /// A frame, found when the step is carried out.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +70,13 @@ enum Step {
     Extended(Who, Who, u32, Frame, Frame),
     /// `mmu_update` of several entries of a frame, then a `mmuext_op` on it, such as a pin.
     Furnish(Who, Frame, Vec<(u16, Entry)>, u32),
+    /// Pins of several frames as tables of one level (the command says which), then entries in them that name each
+    /// other: linear page tables.
+    Linear(Who, u32, Vec<Frame>, Vec<(u8, u8, u16)>),
     /// One `mmu_update` of several entries.
     Batch(Who, Vec<(Frame, u16, Entry)>),
-    /// `MMUEXT_SET_LDT` with a page of the scratch area, then the use of a selector in it.
-    Ldt(Who, u8, u16),
+    /// `MMUEXT_SET_LDT` with a page of the scratch area and so many entries, then the use of a selector in it.
+    Ldt(Who, u8, u32, u16),
     /// `memory_op` on the reservation: whose, command, order, extents.
     Reservation(Who, Who, u32, u32, Vec<Frame>),
     /// `XENMEM_exchange`: whose, the orders in and out, extents.
@@ -83,6 +85,10 @@ enum Step {
     Gdt(Who, Vec<Frame>),
     /// `update_descriptor`: frame and index, descriptor.
     Descriptor(Who, Frame, u16, u64),
+    /// One `mmu_update` with a word that is no entry: frame and index, word.
+    Word(Who, Frame, u16, u64),
+    /// `XENMEM_claim_pages`, for whom and how many.
+    Claim(Who, Who, u8),
     /// `VCPUOP_register_vcpu_info`: vCPU, frame, offset.
     Info(Who, u8, Frame, u32),
     /// `VCPUOP_initialise` of the second vCPU: root tables of kernel and user mode, a GDT page.
@@ -121,7 +127,7 @@ fn attempt(steps: &mut dyn Iterator<Item = Step>) -> Result<(), (usize, String)>
         let mut world = World::new();
         for step in steps {
             done += 1;
-            world.carry_out(&step);
+            world.carry_out(&step)?;
             world.check()?;
         }
         world.end()
@@ -137,78 +143,18 @@ fn attempt(steps: &mut dyn Iterator<Item = Step>) -> Result<(), (usize, String)>
     Err((done, wrong))
 }
 
-/// Demands that a sequence, which once failed, does not.
-fn replay(steps: &[Step]) {
-    if let Err((done, wrong)) = attempt(&mut steps.iter().cloned()) {
-        panic!("behind step {done} of {}: {wrong}", steps.len());
+/// Carries out the sequence that a fuzzer chooses; the text of a test where it fails, and what was wrong.
+///
+/// # Errors
+/// That text.
+pub fn try_choices(choices: &[u8]) -> Result<(), String> {
+    let mut dice = Dice::Choices(choices);
+    let mut steps = Vec::new();
+    while !matches!(dice, Dice::Choices([])) && (steps.len() as u64) < SEQUENCE {
+        steps.push(dice.step());
     }
-}
-
-fn number_from(name: &str) -> Option<u64> {
-    env::var(name).ok().and_then(|text| text.parse().ok())
-}
-
-#[test]
-fn no_sequence_of_hypercalls_breaks_isolation_or_a_count() {
-    let steps = match env::var_os("CI") {
-        Some(_) => CI_STEPS,
-        None => STEPS,
-    };
-    let steps = number_from("SEARCH_STEPS").unwrap_or(steps);
-    let seed = number_from("SEARCH_SEED").unwrap_or(0);
-    let sequences = steps.div_ceil(SEQUENCE);
-    let next = AtomicU64::new(0);
-    let search = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= sequences {
-                return None;
-            }
-            let mut dice = Dice(seed.wrapping_add(number) << 32);
-            let steps: Vec<_> = (0..SEQUENCE).map(|_| dice.step()).collect();
-            if let Err((done, _)) = attempt(&mut steps.iter().cloned()) {
-                next.store(sequences, Ordering::Relaxed);
-                let tried = number * SEQUENCE + done as u64;
-                return Some((tried, shrink::shrink(&steps[..done])));
-            }
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let found = quietly(|| {
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads)
-                .map(|_| {
-                    thread::Builder::new()
-                        .name(NAME.into())
-                        .spawn_scoped(scope, search)
-                })
-                .collect();
-            let found = threads
-                .into_iter()
-                .map(|thread| thread.expect("a thread").join());
-            found.filter_map(|found| found.expect("an answer")).next()
-        })
-    });
-    if let Some((tried, steps)) = found {
-        let test = shrink::as_test(&steps);
-        println!("after some {tried} steps:\n{test}");
-        replay(&steps);
-    }
-}
-
-/// Name of the threads that search.
-const NAME: &str = "search";
-
-/// Works without a word, and a backtrace, of the panics of threads that search: to shrink a sequence takes hundreds.
-fn quietly<R>(work: impl FnOnce() -> R) -> R {
-    let loud = Arc::new(panic::take_hook());
-    let hook = loud.clone();
-    panic::set_hook(Box::new(move |info| {
-        if thread::current().name() != Some(NAME) {
-            hook(info);
-        }
-    }));
-    let result = work();
-    panic::set_hook(Box::new(move |info| loud(info)));
-    result
+    attempt(&mut steps.iter().cloned()).map_err(|(done, wrong)| {
+        let steps = shrink::shrink(&steps[..done]);
+        format!("{wrong}\n{}", shrink::as_test(&steps))
+    })
 }

@@ -75,6 +75,7 @@ impl Step {
         match self {
             Self::Furnish(_, _, list, _) | Self::Run(_, _, list, _) => take(list, index),
             Self::Batch(_, list) => take(list, index),
+            Self::Linear(_, _, _, list) => take(list, index),
             Self::Reservation(.., list) | Self::Exchange(.., list) | Self::Gdt(_, list) => {
                 take(list, index)
             }

@@ -14,15 +14,18 @@ use hypercall_abi::domctl::{
     Domctl, DomctlVcpucontext, XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_SETVCPUCONTEXT,
 };
 use hypercall_abi::errno::Errno;
-use hypercall_abi::memory::{MemoryExchange, MemoryReservation, XENMEM_EXCHANGE};
+use hypercall_abi::memory::{
+    MemoryExchange, MemoryReservation, XENMEM_CLAIM_PAGES, XENMEM_EXCHANGE,
+};
 use hypercall_abi::types::{Domid, GuestHandle, Mfn};
 use hypercall_abi::vcpu::{VCPUOP_INITIALISE, VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
 use hypercall_abi::xen::*;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::grants::Mapped;
-use super::{Entry, Frame, Step, Who};
+use super::{DEVICES, Entry, Frame, HYPERVISOR, Step, Who};
 use crate::domain::Domain;
+use crate::grant;
 use crate::memory::recount::{self, Recount};
 use crate::memory::{FrameType, Level, Pte};
 use crate::testing::{BUDGET, Host, RO, RW, SCRATCH};
@@ -40,6 +43,8 @@ pub(super) const MAPPED: u8 = 32;
 pub(super) const SECOND_L1: u8 = 20 + DATA - 1;
 /// Frames of RAM.
 const FRAMES: u64 = 512;
+/// Most frames of a domain: all together may have more than there are.
+const MOST_FRAMES: u64 = 90;
 /// First frame of device memory, and how many of it the first and the last domain may map.
 const DEVICE: u64 = 0x1_0000;
 const DEVICE_FRAMES: u64 = 8;
@@ -94,6 +99,7 @@ impl World {
     fn settle(&mut self, id: Domid) {
         let hv = &self.host.hv;
         let domain = self.host.domain(id);
+        domain.owner.set_max_frames(MOST_FRAMES);
         lifecycle::create_vcpus(hv, &domain, 2).expect("a second vCPU");
         if id != IDS[1] {
             let last = Mfn(DEVICE + DEVICE_FRAMES - 1);
@@ -223,10 +229,12 @@ impl World {
 
     /// As [`Self::id`], in the form in which hypercalls want the caller itself.
     fn foreign(caller: Domid, who: Who) -> u64 {
-        match Self::id(caller, who) {
-            id if id == caller => Domid::SELF.0.into(),
-            id => id.0.into(),
-        }
+        let id = match who {
+            DEVICES => Domid::IO,
+            HYPERVISOR => Domid::XEN,
+            _ => Self::id(caller, who),
+        };
+        u64::from(if id == caller { Domid::SELF.0 } else { id.0 })
     }
 
     /// Puts bytes where a domain's hypercalls find their arguments; page 0 holds structs, page 1 lists.
@@ -269,7 +277,51 @@ impl World {
         result.unwrap_or(Errno::ERESTART.to_return())
     }
 
-    pub(super) fn carry_out(&mut self, step: &Step) {
+    /// Carries out a step.
+    ///
+    /// # Errors
+    /// What a guest did to the memory of others, in words.
+    pub(super) fn carry_out(&mut self, step: &Step) -> Result<(), String> {
+        let before = self.contents();
+        self.perform(step);
+        let actor = step.caller();
+        let guest = self.host.hv.domain(actor).ok();
+        let Some(guest) = guest.filter(|it| !it.privileged && step.is_a_guests()) else {
+            return Ok(());
+        };
+        for (number, (before, now)) in before.into_iter().zip(self.contents()).enumerate() {
+            let mfn = Mfn(number as u64);
+            if let Some(owner) = now.0.filter(|&owner| owner != actor)
+                && before.0 == now.0
+                && before != now
+                && !self.recount.shared.contains(&(actor, mfn, owner))
+                && !grant::recount::is_mapped(&guest, mfn, owner, true)
+            {
+                return Err(format!(
+                    "domain {} changed {mfn} of domain {}",
+                    actor.0, owner.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose each frame is, how often it was written to, and which frame of a guest it is said to be.
+    fn contents(&self) -> Vec<(Option<Domid>, u32, u64)> {
+        let hv = &self.host.hv;
+        let all = (0..FRAMES).map(Mfn);
+        all.map(|mfn| {
+            let machine = &hv.machine;
+            (
+                hv.memory.owner_of(mfn),
+                machine.writes(mfn),
+                machine.m2p(mfn),
+            )
+        })
+        .collect()
+    }
+
+    fn perform(&mut self, step: &Step) {
         match step {
             Step::Destroy(who, steps) => return self.destroy(IDS[usize::from(*who)], *steps),
             Step::Create(who) => return self.create(IDS[usize::from(*who)]),
@@ -293,16 +345,36 @@ impl World {
         }
         match *step {
             Step::Update(_, tables, frames, command, write) => {
-                let (tables, frames) = match tables {
-                    0 => (0, frames),
-                    // The control domain may share frames of whomever with whomever, but it does not here.
-                    who if id == IDS[0] => (u64::from(Self::id(id, who).0) + 1, who),
-                    who => (u64::from(Self::id(id, who).0) + 1, frames),
+                let (mapper, owner) = (Self::id(id, tables), Self::id(id, frames));
+                let tables = match tables {
+                    0 => 0,
+                    _ => u64::from(mapper.0) + 1,
                 };
+                let mfn = self.mfn(id, write.2.frame);
                 let foreign = tables << 16 | Self::foreign(id, frames);
-                self.update(id, foreign, command, &[write]);
+                let done = self.update(id, foreign, command, &[write]);
+                if id == IDS[0] && done == 0 && mapper != owner {
+                    self.recount.shared.insert((mapper, mfn, owner));
+                }
             }
-            Step::Batch(_, ref writes) => self.update(id, Domid::SELF.0.into(), 0, writes),
+            Step::Batch(_, ref writes) => {
+                self.update(id, Domid::SELF.0.into(), 0, writes);
+            }
+            Step::Word(_, frame, index, word) => {
+                let request = MmuUpdate {
+                    ptr: self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3,
+                    val: word,
+                };
+                let at = self.put(id, 1, &request);
+                self.call(id, HYPERVISOR_MMU_UPDATE, &[at, 1, 0, Domid::SELF.0.into()]);
+            }
+            Step::Claim(_, whose, frames) => {
+                let mut wanted = MemoryReservation::new_zeroed();
+                wanted.nr_extents = frames.into();
+                wanted.domid = IDS[usize::from(whose)];
+                let at = self.put(id, 0, &wanted);
+                self.call(id, HYPERVISOR_MEMORY_OP, &[XENMEM_CLAIM_PAGES.into(), at]);
+            }
             Step::User(_) => {
                 if self.host.as_guest(id, |cx| cx.state.user_root.is_some()) {
                     for _ in 0..2 {
@@ -315,6 +387,18 @@ impl World {
                     self.update(id, Domid::SELF.0.into(), 0, &[(frame, index, entry)]);
                 }
                 self.extended(id, 0, cmd, self.mfn(id, frame).0, 0);
+            }
+            Step::Linear(_, pin, ref frames, ref entries) => {
+                for &frame in frames {
+                    self.extended(id, 0, pin, self.mfn(id, frame).0, 0);
+                }
+                let frame = |which: u8| frames[usize::from(which) % frames.len()];
+                for &(from, to, index) in entries {
+                    let (frame, flags) = (frame(to), RO);
+                    let entry = Entry { frame, flags };
+                    let write = (frames[usize::from(from) % frames.len()], index, entry);
+                    self.update(id, Domid::SELF.0.into(), 0, &[write]);
+                }
             }
             Step::Map(_, frames, page, entry, flags) => {
                 let va = SCRATCH + u64::from(page) * 4096;
@@ -335,9 +419,9 @@ impl World {
                 let (first, second) = (self.mfn(id, first), self.mfn(id, second));
                 self.extended(id, whose, cmd, first.0, second.0);
             }
-            Step::Ldt(_, page, selector) => {
+            Step::Ldt(_, page, entries, selector) => {
                 let va = SCRATCH + u64::from(page) * 4096;
-                self.extended(id, 0, MMUEXT_SET_LDT, va, 1024);
+                self.extended(id, 0, MMUEXT_SET_LDT, va, entries.into());
                 self.host
                     .as_guest(id, |cx| descriptor::read(cx, selector << 3 | 7));
             }
@@ -407,7 +491,7 @@ impl World {
         }
     }
 
-    fn update(&self, id: Domid, foreign: u64, command: u64, writes: &[(Frame, u16, Entry)]) {
+    fn update(&self, id: Domid, foreign: u64, command: u64, writes: &[(Frame, u16, Entry)]) -> i64 {
         let request = |&(frame, index, entry): &(Frame, u16, Entry)| MmuUpdate {
             ptr: self.mfn(id, frame).0.wrapping_shl(12) | u64::from(index) << 3 | command,
             val: self.entry(id, entry),
@@ -418,7 +502,7 @@ impl World {
             id,
             HYPERVISOR_MMU_UPDATE,
             &[at, requests.len() as u64, 0, foreign],
-        );
+        )
     }
 
     fn extended(&self, id: Domid, whose: Who, cmd: u32, arg1: u64, arg2: u64) {
@@ -596,7 +680,9 @@ impl World {
     fn create(&mut self, id: Domid) {
         lifecycle::reap(&self.host.hv);
         self.forget_arguments();
-        if self.host.hv.domain(id).is_err() && self.host.hv.memory.free_frames() > 100 {
+        let memory = &self.host.hv.memory;
+        let room = memory.free_frames().saturating_sub(memory.claimed_frames());
+        if self.host.hv.domain(id).is_err() && room > 100 {
             let cpu = self.cpu();
             self.host.become_cpu(0);
             self.host.add_domain(id, false);
@@ -646,6 +732,11 @@ impl World {
 }
 
 impl Step {
+    /// Whether it is what one guest does by itself, to its own frames and those that it maps.
+    fn is_a_guests(&self) -> bool {
+        !matches!(self, Self::Destroy(..) | Self::Create(_) | Self::Grants(..))
+    }
+
     fn caller(&self) -> Domid {
         match *self {
             Self::Forget(..) | Self::Scrub(_) | Self::Clock(..) | Self::Turn(_) | Self::Stop(_) => {
@@ -655,6 +746,9 @@ impl Step {
             | Self::Map(who, ..)
             | Self::Furnish(who, ..)
             | Self::Batch(who, _)
+            | Self::Linear(who, ..)
+            | Self::Word(who, ..)
+            | Self::Claim(who, ..)
             | Self::User(who)
             | Self::Extended(who, ..)
             | Self::Ldt(who, ..)
