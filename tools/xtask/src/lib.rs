@@ -14,7 +14,7 @@
 //! | [`interrupt`] | signals that end a command |
 //! | [`source`] | sizes of source code |
 //! | [`reference`] | Xen itself, the yardstick |
-//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`] | the commands |
+//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`], [`mutants`] | the commands |
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -26,6 +26,7 @@ pub mod interrupt;
 pub mod iso;
 pub mod lint;
 pub mod log;
+pub mod mutants;
 pub mod progress;
 pub mod qemu;
 pub mod reference;

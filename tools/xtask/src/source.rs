@@ -19,23 +19,29 @@ pub struct Lines {
 }
 
 /// Counts the Rust files below a directory, without folders and files of the names in `but`, nor
-/// those called `tests`.
-pub fn count(dir: &Path, but: &[&str]) -> Result<Lines> {
+/// those called `tests`, nor modules that are declared for tests alone.
+pub fn count<S: AsRef<str>>(dir: &Path, but: &[S]) -> Result<Lines> {
     let mut sum = Lines::default();
     let entries = dir
         .read_dir()
         .with_context(|| format!("cannot list {}", dir.display()))?;
-    for entry in entries {
-        let path = entry?.path();
+    let paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    let mut but: Vec<String> = but.iter().map(|it| it.as_ref().into()).collect();
+    for path in paths.iter().filter(|path| path.is_file()) {
+        but.extend(test_modules(path)?);
+    }
+    for path in paths {
         let stem = path
             .file_stem()
             .map(|stem| stem.to_string_lossy())
             .unwrap_or_default();
-        if stem == "tests" || but.contains(&&*stem) {
+        if stem == "tests" || but.iter().any(|name| *name == stem) {
             continue;
         }
         let lines = if path.is_dir() {
-            count(&path, but)?
+            count(&path, &but)?
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path)?;
             count_text(&text).with_context(|| format!("cannot parse {}", path.display()))?
@@ -46,6 +52,20 @@ pub fn count(dir: &Path, but: &[&str]) -> Result<Lines> {
         sum.unsafe_code += lines.unsafe_code;
     }
     Ok(sum)
+}
+
+/// The modules that a file declares for tests alone.
+fn test_modules(path: &Path) -> Result<Vec<String>> {
+    if path.extension().is_none_or(|extension| extension != "rs") {
+        return Ok(Vec::new());
+    }
+    let file = syn::parse_file(&fs::read_to_string(path)?)
+        .with_context(|| format!("cannot parse {}", path.display()))?;
+    let modules = file.items.iter().filter_map(|item| match item {
+        syn::Item::Mod(it) if is_test(&it.attrs) => Some(it.ident.to_string()),
+        _ => None,
+    });
+    Ok(modules.collect())
 }
 
 fn count_text(text: &str) -> Result<Lines> {
@@ -87,13 +107,18 @@ fn lines_of(span: Span) -> std::ops::RangeInclusive<usize> {
     first..=last
 }
 
-fn is_test(attributes: &[syn::Attribute]) -> bool {
+/// Whether an item with these attributes is there for tests alone, those of a fuzzer included.
+pub fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
+        let for_tests = |attribute: &syn::Attribute| match attribute.parse_args::<syn::Meta>() {
+            Ok(syn::Meta::Path(path)) => path.is_ident("test"),
+            Ok(syn::Meta::List(list)) => {
+                list.path.is_ident("any") && list.tokens.to_string() == "test , fuzzing"
+            }
+            _ => false,
+        };
         attribute.path().is_ident("test")
-            || (attribute.path().is_ident("cfg")
-                && attribute
-                    .parse_args::<syn::Path>()
-                    .is_ok_and(|path| path.is_ident("test")))
+            || attribute.path().is_ident("cfg") && for_tests(attribute)
     })
 }
 
