@@ -73,7 +73,8 @@ impl Consent {
         }
     }
 
-    fn obtain(self, question: &str) -> Result<bool> {
+    /// Whether `question` may be taken to be answered with yes.
+    pub fn obtain(self, question: &str) -> Result<bool> {
         match self {
             Self::Given => Ok(true),
             Self::Withheld => Ok(false),

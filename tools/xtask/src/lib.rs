@@ -14,11 +14,12 @@
 //! | [`interrupt`] | signals that end a command |
 //! | [`source`] | sizes of source code |
 //! | [`reference`] | Xen itself, the yardstick |
-//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`], [`mutants`] | the commands |
+//! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`], [`mutants`], [`fuzz`] | the commands |
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod build;
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod installer;

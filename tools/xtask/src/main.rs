@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use xtask::installer::Consent;
 use xtask::toolchain::Route;
 use xtask::workspace::Workspace;
-use xtask::{bench, build, iso, lint, mutants, run, setup, test};
+use xtask::{bench, build, fuzz, iso, lint, mutants, run, setup, test};
 
 /// Build, run and test Xenolith. Every command does the set-up that it needs.
 #[derive(Parser)]
@@ -40,6 +40,8 @@ enum Command {
     Bench(bench::Options),
     /// Make each check of memory validation wrong, and look whether a test notices
     Mutants(mutants::Options),
+    /// Run a fuzz target for a while
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Iso => iso::run(&workspace, cli.toolchain, consent)?,
         Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
         Command::Bench(options) => bench::run(&workspace, cli.toolchain, consent, options)?,
+        Command::Fuzz(options) => fuzz::run(&workspace, consent, options)?,
         Command::Mutants(options) => mutants::run(&workspace, options)?,
         Command::Test(options) => test::run(&workspace, cli.toolchain, consent, options)?,
     }

@@ -23,6 +23,8 @@ pub enum Tool {
     Setpriv,
     /// A C compiler, for comparing layouts with Xen's headers.
     Cc,
+    /// A C++ compiler, for libFuzzer.
+    Cxx,
     /// Xen's public headers.
     XenHeaders,
     /// `grub-mkrescue`.
@@ -75,6 +77,7 @@ impl Tool {
             Self::Qemu => qemu_version().is_some_and(|major| major >= OLDEST_QEMU),
             Self::Setpriv => on_path("setpriv"),
             Self::Cc => on_path("cc"),
+            Self::Cxx => on_path("c++"),
             Self::XenHeaders => Path::new("/usr/include/xen/xen.h").is_file(),
             Self::GrubMkrescue => grub_mkrescue().is_some(),
             Self::GrubBios => grub_modules("i386-pc"),
@@ -93,6 +96,7 @@ impl Tool {
             Self::Qemu => "QEMU 8 or later",
             Self::Setpriv => "setpriv",
             Self::Cc => "a C compiler",
+            Self::Cxx => "a C++ compiler",
             Self::XenHeaders => "Xen's public headers",
             Self::GrubMkrescue => "grub-mkrescue",
             Self::GrubBios => "GRUB for BIOS",
@@ -119,6 +123,9 @@ impl Tool {
             (Self::Cc, Apt) => &["gcc", "libc6-dev"],
             (Self::Cc, Apk) => &["gcc", "musl-dev"],
             (Self::Cc, _) => &["gcc"],
+            (Self::Cxx, Dnf | Zypper) => &["gcc-c++"],
+            (Self::Cxx, Pacman) => &["gcc"],
+            (Self::Cxx, Apt | Apk) => &["g++"],
             (Self::XenHeaders, Apt) => &["libxen-dev"],
             (Self::XenHeaders, Dnf | Zypper) => &["xen-devel"],
             (Self::XenHeaders, Apk) => &["xen-dev"],
