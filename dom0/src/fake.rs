@@ -1,11 +1,13 @@
 //! A model of the hypervisor for tests: it knows frames and their owners, domains, ports and
 //! mappings, refuses what the real one refuses, and can be told to fail at any call.
 
+mod scheduler;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use control::scheduling::CpuSet;
+use control::scheduling::{CpuSet, Parameters, Share};
 use control::{HostAction, HostInfo};
 use hypercall_abi::arch_x86::VcpuGuestContext;
 use hypercall_abi::domctl::XEN_DOMCTL_SENDTRIGGER_NMI;
@@ -104,10 +106,6 @@ pub struct FakeDomain {
     pub root: Option<u64>,
     pub hypercall_page: Option<u64>,
     pub context: Option<VcpuGuestContext>,
-    /// Its weight and cap, as far as they were set.
-    pub scheduling: (Option<u16>, Option<u16>),
-    /// The CPUs of those vCPUs that may not run on all.
-    pub affinity: BTreeMap<u32, Vec<u16>>,
     /// Guest's ports: the port of ours that each is bound to.
     pub ports: BTreeMap<u32, Option<u32>>,
 }
@@ -131,6 +129,11 @@ pub struct Fake {
     /// Counted down at each call that can fail; at 0 it fails.
     pub fail_in: Option<u32>,
     pub calls: Vec<&'static str>,
+    /// The CPUs that vCPUs may and had better run on, where they were set.
+    pub affinities: BTreeMap<(Domid, u32), (CpuSet, CpuSet)>,
+    /// Weights and caps, where they were set.
+    pub shares: BTreeMap<Domid, Share>,
+    parameters: Parameters,
 }
 
 impl Fake {
@@ -160,6 +163,13 @@ impl Fake {
             log: b"(XEN) hello\n".to_vec(),
             fail_in: None,
             calls: Vec::new(),
+            affinities: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            parameters: Parameters {
+                timeslice_ms: 30,
+                ratelimit_us: 1000,
+                migration_delay_us: 0,
+            },
         }
     }
 
@@ -304,8 +314,6 @@ impl Xen for Fake {
             root: None,
             hypercall_page: None,
             context: None,
-            scheduling: (None, None),
-            affinity: BTreeMap::new(),
             ports: BTreeMap::new(),
         };
         self.domains.insert(domid, domain);
@@ -352,29 +360,6 @@ impl Xen for Fake {
     fn set_max_memory(&mut self, domid: Domid, kib: u64) -> Result<(), Errno> {
         self.call("max_mem")?;
         self.domain(domid)?.max_kib = kib;
-        Ok(())
-    }
-
-    fn set_scheduling(
-        &mut self,
-        domid: Domid,
-        weight: Option<u16>,
-        cap: Option<u16>,
-    ) -> Result<(), Errno> {
-        self.call("scheduler_op")?;
-        self.domain(domid)?.scheduling = (weight, cap);
-        Ok(())
-    }
-
-    fn set_affinity(&mut self, domid: Domid, vcpu: u32, cpus: &CpuSet) -> Result<(), Errno> {
-        self.call("setvcpuaffinity")?;
-        // A host of two CPUs.
-        let usable: Vec<u16> = (0..2).filter(|cpu| cpus.contains(*cpu)).collect();
-        let domain = self.domain(domid)?;
-        if usable.is_empty() || vcpu >= domain.vcpus {
-            return Err(Errno::EINVAL);
-        }
-        domain.affinity.insert(vcpu, usable);
         Ok(())
     }
 

@@ -14,6 +14,7 @@
 //! | [`images`] | the kernels and ramdisks that were sent |
 //! | [`store`] | the store, with the guests' rings |
 //! | [`nodes`] | what the toolstack keeps in the store |
+//! | [`scheduling`] | where vCPUs run, and how they share the CPUs |
 //! | [`reaper`] | what follows a domain's end |
 //! | [`acpi`] | the firmware's tables, for switching the machine off |
 //! | [`xen`] | the hypervisor, as seen from here |
@@ -32,6 +33,7 @@ mod fake;
 pub mod images;
 pub mod nodes;
 pub mod reaper;
+pub mod scheduling;
 pub mod scrollback;
 pub mod server;
 pub mod store;

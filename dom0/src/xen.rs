@@ -5,12 +5,13 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use control::scheduling::CpuSet;
 use control::{HostAction, HostInfo};
 use hypercall_abi::arch_x86::VcpuGuestContext;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Pfn, Port};
 use split_drivers::SharedMemory;
+
+use crate::scheduling::Scheduler;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -62,7 +63,7 @@ pub struct DomainStatus {
 }
 
 /// The hypervisor.
-pub trait Xen {
+pub trait Xen: Scheduler {
     /// Foreign frames in this domain's address space, one behind the other. They are unmapped when
     /// it is dropped.
     type Mapping: SharedMemory;
@@ -88,15 +89,6 @@ pub trait Xen {
     fn set_max_vcpus(&mut self, domid: Domid, vcpus: u32) -> Result<(), Errno>;
     /// `XEN_DOMCTL_max_mem`.
     fn set_max_memory(&mut self, domid: Domid, kib: u64) -> Result<(), Errno>;
-    /// `XEN_DOMCTL_scheduler_op`: a domain's weight and cap, as far as they are given.
-    fn set_scheduling(
-        &mut self,
-        domid: Domid,
-        weight: Option<u16>,
-        cap: Option<u16>,
-    ) -> Result<(), Errno>;
-    /// `XEN_DOMCTL_setvcpuaffinity`: the CPUs that a vCPU may run on.
-    fn set_affinity(&mut self, domid: Domid, vcpu: u32, cpus: &CpuSet) -> Result<(), Errno>;
     /// `XEN_DOMCTL_sendtrigger`.
     fn send_trigger(&mut self, domid: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno>;
     /// `XEN_DOMCTL_setvcpucontext`.

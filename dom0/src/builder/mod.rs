@@ -23,6 +23,7 @@ use memory::{GuestMemory, Links};
 use pv_image::{Layout, LayoutError, PvImage, Request, Role};
 use split_drivers::SharedMemory;
 
+use crate::scheduling;
 use crate::xen::{Context, NewDomain, Xen};
 
 /// What a domain is built from.
@@ -146,7 +147,7 @@ fn fill<X: Xen>(
     }
     xen.set_max_memory(domid, config.max_memory_kib.saturating_add(SLACK_KIB))
         .context("max_mem")?;
-    schedule(xen, domid, config)?;
+    scheduling::apply(xen, domid, &config.scheduling)?;
     let p2m = populate(xen, domid, nr_pages)?;
 
     let store_port = xen.alloc_unbound(domid).context("alloc_unbound")?;
@@ -193,27 +194,6 @@ fn fill<X: Xen>(
         console_page,
         store: links.store,
     })
-}
-
-/// Says how the domain's vCPUs share the CPUs.
-fn schedule(xen: &mut impl Xen, domid: Domid, config: &DomainConfig) -> Result<(), Error> {
-    let scheduling = &config.scheduling;
-    if scheduling.weight.is_some() || scheduling.cap.is_some() {
-        xen.set_scheduling(domid, scheduling.weight, scheduling.cap)
-            .context("scheduler_op")?;
-    }
-    for (vcpu, cpus) in (0..).zip(&scheduling.affinity) {
-        match xen.set_affinity(domid, vcpu, cpus) {
-            Err(Errno::EINVAL) => {
-                return Err(Error::BadConfig {
-                    field: String::from("cpus"),
-                    why: format!("the host has none of the CPUs of vCPU {vcpu}"),
-                });
-            }
-            other => other.context("setvcpuaffinity")?,
-        }
-    }
-    Ok(())
 }
 
 /// Gives the domain its memory; the machine frame of each guest frame.

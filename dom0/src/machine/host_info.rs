@@ -9,7 +9,8 @@ use hypercall_abi::sysctl::*;
 use pv_guest::hypercall::system;
 use pv_guest::{boot, clock};
 
-use super::hypervisor::{free_kib, scheduler};
+use super::hypervisor::free_kib;
+use super::scheduling::scheduler;
 
 /// All of it: what `XEN_SYSCTL_physinfo` told, `XENVER_*` and their like.
 pub fn read(physinfo: &SysctlPhysinfo) -> HostInfo {

@@ -2,11 +2,9 @@
 #![allow(unsafe_code)]
 
 use alloc::collections::BTreeMap;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Deref;
 
-use control::scheduling::CpuSet;
 use control::{HostAction, HostInfo};
 use dom0::xen::{DomainStatus, NewDomain, Xen};
 use hypercall_abi::arch_x86::VcpuGuestContext;
@@ -14,7 +12,6 @@ use hypercall_abi::domctl::*;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sysctl::*;
 use hypercall_abi::types::{Domid, GuestHandle, Mfn, Port};
-use hypercall_abi::xen::XenctlBitmap;
 use pv_guest::events::EventChannel;
 use pv_guest::hypercall::{CallError, memory, toolstack};
 use pv_guest::memory::{Access, ForeignDomain, Mapping, Window};
@@ -69,7 +66,7 @@ impl SharedMemory for GuestFrames {
 }
 
 /// Errors that the interface does not name can only come from a newer hypervisor.
-fn errno(error: CallError) -> Errno {
+pub(super) fn errno(error: CallError) -> Errno {
     error.errno().unwrap_or(Errno::EIO)
 }
 
@@ -115,7 +112,7 @@ fn status(info: &DomctlGetdomaininfo) -> DomainStatus {
     }
 }
 
-fn physinfo() -> Result<SysctlPhysinfo, Errno> {
+pub(super) fn physinfo() -> Result<SysctlPhysinfo, Errno> {
     let mut op = Sysctl::new(XEN_SYSCTL_PHYSINFO);
     // SAFETY: the operation has no handles.
     unsafe { toolstack::sysctl(&mut op) }.map_err(errno)?;
@@ -227,60 +224,6 @@ impl Xen for Hypervisor {
     fn set_max_memory(&mut self, domid: Domid, kib: u64) -> Result<(), Errno> {
         let arm = DomctlMaxMem { max_memkb: kib };
         domctl(&mut Domctl::with(XEN_DOMCTL_MAX_MEM, others(domid)?, &arm))
-    }
-
-    fn set_scheduling(
-        &mut self,
-        domid: Domid,
-        weight: Option<u16>,
-        cap: Option<u16>,
-    ) -> Result<(), Errno> {
-        let sched_id = scheduler()?;
-        if ![XEN_SCHEDULER_CREDIT, XEN_SCHEDULER_CREDIT2].contains(&sched_id) {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let mut arm = DomctlSchedulerOp {
-            sched_id,
-            cmd: XEN_DOMCTL_SCHEDOP_PUTINFO,
-            ..Default::default()
-        };
-        // Both schedulers have the same struct, in which these values change nothing.
-        arm.u.set(&DomctlSchedCredit {
-            weight: weight.unwrap_or(0),
-            cap: cap.unwrap_or(u16::MAX),
-        });
-        domctl(&mut Domctl::with(
-            XEN_DOMCTL_SCHEDULER_OP,
-            others(domid)?,
-            &arm,
-        ))
-    }
-
-    fn set_affinity(&mut self, domid: Domid, vcpu: u32, cpus: &CpuSet) -> Result<(), Errno> {
-        let nr_bits = physinfo()?.max_cpu_id.saturating_add(1);
-        let mut map = vec![0u8; nr_bits.div_ceil(8) as usize];
-        for cpu in (0..nr_bits).filter_map(|cpu| u16::try_from(cpu).ok()) {
-            if let Some(byte) = map.get_mut(usize::from(cpu / 8))
-                && cpus.contains(cpu)
-            {
-                *byte |= 1 << (cpu % 8);
-            }
-        }
-        let arm = DomctlVcpuaffinity {
-            vcpu,
-            flags: XEN_VCPUAFFINITY_HARD,
-            cpumap_hard: XenctlBitmap {
-                bitmap: GuestHandle::from_mut_ptr(map.as_mut_ptr()),
-                nr_bits,
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let mut op = Domctl::with(XEN_DOMCTL_SETVCPUAFFINITY, others(domid)?, &arm);
-        // SAFETY: the map has so many bits, and concerns another domain.
-        unsafe { toolstack::domctl(&mut op) }
-            .map(drop)
-            .map_err(errno)
     }
 
     fn send_trigger(&mut self, domid: Domid, trigger: u32, vcpu: u32) -> Result<(), Errno> {
@@ -429,13 +372,4 @@ impl Xen for Hypervisor {
             HostAction::Reboot => Reason::Reboot,
         })
     }
-}
-
-/// The scheduler's number: `XEN_SCHEDULER_*`.
-pub(super) fn scheduler() -> Result<u32, Errno> {
-    let mut op = Sysctl::new(XEN_SYSCTL_SCHED_ID);
-    // SAFETY: the operation has no handles.
-    unsafe { toolstack::sysctl(&mut op) }.map_err(errno)?;
-    let SysctlSchedId { sched_id } = op.u.get();
-    Ok(sched_id)
 }

@@ -4,6 +4,7 @@ mod dma;
 mod host_info;
 pub mod hypervisor;
 mod pci;
+mod scheduling;
 pub mod signals;
 mod soft_off;
 pub mod stream;

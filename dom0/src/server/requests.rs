@@ -7,6 +7,7 @@ use control::message::{MAX_CHUNK, MAX_DOMAINS};
 use control::{DomainRef, Error, HostAction, Reply, Request};
 
 use super::channel::{Attachment, Channel, State, StoreLink};
+use crate::scheduling;
 use crate::toolstack::Toolstack;
 use crate::xen::{Context, Xen};
 
@@ -207,6 +208,7 @@ impl Channel {
                 self.text(&log);
                 return Ok(None);
             }
+            Request::Scheduling(request) => scheduling::answer(toolstack, request)?,
             Request::StopHost(action) => {
                 self.reply(Reply::Done);
                 return Ok(Some(action));

@@ -45,8 +45,10 @@ impl<X: Xen> Toolstack<X> {
         if scheduling.cap.is_some_and(|cap| u64::from(cap) > most) {
             return bad("cap", "more than 100 for each vCPU");
         }
-        if scheduling.affinity.len() as u64 > u64::from(config.max_vcpus) {
-            return bad("cpus", "for more vCPUs than there are");
+        for (key, sets) in [("cpus", &scheduling.hard), ("cpus_soft", &scheduling.soft)] {
+            if sets.len() as u64 > u64::from(config.max_vcpus) {
+                return bad(key, "for more vCPUs than there are");
+            }
         }
         if config.cmdline.len() > DomainConfig::MAX_CMDLINE {
             return bad(

@@ -9,6 +9,7 @@ mod iso;
 mod lifecycle;
 mod processors;
 mod run;
+mod scheduling;
 mod selftest;
 mod store;
 mod stress;

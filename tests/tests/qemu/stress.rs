@@ -4,7 +4,7 @@
 use std::time::Duration;
 use tests::host::TestHost;
 use tests::{LIMIT, dist, hypervisor, wait_for};
-use xtask::qemu::{Boot, Hardware};
+use xtask::qemu::Hardware;
 use xtask::run;
 
 /// How long, in seconds; longer where nobody waits for it.
@@ -72,9 +72,7 @@ fn all_processors_are_used_unless_the_command_line_limits_them() {
     };
     for (words, used) in [("", "3"), ("maxcpus=2", "2"), ("nosmp", "1")] {
         let mut boot = run::boot(hypervisor(), dist("dom0"));
-        if let Boot::Kernel { command_line, .. } = &mut boot {
-            *command_line = format!("{command_line} {words}");
-        }
+        boot.add_words(words);
         let host = TestHost::boot_from(&hardware, &boot);
         assert_eq!(host.info("nr_cpus"), used, "{words}");
     }

@@ -71,10 +71,10 @@ pub use error::Error;
 pub use host::HostInfo;
 pub use image::{Image, ImageHash, ImageHasher};
 pub use message::{ConsoleEnd, HostAction, Reply, Request, Stop};
-pub use scheduling::Scheduling;
+pub use scheduling::{Scheduling, SchedulingReply, SchedulingRequest};
 pub use session::{CloseReason, Event, SendError, Session};
 
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;

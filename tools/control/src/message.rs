@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::frame::MAX_PAYLOAD;
 use crate::host::HostInfo;
 use crate::image::ImageHash;
+use crate::scheduling::{SchedulingReply, SchedulingRequest};
 
 /// The most bytes in one [`Request::ImageChunk`], [`Request::ConsoleInput`],
 /// [`Request::StoreInput`], [`Reply::ConsoleOutput`], [`Reply::StoreOutput`] or [`Reply::Text`]; with the rest of the message they fit a frame.
@@ -163,6 +164,9 @@ pub enum Request {
     },
     /// Stop the host. Answer: [`Reply::Done`], then the host goes down with all its domains.
     StopHost(HostAction),
+
+    /// About scheduling. Answer: [`Reply::Scheduling`] or [`Reply::Done`], as the request says.
+    Scheduling(SchedulingRequest),
 }
 
 /// What a domain is asked to do.
@@ -243,6 +247,8 @@ pub enum Reply {
         /// Another such reply follows.
         more: bool,
     },
+    /// About scheduling.
+    Scheduling(SchedulingReply),
 }
 
 /// Why a console ended.

@@ -105,6 +105,16 @@ pub enum Command {
     MemMax(MemoryArgs),
     /// Set the number of active VCPUs allowed for the domain
     VcpuSet(VcpuSetArgs),
+    /// List the VCPUs for all/some domains
+    VcpuList {
+        /// The domains' ids or names; all if none is given
+        #[arg(value_name = "Domain")]
+        domains: Vec<String>,
+    },
+    /// Set which CPUs a VCPU can use
+    VcpuPin(VcpuPinArgs),
+    /// Get/set credit scheduler parameters
+    SchedCredit(SchedCreditArgs),
     /// List guest domains, excluding dom0
     VmList,
     /// Update a running domain's saved configuration, used when rebuilding the domain after reboot
@@ -318,6 +328,62 @@ pub struct ConfigUpdateArgs {
     /// Quiet
     #[arg(short = 'q', long)]
     pub quiet: bool,
+}
+
+/// Options of `vcpu-pin`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "CPUs are numbers and ranges with commas in between, ^ before those that are \
+    left out, or all; - leaves an affinity as it is."
+)]
+pub struct VcpuPinArgs {
+    /// Undo an override of the VCPU's pinning done by the domain itself
+    #[arg(short, long)]
+    pub force: bool,
+    /// Ignore global masks in xl.conf; there are none
+    #[arg(short, long = "ignore-global-affinity-masks", hide = true)]
+    pub ignore_masks: bool,
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The VCPU's number, or all
+    #[arg(value_name = "VCPU|all")]
+    pub vcpu: String,
+    /// CPUs that it can use
+    #[arg(value_name = "Hard affinity|-|all", allow_hyphen_values = true)]
+    pub hard: String,
+    /// CPUs that it had better use
+    #[arg(value_name = "Soft affinity|-|all", allow_hyphen_values = true)]
+    pub soft: Option<String>,
+}
+
+/// Options of `sched-credit`.
+#[derive(Debug, Args)]
+pub struct SchedCreditArgs {
+    /// Domain to modify
+    #[arg(short, long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Weight (int)
+    #[arg(short, long, value_name = "WEIGHT")]
+    pub weight: Option<u16>,
+    /// Cap (int)
+    #[arg(short, long, value_name = "CAP")]
+    pub cap: Option<u16>,
+    /// Query / modify scheduler parameters
+    #[arg(short, long)]
+    pub schedparam: bool,
+    /// Set the timeslice, in milliseconds
+    #[arg(short, long = "tslice_ms", value_name = "TSLICE")]
+    pub timeslice_ms: Option<u32>,
+    /// Set the scheduling rate limit, in microseconds
+    #[arg(short, long = "ratelimit_us", value_name = "RLIMIT")]
+    pub ratelimit_us: Option<u32>,
+    /// Set the migration delay, in microseconds
+    #[arg(short, long = "migration_delay_us", value_name = "DLY")]
+    pub migration_delay_us: Option<u32>,
+    /// Restrict output to CPUPOOL
+    #[arg(short = 'p', long, value_name = "CPUPOOL")]
+    pub cpupool: Option<String>,
 }
 
 /// Options of `info`.

@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser};
 pub mod cfg;
 pub mod cli;
 mod console;
+mod cpus;
 mod create;
 pub mod host;
 mod image;
@@ -22,7 +23,9 @@ mod info;
 mod lifecycle;
 mod list;
 mod requests;
+mod sched_credit;
 pub mod shell;
+mod vcpu;
 pub mod xenstore;
 
 use cli::{Cli, Command};
@@ -93,6 +96,9 @@ fn run(cli: &Cli) -> Outcome {
     match command {
         Command::Create(args) => create::create(args, cli.dry_run, connect),
         Command::List(args) => list::list(&mut connect()?, args),
+        Command::VcpuList { domains } => vcpu::list(&mut connect()?, domains),
+        Command::VcpuPin(args) => vcpu::pin(&mut connect()?, args),
+        Command::SchedCredit(args) => sched_credit::sched_credit(&mut connect()?, args),
         Command::Uptime(args) => list::uptime(&mut connect()?, args),
         Command::Console(args) => console::console(&mut connect()?, args),
         Command::Pause(args) => lifecycle::pause(&mut connect()?, &args.domain),

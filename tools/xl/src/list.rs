@@ -144,15 +144,15 @@ pub fn config_json(config: &DomainConfig) -> Value {
     build.insert("max_vcpus".into(), config.max_vcpus.into());
     build.insert("avail_vcpus".into(), (0..config.vcpus).collect());
     let scheduling = &config.scheduling;
-    if !scheduling.affinity.is_empty() {
-        let numbers = |set: &CpuSet| {
-            set.0
-                .iter()
-                .flat_map(|(first, last)| *first..=*last)
-                .collect()
-        };
-        let affinity: Vec<Value> = scheduling.affinity.iter().map(numbers).collect();
-        build.insert("vcpu_hard_affinity".into(), affinity.into());
+    for (key, sets) in [
+        ("vcpu_hard_affinity", &scheduling.hard),
+        ("vcpu_soft_affinity", &scheduling.soft),
+    ] {
+        if !sets.is_empty() {
+            let numbers = |set: &CpuSet| set.cpus().collect();
+            let affinity: Vec<Value> = sets.iter().map(numbers).collect();
+            build.insert(key.into(), affinity.into());
+        }
     }
     build.insert("max_memkb".into(), config.max_memory_kib.into());
     build.insert("target_memkb".into(), config.memory_kib.into());

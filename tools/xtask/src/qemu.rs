@@ -146,6 +146,16 @@ pub enum Boot {
     },
 }
 
+impl Boot {
+    /// Adds words to a kernel's command line; the boot loader on a CD has its own.
+    pub fn add_words(&mut self, words: &str) {
+        if let Self::Kernel { command_line, .. } = self {
+            command_line.push(' ');
+            command_line.push_str(words);
+        }
+    }
+}
+
 /// A running QEMU. It is killed when this is dropped.
 pub struct Qemu {
     child: Arc<Mutex<Child>>,

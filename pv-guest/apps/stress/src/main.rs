@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `seconds=N` | how long | 10 |
 //! | `seed=N` | the random numbers | 1 |
+//! | `spin` | nothing but use up the boot vCPU's time, for ever | |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(not(target_os = "none"))]

@@ -119,7 +119,8 @@ impl DomainSpec {
                 .number("cpu_weight", 1, u16::MAX.into())?
                 .map(|weight| weight as u16),
             cap: document.number("cap", 0, most)?.map(|cap| cap as u16),
-            affinity: cpus::affinity(document, max_vcpus as u32)?,
+            hard: cpus::affinity(document, "cpus", max_vcpus as u32)?,
+            soft: cpus::affinity(document, "cpus_soft", max_vcpus as u32)?,
         };
         let defaults = OnEvent::default();
         Ok(DomainSpec {
@@ -247,13 +248,14 @@ mod tests {
         let spec = good(
             "memory=64\nmaxmem=0x80\nvcpus=2\nmaxvcpus=4\nramdisk='r'\nroot='/dev/xvda'\nextra='ro'\n\
              uuid='12345678-9abc-def0-1234-56789abcdef0'\non_crash='preserve'\ntype='pv'\n\
-             cpu_weight=512\ncap=150\ncpus='1-2'",
+             cpu_weight=512\ncap=150\ncpus='1-2'\ncpus_soft=['2']",
         );
         let both = CpuSet::of([1, 2]);
         let scheduling = Scheduling {
             weight: Some(512),
             cap: Some(150),
-            affinity: vec![both; 4],
+            hard: vec![both; 4],
+            soft: vec![CpuSet::of([2])],
         };
         assert_eq!(spec.scheduling, scheduling);
         assert_eq!(

@@ -1,5 +1,7 @@
 //! The commands.
 
+use control::scheduling::CpuSet;
+use control::{DomainRef, SchedulingRequest};
 use serde_json::Value;
 
 use crate::bench::Bench;
@@ -339,6 +341,54 @@ fn a_guest_that_takes_no_requests_is_told_of() {
     let expected = "Shutting down domain 1\nxl: domain 1 did not acknowledge the poweroff request; destroy ends it\n";
     assert_eq!((run.code, run.err.as_str()), (1, expected));
     assert_eq!(bench.xl(&["shutdown", "-a"]).code, 1);
+}
+
+#[test]
+fn affinities_and_shares_are_asked_for_as_they_are_written() {
+    let bench = Bench::new();
+    bench.ok(&["create", &bench.config("a", "")]);
+    for words in [
+        &["vcpu-pin", "a", "all", "0-2,^1", "-"][..],
+        &["vcpu-pin", "-f", "a", "1", "-", "all"],
+        &["sched-credit", "-d", "a", "-c", "50"],
+    ] {
+        assert_eq!(bench.ok(words), "", "{words:?}");
+    }
+    let domain = DomainRef::Name("a".into());
+    let expected = [
+        SchedulingRequest::SetAffinity {
+            domain: domain.clone(),
+            vcpu: None,
+            hard: Some(CpuSet::of([0, 2])),
+            soft: None,
+            force: false,
+        },
+        SchedulingRequest::SetAffinity {
+            domain: domain.clone(),
+            vcpu: Some(1),
+            hard: None,
+            soft: Some(CpuSet::of(0..CpuSet::MAX_CPUS)),
+            force: true,
+        },
+        SchedulingRequest::SetShare {
+            domain,
+            weight: None,
+            cap: Some(50),
+        },
+    ];
+    let asked = bench.seen.lock().unwrap().asked.clone();
+    assert_eq!(asked, expected.map(|request| format!("{request:?}")));
+    for words in [
+        &["vcpu-pin", "-f", "a", "all", "0"][..],
+        &["vcpu-pin", "a", "0", "^0"],
+        &["vcpu-pin", "a", "x", "0"],
+        &["sched-credit", "-w", "512"],
+        &["sched-credit", "-d", "a", "-s"],
+        &["sched-credit", "-t", "5"],
+        &["sched-credit", "-p", "other"],
+    ] {
+        assert_eq!(bench.xl(words).code, 1, "{words:?}");
+    }
 }
 
 #[test]

@@ -63,6 +63,9 @@ impl Dice {
 }
 
 async fn main() {
+    while boot::command_line().split(' ').any(|word| word == "spin") {
+        core::hint::spin_loop();
+    }
     let (seconds, seed) = (word("seconds=", 10), word("seed=", 1));
     let vcpus = vcpus::count();
     println!("stress: {vcpus} vCPUs for {seconds} s");
