@@ -14,9 +14,13 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod byte_ring;
 pub mod console;
 mod memory;
+pub mod ring;
+pub mod xenbus;
 
 #[cfg(test)]
 mod test_memory;

@@ -56,3 +56,48 @@ impl SharedMemory for Memory {
         }
     }
 }
+
+/// Some of a memory's bytes; an access beyond them is the end of the test.
+#[derive(Debug)]
+pub struct Part<'a> {
+    memory: &'a Memory,
+    start: usize,
+    size: usize,
+}
+
+impl<'a> Part<'a> {
+    pub fn new(memory: &'a Memory, start: usize, size: usize) -> Self {
+        Self {
+            memory,
+            start,
+            size,
+        }
+    }
+
+    fn at(&self, offset: usize, length: usize) -> usize {
+        assert!(offset + length <= self.size, "access beyond the end");
+        self.start + offset
+    }
+}
+
+impl SharedMemory for Part<'_> {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn load_index(&self, offset: usize) -> u32 {
+        self.memory.load_index(self.at(offset, 4))
+    }
+
+    fn store_index(&self, offset: usize, value: u32) {
+        self.memory.store_index(self.at(offset, 4), value);
+    }
+
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.memory.read(self.at(offset, bytes.len()), bytes);
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.memory.write(self.at(offset, bytes.len()), bytes);
+    }
+}
