@@ -11,11 +11,12 @@
 //! - The peer's index is read once per call. One that claims more than the ring holds is a
 //!   [`RingError`], and nothing of the ring is touched.
 //! - Contents are copied out before anyone looks at them.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, fuzzing)), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod block;
 pub mod byte_ring;
 pub mod console;
 mod memory;

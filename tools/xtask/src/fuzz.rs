@@ -16,6 +16,10 @@ pub enum Target {
     StoreWire,
     /// A guest that writes what it likes to its XenStore ring, beside one that does not
     StoreRing,
+    /// A block frontend, whose backend keeps to nothing
+    BlockFront,
+    /// A block backend, whose frontend keeps to nothing
+    BlockBack,
 }
 
 /// Options of the command.
@@ -34,6 +38,8 @@ pub fn run(workspace: &Workspace, consent: Consent, options: &Options) -> Result
         Target::Dispatch => "dispatch",
         Target::StoreWire => "store_wire",
         Target::StoreRing => "store_ring",
+        Target::BlockFront => "block_front",
+        Target::BlockBack => "block_back",
     };
     Installer::new(consent).need(&[Tool::Cxx])?;
     need_cargo_fuzz(consent)?;

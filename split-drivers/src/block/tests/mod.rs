@@ -1,0 +1,5 @@
+mod hostile;
+mod negotiation;
+mod pair;
+mod random;
+mod requests;
