@@ -120,15 +120,29 @@ impl Recount {
     /// # Errors
     /// What is wrong, in words.
     pub fn check(&mut self, hv: &Hypervisor) -> Result<(), String> {
-        let states = hv.memory.states();
+        self.note_roots(hv);
+        self.compare(hv)
+    }
+
+    /// Notes whose root each CPU has, while it is anybody's.
+    fn note_roots(&mut self, hv: &Hypervisor) {
+        for cpu in 0..hv.machine.cpu_count() {
+            let root = hv.machine.cpu(cpu).root;
+            let owned = root.and_then(|root| Some((root, hv.memory.owner_of(root)?)));
+            self.roots.extend(owned.map(|owned| (cpu, owned)));
+        }
+    }
+
+    fn compare(&mut self, hv: &Hypervisor) -> Result<(), String> {
+        let states = &hv.memory.states()[..];
         self.seen.resize(states.len(), Seen::default());
         self.note_unhooked(hv)?;
-        self.counts(hv, &states)?;
+        self.counts(hv, states)?;
         grant::recount::check(hv)?;
-        lists(hv, &states)?;
-        let dirty = self.free_frames(hv, &states)?;
-        self.isolation(hv, &states)?;
-        self.processors(hv, &states, &dirty)
+        lists(hv, states)?;
+        let dirty = self.free_frames(hv, states)?;
+        self.isolation(hv, states)?;
+        self.processors(hv, states, &dirty)
     }
 
     /// Notes which tables are unhooked, and looks whether a processor can get at them.
@@ -417,10 +431,8 @@ impl Recount {
                 continue;
             };
             // All that the CPU remembers is from under this root, because a change of the root is a flush.
-            let owner = state_of(states, root).and_then(|state| state.owner);
-            if let Some(owner) = owner {
-                self.roots.insert(cpu, (root, owner));
-            } else if !waits(root) {
+            let nobodys = |state: FrameState| state.owner.is_none();
+            if state_of(states, root).is_none_or(nobodys) && !waits(root) {
                 return Err(format!("CPU {cpu} has the free frame {root} as its root"));
             }
             let owner = self

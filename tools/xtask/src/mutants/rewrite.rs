@@ -1,13 +1,11 @@
 //! Rewrites a source file so that each of its checks can be made wrong, one at a time, while it runs.
 
 use anyhow::{Context, Result};
-use proc_macro2::Span;
-use std::collections::BTreeMap;
-use std::ops::Range;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{BinOp, Expr, Stmt, UnOp};
 
+use super::draft::{Draft, Rewritten, has_mutants};
 use crate::source::is_test;
 
 /// Methods whose closure answers whether.
@@ -28,14 +26,6 @@ const OF_TRUTH: [&str; 2] = ["then", "then_some"];
 /// Ways to get a frame of an owner, with their arguments.
 const GETTING: [(&str, usize); 3] = [("get", 2), ("get_typed", 3), ("get_table", 4)];
 
-/// A rewritten file.
-pub struct Rewritten {
-    /// Its text.
-    pub text: String,
-    /// What each mutant is, in order of their numbers.
-    pub mutants: Vec<String>,
-}
-
 /// A place where constants let more pass than they should: the text there, and what it becomes, in which each `#` is
 /// the number of a mutant more.
 pub struct Constant {
@@ -51,35 +41,17 @@ pub struct Constant {
 pub fn rewrite(text: &str, name: &str, first: usize, constants: &[Constant]) -> Result<Rewritten> {
     let file = syn::parse_file(text).with_context(|| format!("cannot parse {name}"))?;
     let mut rewriter = Rewriter {
-        text,
-        name,
-        first,
-        mutants: Vec::new(),
-        function: String::new(),
-        wraps: Vec::new(),
-        replaced: BTreeMap::new(),
-        known: BTreeMap::new(),
+        draft: Draft::new(text, name, first),
     };
     rewriter.visit_file(&file);
     for constant in constants.iter().filter(|it| name.ends_with(it.file)) {
         rewriter.constant(constant)?;
     }
-    Ok(Rewritten {
-        text: rewriter.render(),
-        mutants: rewriter.mutants,
-    })
+    Ok(rewriter.draft.finish())
 }
 
 struct Rewriter<'a> {
-    text: &'a str,
-    name: &'a str,
-    first: usize,
-    mutants: Vec<String>,
-    function: String,
-    wraps: Vec<(Range<usize>, String, &'static str)>,
-    replaced: BTreeMap<usize, (usize, String)>,
-    /// How often a mutant of the same words was there before.
-    known: BTreeMap<String, usize>,
+    draft: Draft<'a>,
 }
 
 /// What may be made of a condition.
@@ -140,32 +112,6 @@ fn last(expr: &Expr) -> &Expr {
 }
 
 impl Rewriter<'_> {
-    fn words(&self, range: Range<usize>) -> String {
-        let words: Vec<_> = self.text[range].split_whitespace().collect();
-        words.join(" ")
-    }
-
-    /// Enters a mutant; gives its number.
-    fn mutant(&mut self, what: &str, range: Range<usize>) -> usize {
-        let words = self.words(range);
-        let mut key = format!("{} {}: `{words}` {what}", self.name, self.function);
-        let before = self.known.entry(key.clone()).or_default();
-        *before += 1;
-        if *before > 1 {
-            key = format!("{key} ({before})");
-        }
-        self.mutants.push(key);
-        self.first + self.mutants.len() - 1
-    }
-
-    fn wrap(&mut self, span: Span, prefix: String, suffix: &'static str) {
-        self.wraps.push((span.byte_range(), prefix, suffix));
-    }
-
-    fn replace(&mut self, range: Range<usize>, text: String) {
-        self.replaced.insert(range.start, (range.end, text));
-    }
-
     fn condition(&mut self, expr: &Expr, role: Role) {
         match expr {
             Expr::Paren(it) => return self.condition(&it.expr, role),
@@ -181,16 +127,20 @@ impl Rewriter<'_> {
             let range = span.byte_range();
             let (name, id) = match role {
                 Role::Whole => {
-                    let id = self.mutant("is true", range.clone());
-                    self.mutant("is false", range);
+                    let id = self.draft.mutant("is true", range.clone());
+                    self.draft.mutant("is false", range);
                     ("condition", id)
                 }
-                Role::Needed => ("needed", self.mutant("is true", range)),
-                Role::Enough => ("enough", self.mutant("is false", range)),
+                Role::Needed => ("needed", self.draft.mutant("is true", range)),
+                Role::Enough => ("enough", self.draft.mutant("is false", range)),
                 Role::Known => ("", 0),
             };
             if id != 0 {
-                self.wrap(span, format!("crate::mutant::{name}({id}, "), ")");
+                self.draft.wrap(
+                    span.byte_range(),
+                    format!("crate::mutant::{name}({id}, "),
+                    ")",
+                );
             }
         }
         match expr {
@@ -208,9 +158,15 @@ impl Rewriter<'_> {
             }
             Expr::Binary(it) if boundary(&it.op).is_some() => {
                 let name = boundary(&it.op).unwrap_or_default();
-                let id = self.mutant("has the other boundary", span.byte_range());
-                self.wrap(span, format!("crate::mutant::{name}({id}, "), ")");
-                self.replace(it.op.span().byte_range(), ",".into());
+                let id = self
+                    .draft
+                    .mutant("has the other boundary", span.byte_range());
+                self.draft.wrap(
+                    span.byte_range(),
+                    format!("crate::mutant::{name}({id}, "),
+                    ")",
+                );
+                self.draft.replace(it.op.span().byte_range(), ",".into());
                 self.visit_expr(&it.left);
                 self.visit_expr(&it.right);
             }
@@ -220,8 +176,7 @@ impl Rewriter<'_> {
     }
 
     fn function(&mut self, name: &syn::Ident, signature: &syn::Signature, block: &syn::Block) {
-        let before = std::mem::replace(&mut self.function, name.to_string());
-        let mutants = self.mutants.len();
+        let before = self.draft.enter(name);
         let answers = matches!(&signature.output, syn::ReturnType::Type(_, kind)
             if matches!(&**kind, syn::Type::Path(path) if path.path.is_ident("bool")));
         let count = block.stmts.len();
@@ -233,82 +188,31 @@ impl Rewriter<'_> {
                 stmt => self.visit_stmt(stmt),
             }
         }
-        if let Some(token) = signature.constness
-            && self.mutants.len() > mutants
-        {
-            self.replace(token.span.byte_range(), String::new());
-        }
-        self.function = before;
+        self.draft.leave(before, signature);
     }
 
     fn constant(&mut self, constant: &Constant) -> Result<()> {
-        let at = self.text.find(constant.from);
-        let at = at.with_context(|| format!("{} has no {}", self.name, constant.from))?;
+        let at = self.draft.text.find(constant.from);
+        let at = at.with_context(|| format!("{} has no {}", self.draft.name, constant.from))?;
         let range = at..at + constant.from.len();
         let mut parts = constant.to.split('#');
         let mut text = parts.next().unwrap_or_default().to_owned();
-        self.function = "constants".into();
+        self.draft.function = "constants".into();
         for part in parts {
             let what = part.split(')').next().unwrap_or_default();
             let what = format!("lets {} pass", what.trim_start_matches(", "));
-            let id = self.mutant(&what, range.clone());
+            let id = self.draft.mutant(&what, range.clone());
             text.push_str(&id.to_string());
             text.push_str(part);
         }
-        self.replace(range, text);
+        self.draft.replace(range, text);
         Ok(())
-    }
-
-    fn render(&self) -> String {
-        // At one place what ends there comes first, the inner before the outer, and then what begins there.
-        let mut events = Vec::new();
-        for (index, (range, prefix, suffix)) in self.wraps.iter().enumerate() {
-            let length = range.len();
-            events.push((range.end, 0, length as isize, -(index as isize), *suffix));
-            events.push((
-                range.start,
-                1,
-                -(length as isize),
-                index as isize,
-                &**prefix,
-            ));
-        }
-        events.sort();
-        let mut events = events.into_iter().peekable();
-        let mut out = String::new();
-        let mut at = 0;
-        while at < self.text.len() || events.peek().is_some() {
-            while let Some((.., text)) = events.next_if(|event| event.0 == at) {
-                out.push_str(text);
-            }
-            if let Some((end, text)) = self.replaced.get(&at) {
-                out.push_str(text);
-                at = *end;
-                continue;
-            }
-            let next = events.peek().map_or(self.text.len(), |event| event.0);
-            let next = self
-                .replaced
-                .range(at + 1..)
-                .next()
-                .map_or(next, |it| next.min(*it.0));
-            out.push_str(&self.text[at..next]);
-            at = next;
-        }
-        out
     }
 }
 
 impl<'ast> Visit<'ast> for Rewriter<'_> {
     fn visit_item(&mut self, item: &'ast syn::Item) {
-        let attributes = match item {
-            syn::Item::Mod(item) => &item.attrs,
-            syn::Item::Fn(item) => &item.attrs,
-            syn::Item::Impl(item) => &item.attrs,
-            syn::Item::Const(_) | syn::Item::Static(_) | syn::Item::Macro(_) => return,
-            _ => return visit::visit_item(self, item),
-        };
-        if !is_test(attributes) {
+        if has_mutants(item) {
             visit::visit_item(self, item);
         }
     }
@@ -336,16 +240,13 @@ impl<'ast> Visit<'ast> for Rewriter<'_> {
             }
         {
             let range = expr.span().byte_range();
-            let words = self.words(range.clone());
+            let words = self.draft.words(range.clone());
             // The compiler wants to know where a lock is held.
             if !words.ends_with(".lock()") && !words.starts_with("drop(l") {
-                let id = self.mutant("is left out", range.clone());
-                let wrap = (
-                    range.start..end.span.byte_range().end,
-                    format!("if crate::mutant::keep({id}) {{ "),
-                    " }",
-                );
-                self.wraps.push(wrap);
+                let id = self.draft.mutant("is left out", range.clone());
+                let range = range.start..end.span.byte_range().end;
+                let keep = format!("if crate::mutant::keep({id}) {{ ");
+                self.draft.wrap(range, keep, " }");
             }
         }
         visit::visit_stmt(self, stmt);
@@ -397,14 +298,17 @@ impl<'ast> Visit<'ast> for Rewriter<'_> {
         } else {
             self.visit_expr(&call.receiver);
         }
-        let receiver = self.words(call.receiver.span().byte_range());
+        let receiver = self.draft.words(call.receiver.span().byte_range());
         let gets = GETTING.contains(&(&*method, call.args.len()))
             && (receiver == "self" || receiver.ends_with("memory"));
         if gets {
-            let id = self.mutant("takes anybody's", call.span().byte_range());
+            let id = self
+                .draft
+                .mutant("takes anybody's", call.span().byte_range());
             let name = call.method.span().byte_range();
             let open = call.paren_token.span.open().byte_range();
-            self.replace(name.start..open.end, format!("{method}_mutant({id}, "));
+            self.draft
+                .replace(name.start..open.end, format!("{method}_mutant({id}, "));
         }
         for argument in &call.args {
             match argument {

@@ -7,8 +7,9 @@
 //! short sequence and printed as a test.
 //!
 //! `SEARCH_STEPS` says how many steps are tried, where it is not 50,000 or, with `CI` set, a million; `SEARCH_SEED`
-//! where the random numbers begin. Each seed gives the same steps every time. With `SEARCH_SHRINK=no` what fails is left
-//! as long as it is.
+//! where the random numbers begin. Each seed gives the same steps every time. They come in sequences of 500, each on a new
+//! host; `SEARCH_SEQUENCES` has the numbers of those to be tried, with commas, if not all are. With `SEARCH_SHRINK=no`
+//! what fails is left as long as it is.
 
 mod dice;
 mod grants;

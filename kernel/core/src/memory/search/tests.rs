@@ -3,9 +3,10 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use std::panic;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::string::String;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::vec::Vec;
-use std::{env, println, thread, vec};
+use std::{env, format, println, thread, vec};
 
 use super::dice::Dice;
 use super::{SEQUENCE, Step, attempt, shrink, try_choices};
@@ -34,19 +35,23 @@ fn no_sequence_of_hypercalls_breaks_isolation_or_a_count() {
     };
     let steps = number_from("SEARCH_STEPS").unwrap_or(steps);
     let seed = number_from("SEARCH_SEED").unwrap_or(0);
-    let sequences = steps.div_ceil(SEQUENCE);
-    let next = AtomicU64::new(0);
+    let sequences: Vec<u64> = match env::var("SEARCH_SEQUENCES") {
+        Ok(list) => list
+            .split(',')
+            .map(|number| number.parse().expect("a number"))
+            .collect(),
+        Err(_) => (0..steps.div_ceil(SEQUENCE)).collect(),
+    };
+    let next = AtomicUsize::new(0);
     let search = || {
         loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= sequences {
-                return None;
-            }
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let number = *sequences.get(at)?;
             let mut dice = Dice::Seed(seed.wrapping_add(number) << 32);
             let steps: Vec<_> = (0..SEQUENCE).map(|_| dice.step()).collect();
-            if let Err((done, _)) = attempt(&mut steps.iter().cloned()) {
-                next.store(sequences, Ordering::Relaxed);
-                let tried = number * SEQUENCE + done as u64;
+            if let Err((done, _)) = attempt_as(number, &steps) {
+                next.store(sequences.len(), Ordering::Relaxed);
+                let tried = at as u64 * SEQUENCE + done as u64;
                 let steps = &steps[..done];
                 let short = env::var_os("SEARCH_SHRINK").is_none_or(|it| it != "no");
                 let steps = if short {
@@ -58,7 +63,10 @@ fn no_sequence_of_hypercalls_breaks_isolation_or_a_count() {
             }
         }
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = match number_from("RUST_TEST_THREADS") {
+        Some(threads) => threads as usize,
+        None => thread::available_parallelism().map_or(1, usize::from),
+    };
     let found = quietly(|| {
         thread::scope(|scope| {
             let threads: Vec<_> = (0..threads)
@@ -81,15 +89,26 @@ fn no_sequence_of_hypercalls_breaks_isolation_or_a_count() {
     }
 }
 
-/// Name of the threads that search.
+/// Name of the threads that search, with the number of a sequence behind it where they carry one out.
 const NAME: &str = "search";
+
+/// Carries out a sequence on a thread that has its number in its name.
+fn attempt_as(number: u64, steps: &[Step]) -> Result<(), (usize, String)> {
+    let name = format!("{NAME} {number}");
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name(name);
+        let thread = thread.spawn_scoped(scope, || attempt(&mut steps.iter().cloned()));
+        thread.expect("a thread").join().expect("an answer")
+    })
+}
 
 /// Works without a word, and a backtrace, of the panics of threads that search: to shrink a sequence takes hundreds.
 fn quietly<R>(work: impl FnOnce() -> R) -> R {
     let loud = Arc::new(panic::take_hook());
     let hook = loud.clone();
     panic::set_hook(Box::new(move |info| {
-        if thread::current().name() != Some(NAME) {
+        let searches = |name: &str| name.starts_with(NAME);
+        if !thread::current().name().is_some_and(searches) {
             hook(info);
         }
     }));

@@ -282,11 +282,14 @@ impl World {
     /// # Errors
     /// What a guest did to the memory of others, in words.
     pub(super) fn carry_out(&mut self, step: &Step) -> Result<(), String> {
+        let actor = step.caller();
+        if actor == IDS[0] || !step.is_a_guests() {
+            self.perform(step);
+            return Ok(());
+        }
         let before = self.contents();
         self.perform(step);
-        let actor = step.caller();
-        let guest = self.host.hv.domain(actor).ok();
-        let Some(guest) = guest.filter(|it| !it.privileged && step.is_a_guests()) else {
+        let Ok(guest) = self.host.hv.domain(actor) else {
             return Ok(());
         };
         for (number, (before, now)) in before.into_iter().zip(self.contents()).enumerate() {
