@@ -12,6 +12,8 @@ use std::process::Stdio;
 pub enum Target {
     /// Hypercalls that touch memory, with everything recounted behind each
     Dispatch,
+    /// Instructions that store to page tables, carried out as the processor does it
+    StoreDecoder,
     /// XenStore's messages, from guests and to them
     StoreWire,
     /// A guest that writes what it likes to its XenStore ring, beside one that does not
@@ -36,6 +38,7 @@ pub struct Options {
 pub fn run(workspace: &Workspace, consent: Consent, options: &Options) -> Result<()> {
     let name = match options.target {
         Target::Dispatch => "dispatch",
+        Target::StoreDecoder => "store_decoder",
         Target::StoreWire => "store_wire",
         Target::StoreRing => "store_ring",
         Target::BlockFront => "block_front",

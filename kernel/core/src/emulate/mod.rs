@@ -17,6 +17,8 @@ mod system;
 pub mod unhook;
 
 pub use page_table::store_to_page_table;
+#[cfg(fuzzing)]
+pub use store::try_store;
 
 use hv_machine::{IoWidth, Platform};
 use hypercall_abi::arch_x86::{CpuUserRegs, XEN_EMULATE_PREFIX};

@@ -294,3 +294,14 @@ impl Store {
 fn pair(high: u64, low: u64) -> u64 {
     high << 32 | low & u64::from(u32::MAX)
 }
+
+/// Carries out the store that begins `code` on registers and on a word of 8 bytes, of which it changes the first: for
+/// a fuzzer. How many bytes it changes, and what they are then; none where it is no store that is carried out.
+#[cfg(fuzzing)]
+pub fn try_store(code: &[u8], regs: &mut CpuUserRegs, word: u64) -> Option<(usize, u64)> {
+    let store = decode(code)?;
+    let effect = store.apply(regs, word & store.width.mask());
+    store.finish(regs, &effect);
+    regs.rip += u64::from(store.length);
+    Some((store.width.bits() as usize / 8, effect.value))
+}
