@@ -81,12 +81,23 @@ fn middle(mut numbers: Vec<f64>) -> f64 {
 #[test]
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn a_guest_that_floods_the_store_slows_others_by_less_than_twice() {
-    const ROUNDS: usize = 9;
+    const TURNS: usize = 4;
+    const ROUNDS: usize = 5;
+    // What it does, and the line that it prints when it does it.
+    const FLOODS: [(&str, &str); 3] = [
+        ("transactions", "transactions open"),
+        ("watches", "watches set"),
+        ("requests", "requests done"),
+    ];
     let host = TestHost::boot();
     let config = dist("guests/storeflood.cfg");
-    let create = format!("create {} name='honest' extra='measure'", config.display());
-    host.xl(&create).ok();
-    let honest = host.start_xl("console honest");
+    let create = |name: &str, does: &str| {
+        let config = config.display();
+        host.xl(&format!("create {config} name='{name}' extra='{does}'"))
+            .ok();
+        host.start_xl(&format!("console {name}"))
+    };
+    let honest = create("honest", "measure");
     let measure = || {
         let before = medians(&honest.text()).len();
         wait_for("measurements", || {
@@ -95,13 +106,23 @@ fn a_guest_that_floods_the_store_slows_others_by_less_than_twice() {
             (times.len() > before + ROUNDS).then(|| middle(times[before + 1..].to_vec()))
         })
     };
-    let alone = measure();
-    host.xl(&format!("create {} name='hostile'", config.display()))
-        .ok();
-    let hostile = host.start_xl("console hostile");
-    hostile.expect_line("requests done");
-    let flooded = measure();
-    assert!(flooded < 2.0 * alone, "{alone} us became {flooded} us");
+    for (flood, sign) in FLOODS {
+        create("hostile", flood).expect_line(sign);
+        // By turns, and the best counts: what else this machine does comes and goes.
+        let [mut alone, mut flooded] = [f64::INFINITY; 2];
+        for _ in 0..TURNS {
+            flooded = measure().min(flooded);
+            host.xl("pause hostile").ok();
+            alone = measure().min(alone);
+            host.xl("unpause hostile").ok();
+        }
+        host.xl("destroy hostile").ok();
+        println!("{flood}: {alone} us became {flooded} us");
+        assert!(
+            flooded < 2.0 * alone,
+            "{flood}: {alone} us became {flooded} us"
+        );
+    }
 }
 
 #[test]

@@ -38,13 +38,24 @@ async fn main() {
         }
     };
     spawn(control::obey(async |_| ())).detach();
-    let measures = boot::command_line()
-        .split(' ')
-        .any(|word| word == "measure");
-    if measures {
+    let asked = |word| boot::command_line().split(' ').any(|it| it == word);
+    if asked("measure") {
         measure(store).await;
+    } else if asked("transactions") {
+        loop {
+            open_transactions(&store).await;
+        }
+    } else if asked("watches") {
+        let mut watches = Vec::new();
+        loop {
+            watches.extend(set_watches(&store).await);
+        }
+    } else if asked("requests") {
+        make_requests(store).await;
     } else {
-        flood(store).await;
+        open_transactions(&store).await;
+        let _watches = set_watches(&store).await;
+        make_requests(store).await;
     }
 }
 
@@ -95,9 +106,8 @@ impl Count {
     }
 }
 
-async fn flood(store: Store) {
-    open_transactions(&store).await;
-    let _watches = set_watches(&store).await;
+/// Writes nodes and lists them, as fast as the store answers.
+async fn make_requests(store: Store) {
     let requests = Rc::new(Count::default());
     for task in 0..TASKS {
         spawn(write_on(store.clone(), task, requests.clone())).detach();
