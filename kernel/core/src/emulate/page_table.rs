@@ -56,7 +56,7 @@ pub fn store_to_page_table(cx: &mut Current<'_>, va: u64, error_code: u32) -> bo
         let effect = store.apply(&cx.state.context.regs, (old & mask) >> shift);
         let new = Pte(old & !mask | effect.value << shift & mask);
         match memory.compare_exchange_entry(table, index, Pte(old), new, cx.domain.id) {
-            Ok(true) => {
+            Some(true) => {
                 cx.hv.count(Counter::TableStores);
                 store.finish(&mut cx.state.context.regs, &effect);
                 if cx.hv.options.unhook {
@@ -66,8 +66,8 @@ pub fn store_to_page_table(cx: &mut Current<'_>, va: u64, error_code: u32) -> bo
                 return true;
             }
             // Another vCPU, or the processor's accessed and dirty bits, came first.
-            Ok(false) => {}
-            Err(_) => return false,
+            Some(false) => {}
+            None => return false,
         }
     }
 }

@@ -140,7 +140,7 @@ fn acquire<'h>(
 ) -> Result<End<'h>, Status> {
     let hold = |mfn: Mfn, owner: Domid, missing: Status| {
         let frame = cx.hv.memory.get(mfn, owner).ok_or(missing)?;
-        Held::new(frame, write).map_err(|_| GNTST_GENERAL_ERROR)
+        Held::new(frame, write).ok_or(GNTST_GENERAL_ERROR)
     };
     if !name.granted {
         return Ok(End {

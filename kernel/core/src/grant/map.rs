@@ -35,7 +35,7 @@ fn try_map(cx: &Current<'_>, op: &GnttabMapGrantRef) -> Result<(GrantHandle, Mfn
     let handle = {
         let mut mappings = grants.mappings.lock();
         let reserved = mappings.reserve(cx.hv, grants.limits.max_maptrack_frames);
-        reserved.map_err(|_| GNTST_NO_SPACE)?
+        reserved.ok_or(GNTST_NO_SPACE)?
     };
     match map_reserved(cx, &granter, op, uses) {
         Ok((pin, mfn)) => {
@@ -68,7 +68,7 @@ fn map_reserved<'h>(
     let mfn = frame_of(pinned.target).ok_or(GNTST_GENERAL_ERROR)?;
     let hold = |missing: Status| {
         let frame = memory.get(mfn, granter.id).ok_or(missing)?;
-        Held::new(frame, uses.write).map_err(|_| GNTST_GENERAL_ERROR)
+        Held::new(frame, uses.write).ok_or(GNTST_GENERAL_ERROR)
     };
     // What a grant in use was of may have gone since.
     let missing = match pinned.first {

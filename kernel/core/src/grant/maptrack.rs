@@ -3,7 +3,6 @@
 use alloc::sync::Weak;
 use alloc::vec::Vec;
 
-use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{GrantHandle, GrantRef, Mfn};
 
 use super::active::Uses;
@@ -61,40 +60,35 @@ impl MapTrack {
         frame.get_mut(handle % IN_FRAME)
     }
 
-    /// A handle for a mapping that is to be made.
-    ///
-    /// # Errors
-    /// `ENOMEM` where there is no room within `most` frames.
-    pub(super) fn reserve(&mut self, hv: &Hypervisor, most: u32) -> Result<GrantHandle, Errno> {
+    /// A handle for a mapping that is to be made; `None` where there is no room within `most` frames.
+    pub(super) fn reserve(&mut self, hv: &Hypervisor, most: u32) -> Option<GrantHandle> {
         if self.free.is_none() {
             self.grow(hv, most)?;
         }
-        let handle = self.free.ok_or(Errno::ENOMEM)?;
-        let slot = self.slot(handle).ok_or(Errno::ENOMEM)?;
+        let handle = self.free?;
+        let slot = self.slot(handle)?;
         if let Slot::Free(next) = core::mem::replace(slot, Slot::Reserved) {
             self.free = next;
         }
-        Ok(GrantHandle(handle))
+        Some(GrantHandle(handle))
     }
 
-    fn grow(&mut self, hv: &Hypervisor, most: u32) -> Result<(), Errno> {
+    fn grow(&mut self, hv: &Hypervisor, most: u32) -> Option<()> {
         let first = self.frames.len() * IN_FRAME;
         if self.frames.len() >= most as usize {
-            return Err(Errno::ENOMEM);
+            return None;
         }
         // The list of frames may have to move.
         let bytes = IN_FRAME * size_of::<Slot>() + 2 * size_of_val(self.frames.as_slice());
-        hv.reserve_heap(bytes + 1024)?;
+        hv.reserve_heap(bytes + 1024).ok()?;
         let mut slots = Vec::new();
-        slots
-            .try_reserve_exact(IN_FRAME)
-            .map_err(|_| Errno::ENOMEM)?;
-        self.frames.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        slots.try_reserve_exact(IN_FRAME).ok()?;
+        self.frames.try_reserve(1).ok()?;
         let next = |index: usize| (index + 1 < IN_FRAME).then_some((first + index + 1) as u32);
         slots.extend((0..IN_FRAME).map(|index| Slot::Free(next(index))));
         self.frames.push(slots);
         self.free = Some(first as u32);
-        Ok(())
+        Some(())
     }
 
     /// Puts a mapping where room was reserved for it.

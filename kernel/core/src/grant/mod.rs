@@ -96,7 +96,8 @@ impl GrantTable {
     /// # Errors
     /// `ENOMEM`.
     pub fn open(&self, hv: &Hypervisor, owner: &Owner) -> Result<(), Errno> {
-        self.table.lock().grow(hv, owner, &self.limits, 0)
+        let grown = self.table.lock().grow(hv, owner, &self.limits, 0);
+        grown.ok_or(Errno::ENOMEM)
     }
 
     /// Whether a frame is one of the table's: the domain's to use, but not to give up.
@@ -118,7 +119,7 @@ impl GrantTable {
     ) -> Result<Vec<Mfn>, Errno> {
         let mut table = self.table.lock();
         let grown = table.grow(hv, owner, &self.limits, wanted);
-        grown.map_err(|_| Errno::EINVAL)?;
+        grown.ok_or(Errno::EINVAL)?;
         Ok(table.frames().into())
     }
 
@@ -139,7 +140,7 @@ impl GrantTable {
         let frames = table::entry_frames(wanted);
         if frames > table.frames().len() {
             let grown = table.grow(hv, owner, &self.limits, frames);
-            grown.map_err(|_| Errno::EINVAL)?;
+            grown.ok_or(Errno::EINVAL)?;
         }
         Ok(table.statuses().into())
     }

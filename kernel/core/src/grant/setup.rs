@@ -69,7 +69,7 @@ pub(super) fn setup_table(cx: &Current<'_>, at: u64, count: u32) -> HypercallRes
         let wanted = op.nr_frames as usize;
         table
             .grow(cx.hv, &domain.owner, &domain.grants.limits, wanted)
-            .map_err(|_| GNTST_GENERAL_ERROR)?;
+            .ok_or(GNTST_GENERAL_ERROR)?;
         tell(cx, list, table.frames().get(..wanted).unwrap_or_default())
     };
     let status_at = offset_of!(GnttabSetupTable, status) as u64;
@@ -212,10 +212,11 @@ fn flush_cache(cx: &Current<'_>, op: &GnttabCacheFlush, start: u32) -> Result<Op
     if !memory.is_ram(mfn) {
         return Err(Errno::EINVAL);
     }
-    let _frame = memory.get_any(mfn).ok_or(Errno::EPERM)?;
-    let owner = memory.owner_of(mfn).ok_or(Errno::EPERM)?;
-    if owner != cx.domain.id {
-        let domain = cx.hv.domain(owner).map_err(|_| Errno::EPERM)?;
+    let frame = memory.get_any(mfn);
+    let owner = frame.as_ref().and_then(|it| memory.owner_of(it.mfn()));
+    let domain = owner.and_then(|id| cx.hv.domain(id).ok());
+    let domain = domain.ok_or(Errno::EPERM)?;
+    if domain.id != cx.domain.id {
         let table = domain.grants.table.lock();
         let mut looked = table
             .active_from(start)

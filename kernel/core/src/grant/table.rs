@@ -92,18 +92,22 @@ impl Table {
         if self.closed {
             return Err(GNTST_BAD_DOMAIN);
         }
+        self.find(reference).ok_or(GNTST_BAD_GNTREF)
+    }
+
+    fn find(&self, reference: GrantRef) -> Option<Place> {
         let (index, in_frame) = (reference.0 as usize, self.entries_in_frame());
-        let frame = self.frames.get(index / in_frame).ok_or(GNTST_BAD_GNTREF)?;
+        let frame = self.frames.get(index / in_frame)?;
         let status = match self.version {
             1 => None,
             _ => {
-                let frame = self.statuses.get(index / STATUSES);
+                let frame = self.statuses.get(index / STATUSES)?;
                 let place = index % STATUSES;
                 let shift = 16 * (place as u32 % 4);
-                Some((*frame.ok_or(GNTST_BAD_GNTREF)?, place / 4, shift))
+                Some((*frame, place / 4, shift))
             }
         };
-        Ok(Place {
+        Some(Place {
             frame: *frame,
             word: index % in_frame * (V1_ENTRIES / in_frame),
             status,
@@ -173,46 +177,43 @@ impl Table {
         }
     }
 
-    /// Gives it `wanted` frames, within its limit, if it has less.
-    ///
-    /// # Errors
-    /// `EINVAL` beyond the limit and for a domain that is being taken apart, `ENOMEM`; nothing is changed then.
+    /// Gives it `wanted` frames, if it has less. `None`, with nothing changed, where that is beyond its limit, the domain
+    /// is being taken apart, or there is no memory.
+    #[must_use]
     pub(super) fn grow(
         &mut self,
         hv: &Hypervisor,
         owner: &Owner,
         limits: &Limits,
         wanted: usize,
-    ) -> Result<(), Errno> {
+    ) -> Option<()> {
         if self.closed || wanted > limits.max_frames as usize {
-            return Err(Errno::EINVAL);
+            return None;
         }
         let wanted = wanted.max(FIRST_FRAMES).max(self.frames.len());
         let mut new = Vec::new();
         let more = wanted - self.frames.len();
-        hv.reserve_heap(more.saturating_mul(HEAP_PER_FRAME))?;
+        hv.reserve_heap(more.saturating_mul(HEAP_PER_FRAME)).ok()?;
         for _ in 0..more {
             let mut chunk = Vec::new();
-            chunk
-                .try_reserve_exact(V1_ENTRIES)
-                .map_err(|_| Errno::ENOMEM)?;
+            chunk.try_reserve_exact(V1_ENTRIES).ok()?;
             chunk.resize(V1_ENTRIES, Active::NONE);
-            new.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            new.try_reserve(1).ok()?;
             new.push(chunk);
         }
         let statuses = match self.version {
             1 => Vec::new(),
             _ => share(hv, owner, self.statuses.len()..status_frames(wanted))?,
         };
-        let frames = share(hv, owner, self.frames.len()..wanted).inspect_err(|_| {
-            statuses
-                .iter()
-                .for_each(|&mfn| hv.memory.release_shared(mfn))
-        })?;
+        let Some(frames) = share(hv, owner, self.frames.len()..wanted) else {
+            let release = |&mfn: &Mfn| hv.memory.release_shared(mfn);
+            statuses.iter().for_each(release);
+            return None;
+        };
         self.statuses.extend(statuses);
         self.frames.extend(frames);
         self.active.extend(new);
-        Ok(())
+        Some(())
     }
 
     /// Gives its frames back, and grants no more.
@@ -241,7 +242,9 @@ impl Table {
         let machine = &hv.machine;
         let mut kept = [(Entry::default(), 0); GNTTAB_NR_RESERVED_ENTRIES as usize];
         for (number, kept) in (0..).zip(&mut kept) {
-            let place = self.place(GrantRef(number)).map_err(|_| Errno::EINVAL)?;
+            let Ok(place) = self.place(GrantRef(number)) else {
+                continue;
+            };
             let entry = place.read(machine);
             let next = match self.version {
                 1 => in_version_2(entry),
@@ -252,7 +255,8 @@ impl Table {
         if version == 1 {
             self.drop_statuses(hv, owner)?;
         } else {
-            self.statuses = share(hv, owner, 0..status_frames(self.frames.len()))?;
+            let statuses = share(hv, owner, 0..status_frames(self.frames.len()));
+            self.statuses = statuses.ok_or(Errno::ENOMEM)?;
         }
         self.version = version;
         for &mfn in &self.frames {
@@ -275,7 +279,9 @@ impl Table {
         while let Some(&mfn) = self.statuses.last() {
             if let Err(errno) = hv.memory.release_unused_shared(mfn) {
                 let missing = status_frames(self.frames.len()) - self.statuses.len();
-                self.statuses.extend(share(hv, owner, 0..missing)?);
+                // Should others have taken what was given back, entries without a status can grant nothing.
+                let again = share(hv, owner, 0..missing);
+                self.statuses.extend(again.unwrap_or_default());
                 return Err(errno);
             }
             self.statuses.pop();
@@ -306,26 +312,20 @@ impl Table {
     }
 }
 
-/// New pages of a domain's, for the hypervisor's use and its own.
-fn share(
-    hv: &Hypervisor,
-    owner: &Owner,
-    numbers: core::ops::Range<usize>,
-) -> Result<Vec<Mfn>, Errno> {
+/// New pages of a domain's, for the hypervisor's use and its own; `None` where there is no memory.
+fn share(hv: &Hypervisor, owner: &Owner, numbers: core::ops::Range<usize>) -> Option<Vec<Mfn>> {
     let mut frames = Vec::new();
-    frames
-        .try_reserve_exact(numbers.len())
-        .map_err(|_| Errno::ENOMEM)?;
+    frames.try_reserve_exact(numbers.len()).ok()?;
     for _ in numbers {
         match hv.memory.allocate_shared(owner) {
             Ok(mfn) => frames.push(mfn),
-            Err(errno) => {
+            Err(_) => {
                 frames.iter().for_each(|&mfn| hv.memory.release_shared(mfn));
-                return Err(errno);
+                return None;
             }
         }
     }
-    Ok(frames)
+    Some(frames)
 }
 
 /// An entry of version 1 as one of version 2.

@@ -27,7 +27,7 @@ pub(super) fn transfer_all(cx: &Current<'_>, batch: &Batch) -> HypercallResult {
 fn transfer(cx: &Current<'_>, op: &GnttabTransfer) -> Result<(), Status> {
     let (memory, machine) = (&cx.hv.memory, cx.machine());
     let frame = memory.get(op.mfn, cx.domain.id).ok_or(GNTST_BAD_PAGE)?;
-    let frame = memory.take_away(frame).map_err(|_| GNTST_BAD_PAGE)?;
+    let frame = memory.take_away(frame).ok_or(GNTST_BAD_PAGE)?;
     let receiver = cx.hv.domain(op.domid).map_err(|_| GNTST_BAD_DOMAIN)?;
     // An entry of version 1 can name every frame: their numbers have no more than 32 bits.
     if receiver.owner.is_full() {
@@ -40,7 +40,7 @@ fn transfer(cx: &Current<'_>, op: &GnttabTransfer) -> Result<(), Status> {
         return Err(GNTST_GENERAL_ERROR);
     }
     let given = memory.give(frame, &receiver.owner);
-    let mfn = given.map_err(|_| GNTST_GENERAL_ERROR)?;
+    let mfn = given.ok_or(GNTST_GENERAL_ERROR)?;
     machine.set_m2p(mfn, place.complete(machine, mfn));
     Ok(())
 }

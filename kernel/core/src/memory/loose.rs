@@ -6,7 +6,6 @@
 //! whoever gets it says when they are given back: behind a flush, for one.
 
 use hv_machine::Platform;
-use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
 
 use super::{FrameRef, FrameType, L1Slot, Level, Memory, Pte, TypedRef};
@@ -28,15 +27,13 @@ pub struct LooseEntry<'m> {
 }
 
 impl<'m> Held<'m> {
-    /// Of a referenced frame.
-    ///
-    /// # Errors
-    /// `EINVAL` where it is to be written and is in use as something else.
-    pub fn new(frame: FrameRef<'m>, write: bool) -> Result<Self, Errno> {
-        match write {
-            false => Ok(Self::Readable(frame)),
-            true => frame.with_type(FrameType::Writable).map(Self::Writable),
+    /// Of a referenced frame; `None` where it is to be written and is in use as something else.
+    pub fn new(frame: FrameRef<'m>, write: bool) -> Option<Self> {
+        if !write {
+            return Some(Self::Readable(frame));
         }
+        let writable = frame.with_type(FrameType::Writable).ok()?;
+        Some(Self::Writable(writable))
     }
 
     /// The frame.

@@ -166,13 +166,13 @@ impl Memory {
         self.acquire_page(entry, table, frame_owner)
     }
 
-    /// As [`Self::acquire`], for a present entry of an L1 table with flags that it may have, adjusted.
+    /// As [`Self::acquire`], for a present entry of an L1 table, adjusted.
     #[inline]
     fn acquire_page(&self, entry: Pte, table: Mfn, frame_owner: Domid) -> Result<Pte, Errno> {
         let mfn = entry.mfn();
-        if self.frame(mfn).is_none() {
+        let Some(frame) = self.frame(mfn) else {
             return self.acquire_io(entry, table, frame_owner);
-        }
+        };
         if entry.0 & Pte::CACHE != 0
             && !self
                 .owner(self.holder(table))
@@ -180,7 +180,7 @@ impl Memory {
         {
             return Err(Errno::EINVAL);
         }
-        self.get_page(mfn, frame_owner, entry.writable())?;
+        self.get_page(mfn, frame, frame_owner, entry.writable())?;
         // RAM is always cached write-back: a second memory type for the same frame is a hazard on real hardware.
         Ok(Pte(entry.0 & !Pte::CACHE))
     }
@@ -302,9 +302,8 @@ impl Memory {
         let mut old = Pte(self.machine.load_u64(table, index));
         let mut next = entry;
         if entry.present() {
-            if !entry.flags_allowed(LEVEL) {
-                return Err(Errno::EINVAL);
-            }
+            // It may have all flags.
+            const { assert!(Pte(u64::MAX).flags_allowed(LEVEL)) };
             next = entry.adjusted(LEVEL);
             if let Some(next) = self.keeps_counts(old, entry, LEVEL)
                 && let Some(old) = self.store_entry(table, index, old, next, preserve)
@@ -326,10 +325,7 @@ impl Memory {
     }
 
     /// Writes entry `index` of an L1 table that the caller holds as such, if it is `expected` to the bit; whether it
-    /// was.
-    ///
-    /// # Errors
-    /// As [`Self::update_entry`].
+    /// was. `None` for an entry that [`Self::update_entry`] refuses.
     pub fn compare_exchange_entry(
         &self,
         table: Mfn,
@@ -337,15 +333,16 @@ impl Memory {
         expected: Pte,
         entry: Pte,
         frame_owner: Domid,
-    ) -> Result<bool, Errno> {
-        let next = self.acquire(entry, table, Level::L1, frame_owner, &mut || false)?;
+    ) -> Option<bool> {
+        let next = self.acquire(entry, table, Level::L1, frame_owner, &mut || false);
+        let next = next.ok()?;
         let exchanged = self
             .machine
             .compare_exchange_u64(table, index, expected.0, next.0)
             .is_ok();
         let released = if exchanged { expected } else { next };
         self.release(released, table, Level::L1);
-        Ok(exchanged)
+        Some(exchanged)
     }
 
     /// Replaces `old` (with whatever accessed and dirty bits the processor has set meanwhile) by `new`; returns

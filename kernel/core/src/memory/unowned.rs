@@ -23,37 +23,30 @@ impl Drop for Unowned<'_> {
 }
 
 impl Memory {
-    /// Takes a frame away from its owner, for whom no processor remembers it then.
-    ///
-    /// # Errors
-    /// `EINVAL` where the owner gave it up, or anybody but the caller refers to it.
-    pub fn take_away(&self, reference: FrameRef<'_>) -> Result<Unowned<'_>, Errno> {
+    /// Takes a frame away from its owner, for whom no processor remembers it then; `None` where the owner gave it up, or
+    /// anybody but the caller refers to it.
+    pub fn take_away(&self, reference: FrameRef<'_>) -> Option<Unowned<'_>> {
         let mfn = reference.mfn();
-        let frame = self.seize(mfn).ok_or(Errno::EINVAL)?;
+        let frame = self.seize(mfn)?;
         let _ = reference.into_bits();
         self.machine.set_m2p(mfn, u64::MAX);
         // Of those who read it nobody noted when they let go of it.
         self.note_last_use(frame);
         self.flush_since(self.last_use(frame));
-        Ok(Unowned { memory: self, mfn })
+        Some(Unowned { memory: self, mfn })
     }
 
-    /// Makes a frame an owner's, within its limit; which it is.
-    ///
-    /// # Errors
-    /// `ENOMEM` where the owner has as many as it may, `EINVAL` for one that gets no more. The frame is freed then.
-    pub fn give(&self, frame: Unowned<'_>, owner: &Owner) -> Result<Mfn, Errno> {
+    /// Makes a frame an owner's; which it is. `None` where the owner has as many as it may, or gets no more: the frame is
+    /// freed then.
+    pub fn give(&self, frame: Unowned<'_>, owner: &Owner) -> Option<Mfn> {
         let _claimed = self.claimed.lock();
-        if owner.is_closed() {
-            return Err(Errno::EINVAL);
-        }
-        if owner.is_full() {
-            return Err(Errno::ENOMEM);
+        if owner.is_closed() || owner.is_full() {
+            return None;
         }
         let mfn = frame.mfn;
         core::mem::forget(frame);
         self.assign(mfn, 1, owner);
-        Ok(mfn)
+        Some(mfn)
     }
 
     /// As [`Self::release_shared`], where no guest has a mapping of the frame.

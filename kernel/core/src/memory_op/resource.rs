@@ -57,8 +57,7 @@ pub(super) fn acquire(cx: &Current<'_>, start: u64, argument: u64) -> HypercallR
         XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED => grants.entry_frames(cx.hv, owner, end)?,
         _ => grants.status_frames(cx.hv, owner, end)?,
     };
-    let from = wanted.frame as usize;
-    let frames = frames.get(from..end).ok_or(Errno::EINVAL)?;
+    let frames = frames.iter().take(end).skip(wanted.frame as usize);
     for (index, mfn) in (0..).zip(frames) {
         cx.write_element(wanted.frame_list.address(), index, &mfn.0)?;
     }

@@ -366,12 +366,24 @@ fn no_memory_for_a_domain_is_told() {
     let host = Host::new();
     let owner = host.domain(DOMU).owner.clone();
     owner.set_max_frames(u64::MAX);
-    while host.hv.memory.allocate(&owner, 0, u64::MAX).is_ok() {}
-    assert_eq!(
-        create(&host, Domid(0), &wish()).0,
-        Errno::ENOMEM.to_return()
-    );
-    assert_eq!(host.hv.domains.read().len(), 2);
+    let memory = &host.hv.memory;
+    let frame = || memory.allocate(&owner, 0, u64::MAX).ok();
+    let taken: Vec<_> = std::iter::from_fn(frame).collect();
+    let mut refused = 0;
+    for mfn in taken {
+        let free = memory.free_frames();
+        let (result, _) = create(&host, Domid(0), &wish());
+        if result == 0 {
+            break;
+        }
+        assert_eq!(result, Errno::ENOMEM.to_return());
+        assert_eq!(memory.free_frames(), free);
+        assert_eq!(host.hv.domains.read().len(), 2);
+        refused += 1;
+        assert!(memory.release_allocation(memory.get(mfn, DOMU).expect("its own")));
+    }
+    assert!(refused > 1, "it takes frames of several kinds");
+    assert_eq!(host.hv.domains.read().len(), 3);
 }
 
 #[test]

@@ -440,6 +440,14 @@ fn the_compatible_form_carries_command_and_struct_in_one() {
     );
     let op: EvtchnOp = host.get(DOMU, at);
     assert_eq!(op.u.get::<EvtchnBindIpi>().port, Port(1));
+    let u = hypercall_abi::types::Union::new(&EvtchnBindIpi {
+        vcpu: 99,
+        port: Port(0),
+    });
+    let cmd = EVTCHNOP_BIND_IPI;
+    let at = host.put(DOMU, &EvtchnOp { cmd, u });
+    let result = host.hypercall(DOMU, HYPERVISOR_EVENT_CHANNEL_OP_COMPAT, &[at]);
+    assert_eq!(result, Errno::ENOENT.to_return());
     let at = host.put(
         DOMU,
         &EvtchnOp {

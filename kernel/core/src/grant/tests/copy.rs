@@ -253,12 +253,12 @@ fn a_grant_of_a_grant_is_one_of_what_that_grants() {
         GNTST_GENERAL_ERROR
     );
     // Nobody there, nothing there, not for us, and the way back.
-    for (domid, reference) in [
-        (99, 12),
-        (DOM0.0, 13),
-        (DOM0.0, 9999),
-        (DOMU.0, 12),
-        (DOMU.0, 8),
+    for (domid, reference, refusal) in [
+        (99, 12, GNTST_GENERAL_ERROR),
+        (DOM0.0, 13, GNTST_GENERAL_ERROR),
+        (DOM0.0, 9999, GNTST_BAD_GNTREF),
+        (DOMU.0, 12, GNTST_GENERAL_ERROR),
+        (DOMU.0, 8, GNTST_GENERAL_ERROR),
     ] {
         grant_v2(
             &host,
@@ -268,11 +268,29 @@ fn a_grant_of_a_grant_is_one_of_what_that_grants() {
             reference,
         );
         let status = copy(&host, to_own(of_grant(DOMU, 9, 0), own, 8));
-        assert!(status < 0, "{domid} {reference}: {status}");
+        assert_eq!(status, refusal, "{domid} {reference}");
         let statuses = crate::grant::recount::frames(&host.domain(DOMU))[1];
         assert_eq!(host.hv.machine.load_u64(statuses, 2), 0, "no mark is left");
     }
     assert_eq!(flags_of(&host, DOM0, 12), GTF_PERMIT_ACCESS | GTF_READONLY);
+    // A grant of a grant goes no further.
+    grant_v2(
+        &host,
+        DOMU,
+        9,
+        first_word(GTF_TRANSITIVE, OTHER, DOM0.0, 0),
+        12,
+    );
+    grant_v2(
+        &host,
+        DOM0,
+        12,
+        first_word(GTF_TRANSITIVE, DOMU, OTHER.0, 0),
+        8,
+    );
+    grant(&host, OTHER, 8, GTF_PERMIT_ACCESS, DOM0, own);
+    let op = to_own(of_grant(DOMU, 9, 0), own, 8);
+    assert_eq!(copy(&host, op), GNTST_GENERAL_ERROR);
     in_order(&host);
 }
 

@@ -4,6 +4,7 @@ mod advisories;
 mod copy;
 mod life;
 mod map;
+mod refusals;
 mod table;
 mod transfer;
 

@@ -9,7 +9,7 @@ use hv_machine::sim::{Machine, with_largest_block};
 use hypercall_abi::arch_x86::{CpuidLeaf, VcpuGuestContext};
 use hypercall_abi::domctl::*;
 use hypercall_abi::memory::*;
-use hypercall_abi::sysctl::{SysctlCpuPolicy, XEN_SYSCTL_GET_CPU_POLICY};
+use hypercall_abi::sysctl::*;
 use hypercall_abi::types::{GuestHandle, Mfn};
 use zerocopy::{FromZeros, Immutable};
 
@@ -152,13 +152,21 @@ fn a_policy_is_copied_where_there_is_room() {
     };
     let get = Call::domctl(&host, XEN_DOMCTL_GET_CPU_POLICY, DOMU, &arm);
     get.needs(&host, 1024, 0);
-    let arm = SysctlCpuPolicy {
-        nr_leaves: MAX_LEAVES,
-        leaves: GuestHandle::new(leaves),
-        ..FromZeros::new_zeroed()
-    };
-    let at = host.put(DOM0, &Sysctl::with(XEN_SYSCTL_GET_CPU_POLICY, &arm));
-    Call::new(DOM0, HYPERVISOR_SYSCTL, &[at]).needs(&host, 1024, 0);
+    for index in [
+        XEN_SYSCTL_CPU_POLICY_RAW,
+        XEN_SYSCTL_CPU_POLICY_HOST,
+        XEN_SYSCTL_CPU_POLICY_PV_MAX,
+        XEN_SYSCTL_CPU_POLICY_PV_DEFAULT,
+    ] {
+        let arm = SysctlCpuPolicy {
+            index,
+            nr_leaves: MAX_LEAVES,
+            leaves: GuestHandle::new(leaves),
+            ..FromZeros::new_zeroed()
+        };
+        let at = host.put(DOM0, &Sysctl::with(XEN_SYSCTL_GET_CPU_POLICY, &arm));
+        Call::new(DOM0, HYPERVISOR_SYSCTL, &[at]).needs(&host, 1024, 0);
+    }
 }
 
 #[test]

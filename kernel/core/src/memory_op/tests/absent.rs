@@ -1,6 +1,8 @@
 use super::*;
 
-use zerocopy::FromZeros;
+use hypercall_abi::grant_table::{GNTTABOP_SET_VERSION, GnttabSetVersion};
+use hypercall_abi::xen::HYPERVISOR_GRANT_TABLE_OP;
+use zerocopy::{FromZeros, IntoBytes};
 
 /// What each of the two domains is answered for each kind of domain that can be named.
 fn domids(host: &Host, command: u32, make: impl Fn(Domid) -> Vec<u8>, own: Errno, other: Errno) {
@@ -188,6 +190,9 @@ fn a_toolstack_gets_the_frames_of_a_grant_table() {
         let at = host.put(DOM0, &wanted);
         assert_eq!(raw(&host, DOM0, XENMEM_ACQUIRE_RESOURCE.into(), at), 0);
         assert_eq!(host.get::<MemAcquireResource>(DOM0, at).nr_frames, most);
+        let at = host.put_read_only(DOM0, wanted.as_bytes());
+        let result = raw(&host, DOM0, XENMEM_ACQUIRE_RESOURCE.into(), at);
+        assert_eq!(result, errno(Errno::EFAULT));
     }
     wanted.id = 2;
     assert_eq!(ask(&wanted), errno(Errno::EINVAL));
@@ -211,7 +216,17 @@ fn a_toolstack_gets_the_frames_of_a_grant_table() {
         (wanted.frame, wanted.nr_frames) = (frame, nr_frames);
         assert_eq!(ask(&wanted), errno(Errno::EINVAL));
     }
+    (wanted.frame, wanted.nr_frames) = (1, 2);
+    wanted.frame_list = GuestHandle::new(UNMAPPED);
+    assert_eq!(ask(&wanted), errno(Errno::EFAULT));
+    wanted.frame_list = GuestHandle::new(list);
     (wanted.id, wanted.frame, wanted.nr_frames) = (XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, 0, 1);
     assert_eq!(ask(&wanted), errno(Errno::EINVAL), "of version 1");
+    let at = host.put(DOMU, &GnttabSetVersion { version: 2 });
+    let args = [GNTTABOP_SET_VERSION.into(), at, 1];
+    assert_eq!(host.hypercall(DOMU, HYPERVISOR_GRANT_TABLE_OP, &args), 0);
+    assert_eq!(ask(&wanted), 0);
+    wanted.frame = 8;
+    assert_eq!(ask(&wanted), errno(Errno::EINVAL), "more than there can be");
     crate::memory::recount::check(&host.hv).expect("all in order");
 }

@@ -101,6 +101,8 @@ fn there_is_one_pool_and_it_has_all_processors_and_domains() {
         ..arm
     };
     fail(&host, XEN_SYSCTL_CPUPOOL_OP, &bad, Errno::EFAULT);
+    let bad = SysctlCpupoolOp { op: free.op, ..bad };
+    fail(&host, XEN_SYSCTL_CPUPOOL_OP, &bad, Errno::EFAULT);
 }
 
 #[test]
