@@ -10,6 +10,7 @@
 
 mod checks;
 mod draft;
+mod errnos;
 mod fates;
 mod rewrite;
 mod trial;
@@ -42,6 +43,9 @@ pub struct Options {
     /// Go on where the last run was, and with what the search has not found in it if the sources have changed
     #[arg(long)]
     again: bool,
+    /// Errors that are other ones, in the place of checks of memory validation
+    #[arg(long, conflicts_with_all = ["steps", "again"])]
+    errnos: bool,
     /// Mutants at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -49,7 +53,10 @@ pub struct Options {
 
 /// Runs the command.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    checks::run(workspace, options)
+    match options.errnos {
+        true => errnos::run(workspace, options),
+        false => checks::run(workspace, options),
+    }
 }
 
 /// Says what became of the mutants; those that live must be explained, and those that are explained live.
@@ -69,11 +76,7 @@ fn report(
             these.len()
         );
     }
-    let text = fs::read_to_string(workspace.root().join(explained_in)).unwrap_or_default();
-    let explained: BTreeSet<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("- "))
-        .collect();
+    let explained = explained(workspace, explained_in)?;
     let mut wrong = 0;
     let mut say = |what: &str, of: &str| {
         println!("{what}: {of}");
@@ -81,7 +84,7 @@ fn report(
     };
     for what in mutants {
         let record = fates.get(what);
-        let is_explained = explained.contains(&**what);
+        let is_explained = explained.contains(what);
         match record.fate {
             Fate::Alive if !is_explained => say("alive, but not explained", what),
             Fate::Alive if !record.is_searched() => say("not searched to the end", what),
@@ -89,14 +92,21 @@ fn report(
             _ => {}
         }
     }
-    let known: BTreeSet<&str> = mutants.iter().map(|what| &**what).collect();
-    for what in explained.difference(&known) {
+    for what in explained.iter().filter(|it| !mutants.contains(it)) {
         say("explained, but not there", what);
     }
     if wrong > 0 {
         bail!("{wrong} mutants are not as {explained_in} has it");
     }
     Ok(())
+}
+
+/// The mutants that a document explains, one in each line that begins with `- `.
+fn explained(workspace: &Workspace, document: &str) -> Result<BTreeSet<String>> {
+    let path = workspace.root().join(document);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {document}"))?;
+    let lines = text.lines().filter_map(|line| line.strip_prefix("- "));
+    Ok(lines.map(String::from).collect())
 }
 
 /// Rewrites a file of the hypervisor, named by its path in `kernel/core/src`, if it is to have mutants, the first of
@@ -116,7 +126,14 @@ fn make(
     let mutants = write(workspace, &dir.join("src"), runtime, rewrite)?;
     step.done();
     let step = Step::start("build the mutants");
-    let program = build(dir)?;
+    let mut cargo = host_cargo();
+    cargo
+        .args(["--config", "profile.test.debug=0"])
+        .args(["--config", "profile.test.package.hv-core.opt-level=2"])
+        .args(["--config", "profile.test.package.hv-machine.opt-level=2"])
+        .env("CARGO_TARGET_DIR", dir.join("target"))
+        .env("RUSTFLAGS", "--cap-lints=allow");
+    let program = build(dir, &mut cargo)?;
     step.done();
     Ok((mutants, program))
 }
@@ -178,16 +195,10 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Builds the tests of the copy; gives the program.
-fn build(dir: &Path) -> Result<PathBuf> {
-    let mut cargo = host_cargo();
+/// Builds the tests of the copy by a `cargo` with options; gives the program.
+fn build(dir: &Path, cargo: &mut Command) -> Result<PathBuf> {
     cargo
         .args(["test", "--package", "hv-core", "--lib", "--no-run"])
-        .args(["--config", "profile.test.debug=0"])
-        .args(["--config", "profile.test.package.hv-core.opt-level=2"])
-        .args(["--config", "profile.test.package.hv-machine.opt-level=2"])
-        .env("CARGO_TARGET_DIR", dir.join("target"))
-        .env("RUSTFLAGS", "--cap-lints=allow")
         .current_dir(dir.join("src"));
     let output = cargo.output().context("cannot run cargo")?;
     let text = String::from_utf8_lossy(&output.stderr);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use proc_macro2::{LineColumn, Span};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use syn::Safety;
 use syn::spanned::Spanned;
 use syn::visit::Visit;
@@ -18,10 +18,23 @@ pub struct Lines {
     pub unsafe_code: usize,
 }
 
-/// Counts the Rust files below a directory, without folders and files of the names in `but`, nor
-/// those called `tests`, nor modules that are declared for tests alone.
+/// Counts the Rust files below a directory that [`files`] names.
 pub fn count<S: AsRef<str>>(dir: &Path, but: &[S]) -> Result<Lines> {
     let mut sum = Lines::default();
+    for path in files(dir, but)? {
+        let text = fs::read_to_string(&path)?;
+        let lines =
+            count_text(&text).with_context(|| format!("cannot parse {}", path.display()))?;
+        sum.code += lines.code;
+        sum.unsafe_code += lines.unsafe_code;
+    }
+    Ok(sum)
+}
+
+/// The Rust files below a directory, without folders and files of the names in `but`, nor those called `tests`, nor
+/// modules that are declared for tests alone.
+pub fn files<S: AsRef<str>>(dir: &Path, but: &[S]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     let entries = dir
         .read_dir()
         .with_context(|| format!("cannot list {}", dir.display()))?;
@@ -40,18 +53,13 @@ pub fn count<S: AsRef<str>>(dir: &Path, but: &[S]) -> Result<Lines> {
         if stem == "tests" || but.iter().any(|name| *name == stem) {
             continue;
         }
-        let lines = if path.is_dir() {
-            count(&path, &but)?
+        if path.is_dir() {
+            files.extend(self::files(&path, &but)?);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path)?;
-            count_text(&text).with_context(|| format!("cannot parse {}", path.display()))?
-        } else {
-            continue;
-        };
-        sum.code += lines.code;
-        sum.unsafe_code += lines.unsafe_code;
+            files.push(path);
+        }
     }
-    Ok(sum)
+    Ok(files)
 }
 
 /// The modules that a file declares for tests alone.
