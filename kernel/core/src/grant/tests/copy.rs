@@ -146,6 +146,17 @@ fn each_refusal_has_its_status() {
             GNTST_GENERAL_ERROR,
         ),
         (
+            grants(of_grant(DOMU, 8, 0), of_grant(Domid(99), 8, 0)),
+            GNTST_BAD_DOMAIN,
+        ),
+        (
+            GnttabCopy {
+                flags: GNTCOPY_SOURCE_GREF,
+                ..grants(of_grant(DOMU, 8, 0), of_grant(DOMU, 8, 0))
+            },
+            GNTST_PERMISSION_DENIED,
+        ),
+        (
             grants(of_grant(DOMU, 11, 0), of_grant(DOMU, 8, 0)),
             GNTST_GENERAL_ERROR,
         ),
