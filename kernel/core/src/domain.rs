@@ -156,6 +156,10 @@ where
     // The one that is added, or what is left behind a hole.
     ranges.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     let one = N::from(1);
+    let insert = |ranges: &mut Vec<(N, N)>, range: (N, N)| {
+        let place = ranges.partition_point(|&(from, _)| from < range.0);
+        ranges.insert(place, range);
+    };
     if add {
         let (mut low, mut high) = (first, last);
         ranges.retain(|&(from, to)| {
@@ -165,7 +169,7 @@ where
             }
             apart
         });
-        ranges.push((low, high));
+        insert(ranges, (low, high));
     } else {
         let mut behind = None;
         ranges.retain_mut(|(from, to)| {
@@ -181,9 +185,10 @@ where
             }
             before
         });
-        ranges.extend(behind);
+        if let Some(behind) = behind {
+            insert(ranges, behind);
+        }
     }
-    ranges.sort_unstable();
     Ok(())
 }
 

@@ -20,11 +20,12 @@ pub fn sanitize(raw: &[MemoryRegion]) -> Vec<MemoryRegion> {
     }
     let mut edges: Vec<u64> = Vec::new();
     for region in raw {
-        edges.push(region.base);
-        edges.push(region.base.saturating_add(region.size));
+        for edge in [region.base, region.base.saturating_add(region.size)] {
+            if let Err(place) = edges.binary_search(&edge) {
+                edges.insert(place, edge);
+            }
+        }
     }
-    edges.sort_unstable();
-    edges.dedup();
 
     let mut map: Vec<MemoryRegion> = Vec::new();
     for (&base, &end) in edges.iter().zip(edges.iter().skip(1)) {
