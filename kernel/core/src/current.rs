@@ -17,9 +17,13 @@ pub struct Current<'a> {
     /// The hypervisor.
     pub hv: &'a Hypervisor,
     /// The vCPU's domain.
-    pub domain: &'a Arc<Domain>,
+    pub domain: &'a Domain,
     /// The vCPU.
-    pub vcpu: &'a Arc<Vcpu>,
+    pub vcpu: &'a Vcpu,
+    /// [`Self::domain`], to be held on to.
+    pub domain_arc: &'a Arc<Domain>,
+    /// [`Self::vcpu`], to be held on to.
+    pub vcpu_arc: &'a Arc<Vcpu>,
     /// Its registers and the rest of its state; the running CPU holds the lock.
     pub state: &'a mut VcpuState,
     /// Value of the time-stamp counter at which a long operation is to stop; none before the clock was started; see
@@ -30,6 +34,25 @@ pub struct Current<'a> {
 }
 
 impl<'a> Current<'a> {
+    /// A vCPU, with its state, for which nothing was done yet.
+    pub fn new(
+        hv: &'a Hypervisor,
+        domain: &'a Arc<Domain>,
+        vcpu: &'a Arc<Vcpu>,
+        state: &'a mut VcpuState,
+    ) -> Self {
+        Self {
+            hv,
+            domain,
+            vcpu,
+            domain_arc: domain,
+            vcpu_arc: vcpu,
+            state,
+            deadline: Cell::new(None),
+            continuation: Cell::default(),
+        }
+    }
+
     /// The machine.
     pub fn machine(&self) -> &'a Machine {
         core::ops::Deref::deref(&self.hv.machine)
@@ -50,7 +73,7 @@ impl<'a> Current<'a> {
     /// `ESRCH` if there is none.
     pub fn any_domain(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
         if id == Domid::SELF || id == self.domain.id {
-            return Ok(self.domain.clone());
+            return Ok(self.domain_arc.clone());
         }
         self.hv.domain(id)
     }
@@ -59,18 +82,17 @@ impl<'a> Current<'a> {
     ///
     /// # Errors
     /// `EFAULT` where the guest could not read it itself.
+    #[inline(never)]
     pub fn read<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Errno> {
-        let mut value = T::new_zeroed();
-        self.machine()
-            .copy_from_guest(va, value.as_mut_bytes())
-            .map_err(|_| Errno::EFAULT)?;
-        Ok(value)
+        let value = self.machine().read_from_guest(va);
+        value.map_err(|_| Errno::EFAULT)
     }
 
     /// Writes a `T` at a guest address.
     ///
     /// # Errors
     /// `EFAULT` where the guest could not write it itself; a part may then be written.
+    #[inline(never)]
     pub fn write<T: IntoBytes + Immutable>(&self, va: u64, value: &T) -> Result<(), Errno> {
         self.machine()
             .copy_to_guest(va, value.as_bytes())
@@ -81,8 +103,12 @@ impl<'a> Current<'a> {
     ///
     /// # Errors
     /// `EFAULT`, also where the element's address wraps.
+    #[inline]
     pub fn read_element<T: FromBytes + IntoBytes>(&self, va: u64, index: u64) -> Result<T, Errno> {
-        self.read(element_address::<T>(va, index)?)
+        let value = self
+            .machine()
+            .read_from_guest(element_address::<T>(va, index)?);
+        value.map_err(|_| Errno::EFAULT)
     }
 
     /// Reads elements of an array of `T` at a guest address, from element `index` on.
@@ -118,6 +144,7 @@ impl<'a> Current<'a> {
     ///
     /// # Errors
     /// `EFAULT`; `ENOMEM` where the hypervisor has no room for a copy.
+    #[inline(never)]
     pub fn read_array<T: FromBytes + IntoBytes + Clone>(
         &self,
         va: u64,
@@ -137,6 +164,7 @@ impl<'a> Current<'a> {
     ///
     /// # Errors
     /// `EFAULT`; a part may then be written.
+    #[inline(never)]
     pub fn write_bytes(&self, va: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.machine()
             .copy_to_guest(va, bytes)
@@ -144,6 +172,7 @@ impl<'a> Current<'a> {
     }
 }
 
+#[inline]
 fn element_address<T>(va: u64, index: u64) -> Result<u64, Errno> {
     let offset = index
         .checked_mul(size_of::<T>() as u64)

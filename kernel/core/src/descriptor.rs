@@ -163,10 +163,15 @@ pub fn set_ldt(cx: &mut Current<'_>, base: u64, entries: u32) -> Result<(), Errn
 }
 
 /// Empties the window of the current vCPU's LDT, so that changed mappings of the LDT's pages take effect.
+#[inline]
 pub fn forget_ldt(cx: &mut Current<'_>) {
-    if cx.state.ldt_entries == 0 {
-        return;
+    if cx.state.ldt_entries != 0 {
+        empty_ldt_window(cx);
     }
+}
+
+#[inline(never)]
+fn empty_ldt_window(cx: &mut Current<'_>) {
     let frames = core::mem::take(&mut cx.state.ldt_frames);
     if frames.iter().any(Option::is_some) {
         cx.machine().load_ldt(cx.state.ldt_entries);

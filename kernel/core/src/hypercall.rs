@@ -56,8 +56,14 @@ impl From<Errno> for Stop {
 pub type HypercallResult = Result<u64, Stop>;
 
 /// Carries out the hypercall that the registers of the current vCPU ask for.
+#[inline(always)]
 pub fn enter(cx: &mut Current<'_>) {
     let regs = &cx.state.context.regs;
+    if regs.rax == HYPERVISOR_IRET.into() && may_begin(cx) {
+        // It has neither arguments nor a result, and ends whatever the guest was interrupted by.
+        iret::return_by_frame(cx);
+        return;
+    }
     let (number, args) = (regs.rax, arguments(regs));
     cx.deadline.set(None);
     let result = dispatch(cx, number, &args);
@@ -75,6 +81,7 @@ pub fn enter(cx: &mut Current<'_>) {
 
 /// Whether a long operation has used up its time and is to return [`Current::again`]. An operation asks only after
 /// it has got on by a step, so that it ends however slow the machine is.
+#[inline(never)]
 pub fn should_preempt(cx: &Current<'_>) -> bool {
     let now = cx.machine().tsc();
     match cx.deadline.get() {
@@ -87,6 +94,7 @@ pub fn should_preempt(cx: &Current<'_>) -> bool {
 }
 
 /// Gives the vCPU the time that a hypercall may take, from this moment.
+#[inline(never)]
 pub fn start_clock(cx: &Current<'_>) {
     let deadline = cx.machine().tsc().saturating_add(budget(cx));
     cx.deadline.set(Some(deadline));
@@ -131,17 +139,34 @@ fn set_arguments(regs: &mut CpuUserRegs, args: &Args) {
 /// nothing before they are taken apart.
 #[inline(always)]
 pub fn dispatch(cx: &mut Current<'_>, number: u64, args: &Args) -> HypercallResult {
-    if lifecycle::is_dying(cx.domain) {
-        return Err(Errno::EINVAL.into());
-    }
-    if !mmu::settle(cx, cx.domain.id) {
-        return Err(cx.again(*args));
+    if !may_begin(cx) {
+        put_off(cx, args)?;
     }
     match handle(cx, number, args) {
         // It got on with a page table, which remembers how far: the same call goes on.
         Err(RESTART) => Err(cx.again(*args)),
         result => result,
     }
+}
+
+/// Whether neither of the reasons is there for which [`dispatch`] puts a call off.
+#[inline(always)]
+fn may_begin(cx: &Current<'_>) -> bool {
+    let domain = cx.domain;
+    !lifecycle::is_dying(domain) & domain.owner.is_settled()
+}
+
+/// Why a call may not begin, if it still may not.
+#[cold]
+#[inline(never)]
+fn put_off(cx: &Current<'_>, args: &Args) -> Result<(), Stop> {
+    if lifecycle::is_dying(cx.domain) {
+        return Err(Errno::EINVAL.into());
+    }
+    if !mmu::settle(cx, cx.domain.id) {
+        return Err(cx.again(*args));
+    }
+    Ok(())
 }
 
 const RESTART: Stop = Stop::error(Errno::ERESTART);

@@ -2,11 +2,10 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
-use hv_machine::{MachineRef, Platform};
+use hv_machine::{MAX_CPUS, MachineRef, Platform};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
@@ -62,7 +61,7 @@ pub struct Hypervisor {
     /// Held between writing a port that is an index and using the port that it is the index of.
     pub indexed_ports: Mutex<(), { rank::INDEXED_PORTS }>,
     /// Per CPU: the scheduler is to be asked before a guest is entered.
-    resched: Vec<AtomicBool>,
+    resched: [AtomicBool; MAX_CPUS],
 }
 
 impl Hypervisor {
@@ -85,7 +84,7 @@ impl Hypervisor {
             virq_handlers: Mutex::new(VirqHandlers::new()),
             cpuid: Policy::new(&|leaf, subleaf| machine.cpuid(leaf, subleaf)),
             indexed_ports: Mutex::new(()),
-            resched: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
+            resched: [const { AtomicBool::new(false) }; MAX_CPUS],
             options,
             machine,
         }
@@ -109,6 +108,7 @@ impl Hypervisor {
     ///
     /// # Errors
     /// `ESRCH` if there is none.
+    #[inline(never)]
     pub fn domain(&self, id: Domid) -> Result<Arc<Domain>, Errno> {
         self.domains.read().get(&id).cloned().ok_or(Errno::ESRCH)
     }
@@ -132,11 +132,16 @@ impl Hypervisor {
         }
     }
 
-    /// Whether this CPU is to ask the scheduler; the request is taken.
+    /// Whether this CPU is to ask the scheduler.
+    #[inline]
+    pub fn schedule_requested(&self) -> bool {
+        let flag = self.resched.get(self.machine.cpu_id() as usize);
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// As [`Self::schedule_requested`]; the request is taken.
     pub fn take_schedule_request(&self) -> bool {
-        let cpu = self.machine.cpu_id() as usize;
-        self.resched
-            .get(cpu)
-            .is_some_and(|flag| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel))
+        let flag = self.resched.get(self.machine.cpu_id() as usize);
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel))
     }
 }

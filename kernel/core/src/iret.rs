@@ -19,12 +19,20 @@ use crate::vcpu_context::guest_rflags;
 /// stands for user mode. A context that cannot be read crashes the domain; one that the processor refuses comes
 /// back as an exception of the guest.
 pub fn do_iret(cx: &mut Current<'_>, _args: &Args) -> HypercallResult {
-    let Ok(frame) = cx.read::<IretContext>(cx.state.context.regs.rsp) else {
+    return_by_frame(cx);
+    Err(Stop::REGISTERS_SET)
+}
+
+/// As [`do_iret`].
+#[inline(never)]
+pub fn return_by_frame(cx: &mut Current<'_>) {
+    let rsp = cx.state.context.regs.rsp;
+    let Ok(frame) = cx.machine().read_from_guest::<IretContext>(rsp) else {
         traps::crash(cx, format_args!("the frame of iret cannot be read"));
-        return Err(Stop::REGISTERS_SET);
+        return;
     };
     if frame.cs & 3 == 3 && !toggle_mode(cx) {
-        return Err(Stop::REGISTERS_SET);
+        return;
     }
     if cx.domain.assisted(VMASST_TYPE_ARCHITECTURAL_IOPL) {
         cx.state.iopl = flags::iopl(frame.rflags);
@@ -53,7 +61,6 @@ pub fn do_iret(cx: &mut Current<'_>, _args: &Args) -> HypercallResult {
         regs.r11 = regs.rflags;
         regs.rflags &= !flags::RF;
     }
-    Err(Stop::REGISTERS_SET)
 }
 
 /// `stack_switch(ss, sp)`: the kernel stack for entries from user mode.

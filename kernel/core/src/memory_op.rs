@@ -89,7 +89,7 @@ fn refusal_to_go_on(command: u32) -> Errno {
 /// A domain that the caller may work on.
 fn permitted_domain(cx: &Current<'_>, id: Domid) -> Result<Arc<Domain>, Errno> {
     if id == Domid::SELF || id == cx.domain.id {
-        return Ok(cx.domain.clone());
+        return Ok(cx.domain_arc.clone());
     }
     let domain = cx.hv.domain(id)?;
     if cx.domain.privileged {

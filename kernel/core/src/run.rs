@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use hv_machine::{Exit, Irq, LogLevel, MachineRef, Platform};
@@ -11,7 +10,7 @@ use spin::Once;
 
 use crate::current::Current;
 use crate::domain::Domain;
-use crate::emulate::unhook;
+use crate::emulate::unhook::{self, ExitHandler};
 use crate::hypervisor::Hypervisor;
 use crate::vcpu::{Vcpu, VcpuState};
 use crate::{descriptor, dom0, event, hypercall, mmu, msr, sched, time, traps};
@@ -121,32 +120,75 @@ fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         sched::sleep(hv, vcpu);
         return;
     }
-    let mut cx = Current {
-        hv,
-        domain,
-        vcpu,
-        state: &mut state,
-        deadline: Cell::new(None),
-        continuation: Cell::default(),
-    };
+    let mut cx = Current::new(hv, domain, vcpu, &mut state);
     sched::switching_in(hv, vcpu);
     domain.unhooking.wait(hv);
     if switch_in(&mut cx) {
         sched::switched_in(hv, vcpu);
-        while vcpu.is_runnable() && !hv.take_schedule_request() {
-            if !settle(&mut cx) {
-                continue;
-            }
-            // Delivery crashes a guest that has no stack for it.
-            if deliver_pending(&mut cx) && !vcpu.is_runnable() {
-                break;
-            }
-            unhook::enter(&mut cx, handle_exit);
-        }
+        run_guest(&mut cx);
         sched::switched_out(hv, vcpu);
         switch_out(hv, cx.state);
     }
     vcpu.running.store(false, Ordering::SeqCst);
+}
+
+/// What there is to do before a guest is entered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Enter,
+    LookAgain,
+    Leave,
+}
+
+/// Enters the guest and sees to why it left, again and again, until the scheduler is to be asked.
+#[inline(never)]
+fn run_guest(cx: &mut Current<'_>) {
+    loop {
+        if is_disturbed(cx) {
+            match see_to(cx) {
+                Next::Enter => {}
+                Next::LookAgain => continue,
+                Next::Leave => return,
+            }
+        }
+        if event::upcall_due(cx.hv, cx.vcpu) {
+            traps::enter_upcall(cx);
+            // Delivery crashes a guest that has no stack for it.
+            if !cx.vcpu.is_runnable() {
+                return;
+            }
+        }
+        unhook::enter(cx, Handler);
+    }
+}
+
+/// Whether there is anything for [`see_to`] to do. It hardly ever is, so that all is asked with one branch.
+#[inline(always)]
+fn is_disturbed(cx: &Current<'_>) -> bool {
+    let (hv, domain, vcpu) = (cx.hv, cx.domain, cx.vcpu);
+    !vcpu.is_runnable()
+        | vcpu.nmi_requested.load(Ordering::Acquire)
+        | hv.schedule_requested()
+        | !domain.owner.is_settled()
+}
+
+/// Sees to what keeps a vCPU from being entered just so.
+#[cold]
+#[inline(never)]
+fn see_to(cx: &mut Current<'_>) -> Next {
+    if !cx.vcpu.is_runnable() || cx.hv.take_schedule_request() {
+        return Next::Leave;
+    }
+    if !settle(cx) {
+        return Next::LookAgain;
+    }
+    if traps::nmi_due(cx) {
+        traps::enter_nmi(cx);
+        if !cx.vcpu.is_runnable() {
+            return Next::Leave;
+        }
+    }
+    Next::Enter
 }
 
 /// Puts a vCPU's state into the CPU; `false` where it has no root to run on.
@@ -194,37 +236,30 @@ fn settle(cx: &mut Current<'_>) -> bool {
     false
 }
 
-/// Makes the guest see what waits for it: an NMI, and its event callback where the NMI's handler does not mask it.
-/// Gives whether anything did.
-fn deliver_pending(cx: &mut Current<'_>) -> bool {
-    let nmi = traps::nmi_due(cx);
-    if nmi {
-        traps::enter_nmi(cx);
-    }
-    let upcall = event::upcall_due(cx.hv, cx.vcpu);
-    if upcall {
-        traps::enter_upcall(cx);
-    }
-    nmi || upcall
-}
+/// Sees to why a guest left.
+struct Handler;
 
-#[inline(always)]
-fn handle_exit(cx: &mut Current<'_>, exit: Exit) {
-    match exit {
-        Exit::Syscall if cx.state.kernel_mode => hypercall::enter(cx),
-        Exit::Syscall => traps::enter_syscall(cx),
-        Exit::Syscall32 => traps::enter_syscall32(cx),
-        Exit::Sysenter => traps::enter_sysenter(cx),
-        Exit::Exception {
-            vector,
-            error_code,
-            fault_address,
-        } => {
-            traps::handle_exception(cx, vector, error_code, fault_address);
+impl ExitHandler for Handler {
+    #[inline(always)]
+    fn handle(self, cx: &mut Current<'_>, exit: Exit) {
+        match exit {
+            Exit::Syscall if cx.state.kernel_mode => hypercall::enter(cx),
+            Exit::Syscall => traps::enter_syscall(cx),
+            Exit::Syscall32 => traps::enter_syscall32(cx),
+            Exit::Sysenter => traps::enter_sysenter(cx),
+            Exit::Exception {
+                vector,
+                error_code,
+                fault_address,
+            } => traps::handle_exception(cx, vector, error_code, fault_address),
+            Exit::LdtFault { offset, error_code } => {
+                traps::handle_ldt_fault(cx, offset, error_code);
+            }
+            Exit::BadFrame { vector, error_code } => {
+                traps::handle_bad_frame(cx, vector, error_code);
+            }
+            Exit::Interrupt(irq) => handle_interrupt(cx.hv, irq),
         }
-        Exit::LdtFault { offset, error_code } => traps::handle_ldt_fault(cx, offset, error_code),
-        Exit::BadFrame { vector, error_code } => traps::handle_bad_frame(cx, vector, error_code),
-        Exit::Interrupt(irq) => handle_interrupt(cx.hv, irq),
     }
 }
 

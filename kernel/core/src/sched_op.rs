@@ -100,17 +100,17 @@ fn poll(cx: &mut Current<'_>, op: &SchedPoll) -> Result<(), Errno> {
                 let _ = cx.vcpu.polling.compare_exchange(one.0, one.1, order, seen);
             }
             if op.timeout != 0 {
-                time::set_poll_timeout(cx.hv, cx.vcpu, time::signed_deadline(op.timeout));
+                time::set_poll_timeout(cx.hv, cx.vcpu_arc, time::signed_deadline(op.timeout));
             }
-            sched::sleep(cx.hv, cx.vcpu);
+            sched::sleep(cx.hv, cx.vcpu_arc);
             Ok(())
         }
         Ok(Wanted::Return) => {
-            sched::unblock(cx.hv, cx.vcpu);
+            sched::unblock(cx.hv, cx.vcpu_arc);
             Ok(())
         }
         Err(errno) => {
-            sched::unblock(cx.hv, cx.vcpu);
+            sched::unblock(cx.hv, cx.vcpu_arc);
             Err(errno)
         }
     }
@@ -155,7 +155,7 @@ fn watchdog(cx: &mut Current<'_>, id: u32, timeout: u32) -> Result<u64, Errno> {
                 .position(Option::is_none)
                 .ok_or(Errno::ENOSPC)?;
             let mut timers = hv.timers.lock();
-            let timer = timers.add(Due::Watchdog(Arc::downgrade(cx.domain)));
+            let timer = timers.add(Due::Watchdog(Arc::downgrade(cx.domain_arc)));
             timers.set(timer, cpu, deadline);
             watchdogs[free] = Some(timer);
             free as u64 + 1

@@ -200,14 +200,8 @@ impl Host {
         if !stays {
             descriptor::load(machine, &state);
         }
-        let mut cx = Current {
-            hv: &self.hv,
-            domain: &domain,
-            vcpu: &vcpu,
-            state: &mut state,
-            deadline: Cell::new(Some(u64::MAX)),
-            continuation: Cell::default(),
-        };
+        let mut cx = Current::new(&self.hv, &domain, &vcpu, &mut state);
+        cx.deadline.set(Some(u64::MAX));
         work(&mut cx)
     }
 
@@ -220,14 +214,9 @@ impl Host {
                 let Some(mut state) = vcpu.state.try_lock() else {
                     continue;
                 };
-                unhook::hook_back(&mut Current {
-                    hv: &self.hv,
-                    domain: &domain,
-                    vcpu: &vcpu,
-                    state: &mut state,
-                    deadline: Cell::new(Some(u64::MAX)),
-                    continuation: Cell::default(),
-                });
+                let mut cx = Current::new(&self.hv, &domain, &vcpu, &mut state);
+                cx.deadline.set(Some(u64::MAX));
+                unhook::hook_back(&mut cx);
             }
         }
     }

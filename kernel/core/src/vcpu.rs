@@ -120,10 +120,12 @@ impl Vcpu {
     }
 
     /// Whether the scheduler may pick it.
+    #[inline]
     pub fn is_runnable(&self) -> bool {
+        // One branch for all three.
         !self.down.load(Ordering::Acquire)
-            && !self.blocked.load(Ordering::Acquire)
-            && self.pause_count.load(Ordering::Acquire) == 0
+            & !self.blocked.load(Ordering::Acquire)
+            & (self.pause_count.load(Ordering::Acquire) == 0)
     }
 }
 

@@ -27,7 +27,7 @@ pub fn do_vcpu_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     begin_clock(cx);
     let at = args[2];
     let vcpu = cx.domain.vcpu(args[1] as u32).ok_or(Errno::ENOENT)?;
-    let own = Arc::ptr_eq(&vcpu, cx.vcpu);
+    let own = Arc::ptr_eq(&vcpu, cx.vcpu_arc);
     match args[0] as u32 {
         VCPUOP_INITIALISE => initialise(cx, &vcpu, at)?,
         VCPUOP_UP => up(cx, &vcpu)?,
@@ -103,7 +103,7 @@ fn initialise(cx: &mut Current<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Err
         return Err(Errno::EINVAL);
     }
     let context: VcpuGuestContext = cx.read(at)?;
-    if Arc::ptr_eq(vcpu, cx.vcpu) {
+    if Arc::ptr_eq(vcpu, cx.vcpu_arc) {
         return Err(Errno::EEXIST);
     }
     let mut state = vcpu.state.try_lock().ok_or(Errno::EEXIST)?;
@@ -118,7 +118,7 @@ fn initialise(cx: &mut Current<'_>, vcpu: &Arc<Vcpu>, at: u64) -> Result<(), Err
 }
 
 fn up(cx: &mut Current<'_>, vcpu: &Arc<Vcpu>) -> Result<(), Errno> {
-    let own = Arc::ptr_eq(vcpu, cx.vcpu);
+    let own = Arc::ptr_eq(vcpu, cx.vcpu_arc);
     let initialised = own || vcpu.state.try_lock().is_none_or(|state| state.initialised);
     if !initialised {
         return Err(Errno::EINVAL);
@@ -145,7 +145,7 @@ fn down(cx: &mut Current<'_>, vcpu: &Arc<Vcpu>) {
 /// Gives a vCPU time stamps at once, at every place that it has for them.
 fn publish(cx: &mut Current<'_>, vcpu: &Arc<Vcpu>) {
     time::republish(cx.hv, vcpu);
-    if Arc::ptr_eq(vcpu, cx.vcpu) {
+    if Arc::ptr_eq(vcpu, cx.vcpu_arc) {
         runstate::refresh_areas(cx.hv, vcpu);
     }
 }

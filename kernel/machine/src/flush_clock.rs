@@ -11,8 +11,10 @@ pub const MAX_CPUS: usize = 64;
 
 /// A clock that ticks with each full flush of any CPU's TLB, and when each CPU had its last.
 #[derive(Debug)]
+#[repr(C)]
 pub struct FlushClock {
-    now: AtomicU64,
+    // In front, to be in one page with the first CPUs' times: just after a flush each page costs.
+    now: PerCpu,
     flushed: [PerCpu; MAX_CPUS],
 }
 
@@ -25,7 +27,7 @@ impl FlushClock {
     /// A clock by which no CPU has flushed yet.
     pub const fn new() -> Self {
         Self {
-            now: AtomicU64::new(0),
+            now: PerCpu(AtomicU64::new(0)),
             flushed: [const { PerCpu(AtomicU64::new(0)) }; MAX_CPUS],
         }
     }
@@ -33,7 +35,7 @@ impl FlushClock {
     /// The time. Mappings that are gone from the tables before the call, the flushes of later times forget.
     #[inline]
     pub fn now(&self) -> u64 {
-        self.now.load(SeqCst)
+        self.now.0.load(SeqCst)
     }
 
     /// Carries out a full flush of this CPU, `cpu`.
@@ -41,7 +43,7 @@ impl FlushClock {
     /// The clock ticks first: a mapping that is removed while the flush is under way may survive it, and finds a time
     /// that is not before this flush's. The CPU's own time is set last: who sees it relies on a flush that is complete.
     pub fn flush(&self, cpu: u32, flush: impl FnOnce()) {
-        let time = self.now.fetch_add(1, SeqCst) + 1;
+        let time = self.now.0.fetch_add(1, SeqCst) + 1;
         flush();
         if let Some(PerCpu(flushed)) = self.flushed.get(cpu as usize) {
             flushed.store(time, SeqCst);

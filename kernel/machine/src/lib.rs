@@ -34,6 +34,7 @@ pub mod sim;
 pub use context::{
     Descriptor, Exit, FpuState, GuestContext, Irq, SegmentBase, Segments, SelectorFault,
 };
+pub use flush_clock::MAX_CPUS;
 pub use log::{LogLevel, LogRing};
 pub use memory_map::{BootModule, MemoryKind, MemoryRegion};
 #[cfg(target_os = "none")]
@@ -41,7 +42,9 @@ pub use metal::{Machine, relax};
 #[cfg(all(target_os = "none", debug_assertions))]
 pub use metal::{held_locks, set_held_locks};
 pub use place::Place;
-pub use platform::{Fault, GeneralProtection, IoWidth, Platform, Polarity, TriggerMode, TscInfo};
+pub use platform::{
+    Fault, GeneralProtection, Guest, IoWidth, Platform, Polarity, TriggerMode, TscInfo,
+};
 #[cfg(not(target_os = "none"))]
 pub use sim::{Machine, held_locks, relax, set_held_locks};
 
@@ -72,6 +75,7 @@ pub const GUEST_GDT_FRAMES: usize = 14;
 /// Whether `len` bytes from `va` are canonical and wholly outside the hypervisor's range.
 ///
 /// An empty range is the guest's wherever it is, as long as it is canonical.
+#[inline]
 pub fn is_guest_range(va: u64, len: u64) -> bool {
     let Some(end) = va.checked_add(len) else {
         // The very top of the address space is the guest's.

@@ -3,11 +3,23 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use hypercall_abi::types::Mfn;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     BootModule, Exit, FpuState, GuestContext, HYPERVISOR_SLOTS, Irq, MemoryRegion, Place,
     SegmentBase, Segments, SelectorFault,
 };
+
+/// Who is run by [`Platform::enter_guest`].
+///
+/// An exit is handed on, not given back, so that the ways of the most frequent ones are their own, with nothing of them
+/// in memory.
+pub trait Guest {
+    /// Its registers.
+    fn context(&mut self) -> &mut GuestContext;
+    /// It left for this reason.
+    fn left(self, exit: Exit);
+}
 
 /// A guest address could not be read or written: unmapped, not permitted, or not the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,13 +186,15 @@ pub trait Platform {
     fn unflushed_since(&self, time: u64) -> u64;
     /// Copies from guest virtual memory as this CPU maps it.
     fn copy_from_guest(&self, va: u64, out: &mut [u8]) -> Result<(), Fault>;
+    /// A value in guest virtual memory as this CPU maps it.
+    fn read_from_guest<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Fault>;
     /// Copies to guest virtual memory as this CPU maps it. Bytes before the faulting one may be written.
     fn copy_to_guest(&self, va: u64, data: &[u8]) -> Result<(), Fault>;
 
     // vCPU state
 
-    /// Runs the guest until it leaves.
-    fn enter_guest(&self, context: &mut GuestContext) -> Exit;
+    /// Runs the guest until it leaves, and tells it why.
+    fn enter_guest<G: Guest>(&self, guest: G);
     /// Sleeps until an interrupt comes.
     fn idle(&self) -> Irq;
     /// Takes an interrupt that waits already, without sleeping.

@@ -93,7 +93,7 @@ pub(super) fn max_vcpus(
     let arm: DomctlMaxVcpus = op.u.get();
     // vCPUs that come when the others have gone would never be let go of.
     let dying = lifecycle::is_dying(domain);
-    if Arc::ptr_eq(domain, cx.domain) || arm.max != domain.max_vcpus || dying {
+    if Arc::ptr_eq(domain, cx.domain_arc) || arm.max != domain.max_vcpus || dying {
         return Err(Errno::EINVAL);
     }
     lifecycle::create_vcpus(cx.hv, domain, arm.max)?;

@@ -75,7 +75,7 @@ fn tells_of_failure(cmd: u32) -> bool {
 /// The domain that an operation names, which must not be the caller's own.
 fn other_domain(cx: &Current<'_>, op: &Domctl) -> Result<Arc<Domain>, Errno> {
     let domain = cx.hv.domain(op.domain)?;
-    if Arc::ptr_eq(&domain, cx.domain) {
+    if Arc::ptr_eq(&domain, cx.domain_arc) {
         Err(Errno::EINVAL)
     } else {
         Ok(domain)
@@ -180,7 +180,7 @@ fn not_for_pv(cx: &Current<'_>, domain: &Arc<Domain>, op: &Domctl) -> Errno {
         | XEN_DOMCTL_SET_BROKEN_PAGE_P2M
         | XEN_DOMCTL_SOFT_RESET
         | XEN_DOMCTL_VMTRACE_OP => Errno::EINVAL,
-        XEN_DOMCTL_SHADOW_OP if Arc::ptr_eq(domain, cx.domain) => Errno::EINVAL,
+        XEN_DOMCTL_SHADOW_OP if Arc::ptr_eq(domain, cx.domain_arc) => Errno::EINVAL,
         XEN_DOMCTL_IOPORT_MAPPING
         | XEN_DOMCTL_SHADOW_OP
         | XEN_DOMCTL_MONITOR_OP

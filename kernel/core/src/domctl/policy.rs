@@ -39,7 +39,7 @@ pub(super) fn get(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result<
 /// once the domain has run; `E2BIG`; `EFAULT`; `ERANGE` for a leaf or an MSR that no policy has. What is refused is
 /// told in the caller's struct.
 pub(super) fn set(cx: &Current<'_>, domain: &Arc<Domain>, op: &mut Domctl) -> Result<bool, Errno> {
-    if Arc::ptr_eq(domain, cx.domain) {
+    if Arc::ptr_eq(domain, cx.domain_arc) {
         return Err(Errno::EINVAL);
     }
     if domain.life.lock().started {

@@ -33,7 +33,7 @@ fn with_state<R>(
     work: impl FnOnce(&Arc<Vcpu>, &mut VcpuState) -> Result<R, Errno>,
 ) -> Result<R, Errno> {
     let vcpu = domain.vcpu(id).ok_or(Errno::ESRCH)?;
-    if Arc::ptr_eq(&vcpu, cx.vcpu) {
+    if Arc::ptr_eq(&vcpu, cx.vcpu_arc) {
         return Err(own);
     }
     super::vcpu::while_paused(cx, &vcpu, work)
@@ -240,7 +240,7 @@ pub(super) fn set_entries(
     op: &Domctl,
 ) -> Result<bool, Errno> {
     let arm: DomctlExtVcpucontext = op.u.get();
-    if Arc::ptr_eq(domain, cx.domain) {
+    if Arc::ptr_eq(domain, cx.domain_arc) {
         return Err(Errno::ESRCH);
     }
     let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
@@ -269,7 +269,7 @@ pub(super) fn get_tsc(
     domain: &Arc<Domain>,
     op: &mut Domctl,
 ) -> Result<bool, Errno> {
-    if Arc::ptr_eq(domain, cx.domain) {
+    if Arc::ptr_eq(domain, cx.domain_arc) {
         return Err(Errno::EINVAL);
     }
     let choice = *domain.tsc.lock();
@@ -294,7 +294,7 @@ pub(super) fn get_tsc(
 /// # Errors
 /// `EINVAL` for the caller's own domain or an unknown mode, `EOPNOTSUPP` for an emulated counter.
 pub(super) fn set_tsc(cx: &Current<'_>, domain: &Arc<Domain>, op: &Domctl) -> Result<bool, Errno> {
-    if Arc::ptr_eq(domain, cx.domain) {
+    if Arc::ptr_eq(domain, cx.domain_arc) {
         return Err(Errno::EINVAL);
     }
     let arm: DomctlTscInfo = op.u.get();
@@ -329,7 +329,7 @@ pub(super) fn set_debugging(
     domain: &Arc<Domain>,
     op: &Domctl,
 ) -> Result<bool, Errno> {
-    if Arc::ptr_eq(domain, cx.domain) {
+    if Arc::ptr_eq(domain, cx.domain_arc) {
         return Err(Errno::EINVAL);
     }
     let arm: DomctlSetdebugging = op.u.get();

@@ -27,7 +27,7 @@ pub(super) fn while_paused<R>(
     lifecycle::pause_vcpu(cx.hv, vcpu);
     // The CPU that runs it stops when the hypercall that it may be in has had its time. Toolstack's operations come one
     // at a time, so that it does not wait for the caller in turn.
-    while vcpu.running.load(Ordering::SeqCst) && !Arc::ptr_eq(vcpu, cx.vcpu) {
+    while vcpu.running.load(Ordering::SeqCst) && !Arc::ptr_eq(vcpu, cx.vcpu_arc) {
         hv_machine::relax();
     }
     let result = match vcpu.state.try_lock() {
@@ -69,7 +69,7 @@ pub(super) fn set_context(
 ) -> Result<bool, Errno> {
     let arm: DomctlVcpucontext = op.u.get();
     // Tables that are taken when the others have been given back would never be let go of.
-    if Arc::ptr_eq(domain, cx.domain) || lifecycle::is_dying(domain) {
+    if Arc::ptr_eq(domain, cx.domain_arc) || lifecycle::is_dying(domain) {
         return Err(Errno::EINVAL);
     }
     let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::EINVAL)?;
@@ -114,7 +114,7 @@ pub(super) fn set_context(
 pub(super) fn get_context(cx: &Current<'_>, domain: &Domain, op: &Domctl) -> Result<bool, Errno> {
     let arm: DomctlVcpucontext = op.u.get();
     let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::EINVAL)?;
-    if Arc::ptr_eq(&vcpu, cx.vcpu) {
+    if Arc::ptr_eq(&vcpu, cx.vcpu_arc) {
         return Err(Errno::EINVAL);
     }
     let context = while_paused(cx, &vcpu, |vcpu, state| {

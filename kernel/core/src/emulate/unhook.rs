@@ -19,7 +19,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hv_machine::{Exit, Platform, TABLE_ENTRIES};
+use hv_machine::{Exit, Guest, GuestContext, Platform, TABLE_ENTRIES};
 use hypercall_abi::types::Mfn;
 use zerocopy::IntoBytes;
 
@@ -165,23 +165,46 @@ impl TableStores {
     }
 }
 
-/// Runs the guest until it leaves, with the table unhooked to which it stores, if there is one, and has `handle` see to
+/// Runs the guest until it leaves, with the table unhooked to which it stores, if there is one, and has `handler` see to
 /// why it left; not where it left because of that, or may not go on because of what it stored.
 #[inline(always)]
-pub fn enter<'a>(cx: &mut Current<'a>, handle: impl FnOnce(&mut Current<'a>, Exit)) {
+pub fn enter(cx: &mut Current<'_>, handler: impl ExitHandler) {
     if cx.state.table_stores.next.is_some() {
         unhook(cx);
     }
     lock::check_at_entry();
-    let exit = cx.hv.machine.enter_guest(&mut cx.state.context);
-    if cx.state.table_stores.unhooked.is_some() {
-        // A copy, so that the exit itself stays in registers.
-        let seen = exit;
-        if !left_unhooked(cx, &seen) {
-            return;
-        }
+    cx.machine().enter_guest(Entering { cx, handler });
+}
+
+/// What sees to why guests leave.
+pub trait ExitHandler {
+    /// The guest left.
+    fn handle(self, cx: &mut Current<'_>, exit: Exit);
+}
+
+/// A vCPU that is entered, and what is to see to why it leaves.
+struct Entering<'c, 'a, H> {
+    cx: &'c mut Current<'a>,
+    handler: H,
+}
+
+impl<H: ExitHandler> Guest for Entering<'_, '_, H> {
+    #[inline(always)]
+    fn context(&mut self) -> &mut GuestContext {
+        &mut self.cx.state.context
     }
-    handle(cx, exit);
+
+    #[inline(always)]
+    fn left(self, exit: Exit) {
+        if self.cx.state.table_stores.unhooked.is_some() {
+            // A copy, so that the exit itself stays in registers.
+            let seen = exit;
+            if !left_unhooked(self.cx, &seen) {
+                return;
+            }
+        }
+        self.handler.handle(self.cx, exit);
+    }
 }
 
 /// Hooks back the table with which unhooked an exit was made; whether there is still a reason to see to.
@@ -225,7 +248,7 @@ pub(crate) fn unhook(cx: &mut Current<'_>) {
         return;
     };
     let machine = cx.machine();
-    let runs_alone = || cx.domain.runs_alone(cx.vcpu);
+    let runs_alone = || cx.domain.runs_alone(cx.vcpu_arc);
     if !cx.domain.unhooking.claim(machine.cpu_id(), runs_alone) {
         return;
     }

@@ -55,7 +55,7 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallRes
         EVTCHNOP_BIND_INTERDOMAIN => {
             let mut op: EvtchnBindInterdomain = cx.read(at)?;
             let remote = cx.any_domain(op.remote_dom)?;
-            op.local_port = super::bind_interdomain(hv, cx.domain, &remote, op.remote_port)?;
+            op.local_port = super::bind_interdomain(hv, cx.domain_arc, &remote, op.remote_port)?;
             cx.write(at, &op)?;
         }
         EVTCHNOP_BIND_VIRQ => {
@@ -70,12 +70,12 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallRes
         }
         EVTCHNOP_BIND_PIRQ => {
             let mut op: EvtchnBindPirq = cx.read(at)?;
-            op.port = super::bind_pirq(hv, cx.domain, op.pirq, op.flags)?;
+            op.port = super::bind_pirq(hv, cx.domain_arc, op.pirq, op.flags)?;
             cx.write(at, &op)?;
         }
         EVTCHNOP_CLOSE => {
             let op: EvtchnClose = cx.read(at)?;
-            super::close(hv, cx.domain, op.port)?;
+            super::close(hv, cx.domain_arc, op.port)?;
         }
         EVTCHNOP_SEND => {
             let op: EvtchnSend = cx.read(at)?;

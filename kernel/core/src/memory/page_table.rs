@@ -167,7 +167,7 @@ impl Memory {
     }
 
     /// As [`Self::acquire`], for a present entry of an L1 table, adjusted.
-    #[inline]
+    #[inline(always)]
     fn acquire_page(&self, entry: Pte, table: Mfn, frame_owner: Domid) -> Result<Pte, Errno> {
         let mfn = entry.mfn();
         let Some(frame) = self.frame(mfn) else {
@@ -289,7 +289,7 @@ impl Memory {
     }
 
     /// As [`Self::update_entry`], for an L1 table.
-    #[inline]
+    #[inline(always)]
     pub fn update_page(
         &self,
         table: Mfn,

@@ -61,7 +61,29 @@ pub fn do_mmuext_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     result
 }
 
+/// Carries out one operation.
+#[inline]
 fn apply(cx: &mut Current<'_>, owner: Domid, op: &MmuextOp) -> Result<(), Errno> {
+    let own = owner == cx.domain.id;
+    match op.cmd {
+        MMUEXT_NEW_BASEPTR if own => new_kernel_root(cx, Mfn(op.arg1)),
+        MMUEXT_TLB_FLUSH_LOCAL if own => {
+            cx.machine().flush_tlb();
+            Ok(())
+        }
+        MMUEXT_INVLPG_LOCAL if own => {
+            if is_guest_range(op.arg1, 1) {
+                cx.machine().flush_tlb_page(op.arg1);
+            }
+            Ok(())
+        }
+        _ => apply_other(cx, owner, op),
+    }
+}
+
+/// Carries out one that is less frequent, or refused.
+#[inline(never)]
+fn apply_other(cx: &mut Current<'_>, owner: Domid, op: &MmuextOp) -> Result<(), Errno> {
     let own = owner == cx.domain.id;
     let require_own = || if own { Ok(()) } else { Err(Errno::EPERM) };
     let memory = &cx.hv.memory;
@@ -83,25 +105,11 @@ fn apply(cx: &mut Current<'_>, owner: Domid, op: &MmuextOp) -> Result<(), Errno>
                 Err(Errno::EINVAL)
             }
         }
-        MMUEXT_NEW_BASEPTR => {
-            require_own()?;
-            new_kernel_root(cx, mfn)
-        }
+        // Its own are seen to.
+        MMUEXT_NEW_BASEPTR | MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_INVLPG_LOCAL => Err(Errno::EPERM),
         MMUEXT_NEW_USER_BASEPTR => {
             require_own()?;
             new_user_root(cx, mfn)
-        }
-        MMUEXT_TLB_FLUSH_LOCAL => {
-            require_own()?;
-            cx.machine().flush_tlb();
-            Ok(())
-        }
-        MMUEXT_INVLPG_LOCAL => {
-            require_own()?;
-            if is_guest_range(op.arg1, 1) {
-                cx.machine().flush_tlb_page(op.arg1);
-            }
-            Ok(())
         }
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI => {
             require_own()?;
@@ -149,11 +157,17 @@ pub fn write_cr3(cx: &mut Current<'_>, value: u64) -> Result<(), Errno> {
     new_kernel_root(cx, cr3_to_mfn(value))
 }
 
+#[inline(never)]
 fn new_kernel_root(cx: &mut Current<'_>, mfn: Mfn) -> Result<(), Errno> {
     if cx.state.kernel_root != Some(mfn) {
-        begin_clock(cx);
         let memory = &cx.hv.memory;
-        let root = memory.get_table(mfn, cx.domain.id, Level::L4, &mut || should_preempt(cx))?;
+        let root = match memory.get_valid(mfn, cx.domain.id, Level::L4) {
+            Some(root) => root,
+            None => {
+                begin_clock(cx);
+                memory.get_table(mfn, cx.domain.id, Level::L4, &mut || should_preempt(cx))?
+            }
+        };
         // It may have been a user root, which has no machine-to-phys table.
         cx.machine().store_u64(
             mfn,

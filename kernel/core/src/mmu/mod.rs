@@ -45,9 +45,17 @@ fn begin(cx: &Current<'_>, list: u64, raw_count: u64, done_at: u64) -> Result<(u
 ///
 /// # Errors
 /// `ESRCH` for the caller's own number spelt out, and for a domain that is not there.
+#[inline(always)]
 fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
     match id {
         Domid::SELF => Ok(cx.domain.id),
+        _ => other_owner(cx, id),
+    }
+}
+
+#[inline(never)]
+fn other_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
+    match id {
         _ if id == cx.domain.id => Err(Errno::ESRCH),
         Domid::IO | Domid::XEN => Ok(id),
         _ => cx.hv.domain(id).map(|domain| domain.id),
@@ -55,10 +63,16 @@ fn frame_owner(cx: &Current<'_>, id: Domid) -> Result<Domid, Errno> {
 }
 
 /// Has the tables of a domain that is not the caller's stay as its vCPUs know them.
+#[inline(always)]
 pub(crate) fn hold_tables(cx: &Current<'_>, owner: Domid) -> Option<Hold> {
     if owner == cx.domain.id {
         return None;
     }
+    hold_others(cx, owner)
+}
+
+#[inline(never)]
+fn hold_others(cx: &Current<'_>, owner: Domid) -> Option<Hold> {
     let domain = cx.hv.domain(owner).ok()?;
     Some(Hold::new(cx.hv, domain))
 }
@@ -101,6 +115,7 @@ fn settle_some(cx: &Current<'_>, id: Domid) -> bool {
 
 /// Makes every CPU that runs a vCPU of the domain forget its translations. The others do so by themselves before they
 /// run one.
+#[inline(never)]
 pub(crate) fn flush_domain(hv: &Hypervisor, domain: &Domain) {
     flush_vcpus(hv, domain, |_| true);
 }
@@ -117,6 +132,7 @@ fn flush_vcpus(hv: &Hypervisor, domain: &Domain, chosen: impl Fn(u32) -> bool) {
 ///
 /// # Errors
 /// `EFAULT`.
+#[inline(never)]
 fn flush_bitmap(cx: &Current<'_>, bitmap: u64) -> Result<(), Errno> {
     let vcpus = cx.domain.vcpu_count() as usize;
     let bytes = cx.read_array::<u8>(bitmap, vcpus.div_ceil(8))?;

@@ -1,9 +1,6 @@
 //! `mmu_update` and `update_va_mapping` (`xen/xen.h`): single entries of page tables, and the machine-to-phys
 //! table.
 
-use alloc::sync::Arc;
-use core::ops::Range;
-
 use hv_machine::{Platform, is_guest_range};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn};
@@ -33,19 +30,25 @@ const CLOCK_INTERVAL: u64 = 16;
 pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     let [requests, raw_count, done_at, foreign, ..] = *args;
     let (count, done) = begin(cx, requests, raw_count, done_at)?;
-    let tables_of = match (foreign >> 16) as u16 {
-        0 => cx.domain.clone(),
-        id => cx.hv.domain(Domid(id - 1))?,
+    let other;
+    let tables_of: &Domain = match (foreign >> 16) as u16 {
+        0 => cx.domain,
+        id => {
+            other = cx.hv.domain(Domid(id - 1))?;
+            if other.vcpu_count() == 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            &other
+        }
     };
-    if tables_of.vcpu_count() == 0 {
-        return Err(Errno::EINVAL.into());
-    }
     let frames_of = frame_owner(cx, Domid(foreign as u16))?;
     let _hold = hold_tables(cx, tables_of.id);
 
+    let own = tables_of.id == cx.domain.id;
     let mut call = Call {
         tables_of,
         frames_of,
+        may_map: may_map(cx, tables_of.id, frames_of),
         held: None,
     };
     let mut requests_read = Requests::new(requests, count);
@@ -59,8 +62,9 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     };
     let result = loop {
         // What a request let go of may be wanted by the next as something else.
-        let look = index > 0 && index < count && (long || index % CLOCK_INTERVAL == 0);
-        if !settle(cx, call.tables_of.id) || look && should_preempt(cx) {
+        let settled = own && tables_of.owner.is_settled() || settle(cx, tables_of.id);
+        let look = (long | (index % CLOCK_INTERVAL == 0)) && index > 0 && index < count;
+        if !settled || look && should_preempt(cx) {
             break again(cx, index);
         }
         if index >= count {
@@ -77,14 +81,14 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
             }
             Err(Errno::ERESTART) => break again(cx, index),
             Err(errno) => {
-                settle(cx, call.tables_of.id);
+                settle(cx, tables_of.id);
                 break Err(errno.into());
             }
         }
         index += 1;
     };
     if flush {
-        flush_domain(cx.hv, &call.tables_of);
+        flush_domain(cx.hv, tables_of);
     }
     if done_at != 0 {
         // The caller's loss if it cannot be written: what was done is done.
@@ -97,9 +101,10 @@ pub fn do_mmu_update(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
 struct Requests {
     list: u64,
     count: u64,
+    /// Request n is in place n modulo [`BATCH`].
     batch: [MmuUpdate; BATCH],
-    /// Numbers of those in the batch.
-    held: Range<u64>,
+    /// The first that is not read yet.
+    end: u64,
 }
 
 impl Requests {
@@ -108,35 +113,36 @@ impl Requests {
             list,
             count,
             batch: [MmuUpdate { ptr: 0, val: 0 }; BATCH],
-            held: 0..0,
+            end: 0,
         }
     }
 
-    /// Request `index`, which is below the count.
+    /// Request `index`, which is below the count; they are asked for in order.
     ///
     /// # Errors
     /// `EFAULT` where it cannot be read, whatever the next ones are.
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, cx: &Current<'_>, index: u64) -> Result<MmuUpdate, Errno> {
-        let place = index.wrapping_sub(self.held.start) as usize;
-        match self.batch.get(place) {
-            Some(&request) if self.held.contains(&index) => Ok(request),
-            _ => self.fill(cx, index),
+        if index >= self.end {
+            self.fill(cx, index)?;
         }
+        let place = index as usize % BATCH;
+        self.batch.get(place).copied().ok_or(Errno::EFAULT)
     }
 
-    /// Reads requests from `index` on, and gives that one.
-    fn fill(&mut self, cx: &Current<'_>, index: u64) -> Result<MmuUpdate, Errno> {
-        self.held = 0..0;
+    /// Reads requests from `index` on.
+    #[inline]
+    fn fill(&mut self, cx: &Current<'_>, index: u64) -> Result<(), Errno> {
+        let place = index as usize % BATCH;
+        let free = self.batch.get_mut(place..).unwrap_or_default();
+        let count = (self.count - index).min(free.len() as u64);
         let mut read = |count: u64| {
-            let part = self.batch.get_mut(..count as usize).unwrap_or_default();
+            let part = free.get_mut(..count as usize).unwrap_or_default();
             cx.read_elements(self.list, index, part)?;
-            self.held = index..index + count;
+            self.end = index + count;
             Ok(())
         };
-        read((self.count - index).min(BATCH as u64)).or_else(|_| read(1))?;
-        let [first, ..] = self.batch;
-        Ok(first)
+        read(count).or_else(|_: Errno| read(1))
     }
 }
 
@@ -152,33 +158,40 @@ enum Applied {
 }
 
 /// Whose tables and frames a call is about, and the L1 table that it wrote to last.
-struct Call<'m> {
-    tables_of: Arc<Domain>,
+struct Call<'m, 'd> {
+    tables_of: &'d Domain,
     frames_of: Domid,
+    /// Whether the caller may have the tables name the frames.
+    may_map: bool,
     /// Held until a request is about something else: guests write to one table many times.
     held: Option<TypedRef<'m>>,
 }
 
-impl<'m> Call<'m> {
+/// Whether the caller may have tables of one domain name frames of one; anybody may ask for those of [`Domid::IO`].
+fn may_map(cx: &Current<'_>, tables_of: Domid, frames_of: Domid) -> bool {
+    let may = |owner| require_control(cx, owner).is_ok();
+    (frames_of == Domid::IO || may(frames_of)) && may(tables_of)
+}
+
+impl<'m> Call<'m, '_> {
     /// Carries out one request.
-    #[inline]
+    #[inline(always)]
     fn apply(&mut self, cx: &Current<'m>, request: &MmuUpdate) -> Result<Applied, Errno> {
         let command = request.ptr & COMMAND;
         let address = request.ptr & !COMMAND;
         let mfn = Mfn(address >> 12);
         match command {
             MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_PRESERVE_AD | MMU_PT_UPDATE_NO_TRANSLATE => {
-                if self.frames_of != Domid::IO {
-                    require_control(cx, self.frames_of)?;
+                if !self.may_map {
+                    return Err(Errno::EPERM);
                 }
-                require_control(cx, self.tables_of.id)?;
                 let index = (address & 0xfff) as usize / 8;
                 let preserve = command == MMU_PT_UPDATE_PRESERVE_AD;
                 self.write_entry(cx, mfn, index, Pte(request.val), preserve)
             }
             MMU_MACHPHYS_UPDATE => {
                 self.held = None;
-                if !Arc::ptr_eq(&self.tables_of, cx.domain) {
+                if !core::ptr::eq(self.tables_of, cx.domain) {
                     return Err(Errno::EPERM);
                 }
                 require_control(cx, self.frames_of)?;
@@ -192,7 +205,7 @@ impl<'m> Call<'m> {
     }
 
     /// Writes a word of a frame: as an entry where the frame is a page table, else as plain data.
-    #[inline]
+    #[inline(always)]
     fn write_entry(
         &mut self,
         cx: &Current<'m>,
@@ -204,7 +217,7 @@ impl<'m> Call<'m> {
         let memory = &cx.hv.memory;
         if self.held.as_ref().is_none_or(|held| held.mfn() != mfn) {
             self.held = None;
-            self.held = memory.get_l1(mfn, self.tables_of.id);
+            self.held = memory.get_valid(mfn, self.tables_of.id, Level::L1);
         }
         if self.held.is_none() {
             return self.write_other(cx, mfn, index, entry, preserve);
@@ -281,7 +294,7 @@ fn update_va_mapping(cx: &mut Current<'_>, args: &Args, frames_of: Domid) -> Hyp
         .and_then(|root| memory.l1_slot(root, va))
         .ok_or(Errno::EINVAL)?;
     // Held, so that it stays an L1 table while it is written.
-    let table = memory.get_l1(slot.table, cx.domain.id);
+    let table = memory.get_valid(slot.table, cx.domain.id, Level::L1);
     let table = table.ok_or(Errno::EINVAL)?;
     memory.update_page(slot.table, slot.index, Pte(entry), frames_of, false)?;
     drop(table);

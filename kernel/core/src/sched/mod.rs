@@ -222,7 +222,7 @@ pub fn block(cx: &mut Current<'_>) {
     if event::upcall_due(cx.hv, cx.vcpu) {
         cx.vcpu.blocked.store(false, Ordering::SeqCst);
     } else {
-        sleep(cx.hv, cx.vcpu);
+        sleep(cx.hv, cx.vcpu_arc);
     }
 }
 

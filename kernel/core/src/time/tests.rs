@@ -300,7 +300,7 @@ fn time_and_run_state_are_copied_to_the_areas_of_a_vcpu() {
     let info: VcpuRunstateInfo = host.get(DOMU, area);
     assert_eq!(info.state, RUNSTATE_RUNNING);
     host.hv.machine.pass_time(1000);
-    host.as_guest(DOMU, |cx| crate::sched::switched_out(cx.hv, cx.vcpu));
+    host.as_guest(DOMU, |cx| crate::sched::switched_out(cx.hv, cx.vcpu_arc));
     let info: VcpuRunstateInfo = host.get(DOMU, area);
     assert_eq!(
         (info.state, info.time[RUNSTATE_RUNNING as usize]),

@@ -179,6 +179,6 @@ pub fn do_set_timer_op(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
     } else {
         deadline
     };
-    set_singleshot(cx.hv, cx.vcpu, deadline);
+    set_singleshot(cx.hv, cx.vcpu_arc, deadline);
     Ok(0)
 }

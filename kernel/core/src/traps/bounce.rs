@@ -48,18 +48,29 @@ pub fn enter(cx: &mut Current<'_>, entry: Entry) {
 /// As [`enter`], with what an [`Entry`] has in registers.
 #[inline(never)]
 fn enter_at(cx: &mut Current<'_>, address: u64, masks_events: bool, error_code: Option<u32>) {
+    let entry = Entry {
+        address,
+        masks_events,
+        error_code,
+    };
+    enter_inline(cx, entry);
+}
+
+/// As [`enter`], as a part of the caller.
+#[inline(always)]
+pub fn enter_inline(cx: &mut Current<'_>, entry: Entry) {
     let Some(interrupted) = interrupt(cx) else {
         return;
     };
     let regs = &cx.state.context.regs;
     let [rip, cs, rflags, rsp, ss] = return_frame(regs, &interrupted);
-    let (first, head) = match error_code {
+    let (first, head) = match entry.error_code {
         Some(code) => (0, [regs.rcx, regs.r11, code.into()]),
         None => (1, [0, regs.rcx, regs.r11]),
     };
     let words = [head[0], head[1], head[2], rip, cs, rflags, rsp, ss];
     let words = words.get(first..).unwrap_or_default();
-    push(cx, &interrupted, words, address, masks_events);
+    push(cx, &interrupted, words, entry.address, entry.masks_events);
 }
 
 /// Leaves the frame of the failsafe callback, which has the data selectors that could not be loaded between R11 and

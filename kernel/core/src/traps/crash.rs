@@ -10,6 +10,8 @@ use crate::{Current, lifecycle};
 const STACK_WORDS: usize = 16;
 
 /// Crashes the current vCPU's domain; `reason` and the vCPU's registers go to the log.
+#[cold]
+#[inline(never)]
 pub fn crash(cx: &mut Current<'_>, reason: fmt::Arguments<'_>) {
     let (domain, vcpu) = (cx.domain.id, cx.vcpu.id);
     let registers = Registers(cx);

@@ -101,17 +101,41 @@ pub mod dr6 {
 const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21;
 
 /// An exception of the guest, as the processor reported it ([`hv_machine::Exit::Exception`]).
+#[inline(always)]
 pub fn handle_exception(cx: &mut Current<'_>, vector: u8, error_code: u32, fault_address: u64) {
+    if vector == vector::PAGE_FAULT {
+        page_fault(cx, error_code, fault_address);
+    } else {
+        other_exception(cx, vector, error_code);
+    }
+}
+
+/// #PF: the hypervisor's own business, a store to a page table, or the guest's affair.
+#[inline(never)]
+fn page_fault(cx: &mut Current<'_>, error_code: u32, fault_address: u64) {
+    cx.hv.count(Counter::PageFaults);
+    if error_code & error_code::PRESENT != 0 && is_handled(cx, error_code, fault_address) {
+        return;
+    }
+    let entry = page_fault_entry(cx, fault_address, error_code);
+    if entry.address == 0 {
+        no_handler(cx, vector::PAGE_FAULT, entry.error_code.unwrap_or(0));
+    } else {
+        bounce::enter_inline(cx, entry);
+    }
+}
+
+/// Whether nothing is left of a page fault on a page that is there.
+#[inline(never)]
+fn is_handled(cx: &mut Current<'_>, error_code: u32, fault_address: u64) -> bool {
+    crate::mmu::fixup_fault(cx, fault_address, error_code)
+        || emulate::store_to_page_table(cx, fault_address, error_code)
+}
+
+/// Every exception but #PF.
+#[inline(never)]
+fn other_exception(cx: &mut Current<'_>, vector: u8, error_code: u32) {
     match vector {
-        vector::PAGE_FAULT => {
-            cx.hv.count(Counter::PageFaults);
-            let handled = error_code & error_code::PRESENT != 0
-                && (crate::mmu::fixup_fault(cx, fault_address, error_code)
-                    || emulate::store_to_page_table(cx, fault_address, error_code));
-            if !handled {
-                inject_page_fault(cx, fault_address, error_code);
-            }
-        }
         vector::GENERAL_PROTECTION => general_protection(cx, error_code),
         vector::INVALID_OPCODE => {
             if !emulate::forced_emulation(cx) {
@@ -192,14 +216,25 @@ fn no_handler(cx: &mut Current<'_>, vector: u8, code: u32) {
 /// Has the guest's kernel handle a page fault at `address`. The user bit of the error code is that of the guest's
 /// modes, as opposed to the processor's.
 pub fn inject_page_fault(cx: &mut Current<'_>, address: u64, error_code: u32) {
+    let entry = page_fault_entry(cx, address, error_code);
+    inject(cx, vector::PAGE_FAULT, entry.error_code);
+}
+
+/// How the guest's kernel is to be entered for a page fault of which it has been told the address.
+#[inline(always)]
+fn page_fault_entry(cx: &mut Current<'_>, address: u64, error_code: u32) -> Entry {
     let user = if cx.state.kernel_mode {
         0
     } else {
         error_code::USER
     };
     set_cr2(cx, address);
-    let error_code = error_code & !error_code::USER | user;
-    inject(cx, vector::PAGE_FAULT, Some(error_code));
+    let info = &cx.state.traps[usize::from(vector::PAGE_FAULT)];
+    Entry {
+        address: info.address,
+        masks_events: info.masks_events(),
+        error_code: Some(error_code & !error_code::USER | user),
+    }
 }
 
 /// Sets the guest's CR2, which it reads in its `vcpu_info`.
@@ -245,6 +280,7 @@ pub fn enter_nmi(cx: &mut Current<'_>) {
 }
 
 /// `syscall` of 64-bit user mode.
+#[inline(never)]
 pub fn enter_syscall(cx: &mut Current<'_>) {
     let callbacks = &cx.state.callbacks;
     let (address, masks_events) = (callbacks.syscall, callbacks.syscall_masks_events);
@@ -252,6 +288,7 @@ pub fn enter_syscall(cx: &mut Current<'_>) {
 }
 
 /// `syscall` of compatibility mode.
+#[inline(never)]
 pub fn enter_syscall32(cx: &mut Current<'_>) {
     let callbacks = &cx.state.callbacks;
     let (address, masks_events) = (callbacks.syscall32, callbacks.syscall32_masks_events);
@@ -279,6 +316,7 @@ fn system_call(cx: &mut Current<'_>, address: u64, masks_events: bool) {
 }
 
 /// `sysenter`. The processor keeps neither RIP nor RSP; the frame has zeros for them, and a null CS.
+#[inline(never)]
 pub fn enter_sysenter(cx: &mut Current<'_>) {
     let regs = &mut cx.state.context.regs;
     (regs.rip, regs.rsp) = (0, 0);

@@ -1,4 +1,4 @@
-//! What each CPU has for itself: a window of 1 MiB in the CPU windows' slot, the same inside for every CPU.
+//! What each CPU has for itself: a window of 1 MiB beside the image, the same inside for every CPU.
 //!
 //! | offset | holds |
 //! |---|---|
@@ -228,7 +228,8 @@ impl Block {
     /// Where in this CPU's LDT window an address is.
     #[inline]
     pub fn ldt_offset(&self, va: u64) -> Option<u32> {
-        let offset = va.checked_sub(address(self.id, LDT))?;
+        let window = core::ptr::from_ref(self).addr() as u64 - BLOCK;
+        let offset = va.wrapping_sub(window + LDT);
         (offset < LDT_SIZE).then_some(offset as u32)
     }
 

@@ -97,7 +97,7 @@
     ret
 .endm
 
-.text
+.section .text.entry, "ax", @progbits
 
 // enter_guest(registers: *mut CpuUserRegs, block: *mut Block) -> u64. Of the caller's registers it keeps %rbx, %rbp and
 // %rsp alone.
@@ -133,14 +133,6 @@ enter_guest:
     and $0x30100, %eax                     // VM, RF, TF
     or %rax, %rdx
     jnz 1f
-    // An exception has made SS null, with which some processors would leave the guest's SS without attributes.
-    mov %ss, %eax
-    test %eax, %eax
-    jnz 2f
-    mov $HYPERVISOR_DS, %eax
-    mov %eax, %ss
-2:
-
     mov R15(%rdi), %r15
     mov R14(%rdi), %r14
     mov R13(%rdi), %r13
@@ -189,8 +181,12 @@ guest_iret:
 guest_iret_failed:
     RETURN_TO_HOST
 
-// All vectors come here with the error code (or 0) and the vector pushed.
+// The vector of page faults has an entry of its own: it is the most frequent by far.
 .balign 16
+.global page_fault_entry
+page_fault_entry:
+    pushq $14
+// All vectors come here with the error code (or 0) and the vector pushed.
 vector_common:
     testb $3, 24(%rsp)
     jz vector_from_host
@@ -218,6 +214,11 @@ vector_common:
     mov %rax, RSP(%rdi)
     mov 56(%rsp), %rax
     mov %rax, SS(%rdi)
+    // The exception has made SS null, with which the `sysret` of some processors would leave the guest's SS without
+    // attributes. It is mended here, not there, so that all code between is run in one state of the processor: software
+    // emulation translates and looks up code by the state that it runs in.
+    mov $HYPERVISOR_DS, %eax
+    mov %eax, %ss
     mov 16(%rsp), %eax
     mov 8(%rsp), %ecx
     shl $32, %rcx
@@ -227,6 +228,7 @@ vector_common:
     mov BLOCK + BLOCK_RSP0(%rdi), %rsp
     RETURN_TO_HOST
 
+.text
 vector_from_host:
     push %rdi
     push %rsi
@@ -321,6 +323,8 @@ unblock_nmi:
     iretq
 1:
     ret
+
+.section .text.entry, "ax", @progbits
 
 // Moves \count times 8 bytes from %rsi to %rdi.
 .macro MOVE_WORDS count

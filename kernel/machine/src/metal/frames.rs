@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use hypercall_abi::types::Mfn;
 
-use super::layout;
+use super::{layout, nearby};
 use crate::{MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Place, TABLE_ENTRIES};
 
 /// Address of a machine address in the direct map.
@@ -29,8 +29,15 @@ pub struct Frames {
     /// Bit n of word m is set when frame 64 m + n is private or not RAM.
     closed: Vec<AtomicU64>,
     limit: u64,
-    /// How often frames have been closed, plus 1; [`u16::MAX`] for once too often to count.
-    closings: AtomicU16,
+}
+
+/// How often frames have been closed, plus 1 from the first look on; [`u16::MAX`] for once too often to count. Not with the frames: the linker
+/// script puts it where all exits go by.
+static CLOSINGS: AtomicU16 = AtomicU16::new(0);
+
+#[inline(always)]
+fn closings() -> &'static AtomicU16 {
+    nearby!(CLOSINGS: AtomicU16)
 }
 
 impl Frames {
@@ -39,11 +46,8 @@ impl Frames {
         let words = limit.div_ceil(64) as usize;
         let mut closed = Vec::with_capacity(words);
         closed.resize_with(words, || AtomicU64::new(u64::MAX));
-        let frames = Self {
-            closed,
-            limit,
-            closings: AtomicU16::new(1),
-        };
+        let frames = Self { closed, limit };
+        closings().store(1, Ordering::Relaxed);
         let page = PAGE_SIZE as u64;
         for region in map.iter().filter(|r| r.kind == MemoryKind::Ram) {
             let first = region.base.div_ceil(page);
@@ -98,9 +102,7 @@ impl Frames {
         }
         self.set(first.0, first.0 + count, true);
         let more = |count: u16| Some(count.saturating_add(1));
-        let _ = self
-            .closings
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        let _ = closings().fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
     }
 
     /// First byte of an untyped frame.
@@ -145,7 +147,7 @@ impl Frames {
     /// was.
     #[inline]
     pub fn word(&self, place: &Place, index: usize) -> &AtomicU64 {
-        let closings = self.closings.load(Ordering::Acquire);
+        let closings = closings().load(Ordering::Acquire);
         let mut address = place.compare(closings);
         if address >> 48 != 0 {
             address = self.look_up(place, closings);

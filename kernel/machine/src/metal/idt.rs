@@ -23,12 +23,14 @@ struct TableRegister {
 
 const BREAKPOINT: usize = 3;
 const OVERFLOW: usize = 4;
+const PAGE_FAULT: usize = 14;
 
 /// Flags that `syscall` clears: TF, IF, DF, IOPL, NT, RF, VM, AC.
 const SYSCALL_MASK: u64 = 0x0007_7700;
 
 unsafe extern "C" {
     static vector_entries: u8;
+    static page_fault_entry: u8;
     static syscall_entry: u8;
     static syscall32_entry: u8;
     static sysenter_entry: u8;
@@ -42,7 +44,10 @@ pub unsafe fn fill() {
     let first = (&raw const vector_entries).addr() as u64;
     let mut table = [[0; 2]; 256];
     for (vector, gate) in table.iter_mut().enumerate() {
-        let handler = first + 16 * vector as u64;
+        let handler = match vector {
+            PAGE_FAULT => (&raw const page_fault_entry).addr() as u64,
+            _ => first + 16 * vector as u64,
+        };
         let stack = match vector {
             1 => cpu::DEBUG_STACK,
             2 => cpu::NMI_STACK,

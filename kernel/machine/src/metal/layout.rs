@@ -4,16 +4,16 @@
 //! |---|---|
 //! | 256 | machine-to-phys table, readable by guests |
 //! | 257 | device registers and firmware tables ([`super::device`]) |
-//! | 260 | one window per CPU: descriptor tables, entry code, stacks ([`super::cpu`]) |
-//! | 261 | the image |
+//! | 261 | the image; one window per CPU: descriptor tables, entry code, stacks ([`super::cpu`]) |
 //! | 262-271 | direct map of RAM |
 
 /// First address of the machine-to-phys table.
 pub const M2P: u64 = 0xffff_8000_0000_0000;
 /// First address for device registers and firmware tables.
 pub const DEVICES: u64 = 0xffff_8080_0000_0000;
-/// First CPU's window.
-pub const CPU_WINDOWS: u64 = 0xffff_8200_0000_0000;
+/// First CPU's window: in one GiB with the image, so that they have their upper page tables in common. After a flush
+/// of the TLB each table on the way costs.
+pub const CPU_WINDOWS: u64 = 0xffff_82d0_6000_0000;
 /// First address of the image, as linker.ld has it.
 pub const IMAGE: u64 = 0xffff_82d0_4020_0000;
 /// Address of machine address 0 in the direct map.

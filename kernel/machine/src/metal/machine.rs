@@ -4,9 +4,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::arch::asm;
 use core::fmt::{self, Write};
+use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
 
 use hypercall_abi::types::Mfn;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::fpu::Fpu;
 use super::frames::{Frames, direct, raw_copy, raw_zero};
@@ -14,10 +16,10 @@ use super::interrupts::Interrupts;
 use super::lock::Lock;
 use super::paging::{self, Flags};
 use super::processor::{self, Features, port};
-use super::trap::{self, Left};
-use super::{MachineToPhys, cpu, gdt, heap, power, secondary, segments, tlb, uart};
+use super::trap::{self, Left, PAGE_FAULT};
+use super::{MachineToPhys, cpu, gdt, guest_copy, heap, power, secondary, segments, tlb, uart};
 use crate::{
-    BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
+    BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, Guest,
     HYPERVISOR_SLOTS, IoWidth, Irq, MemoryKind, MemoryRegion, PAGE_SHIFT, PAGE_SIZE, Place,
     Platform, Polarity, SegmentBase, Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo,
     is_guest_range,
@@ -57,14 +59,26 @@ pub(super) fn log_line(line: fmt::Arguments) {
     }
 }
 
-unsafe extern "C" {
-    fn read_guest(to: *mut u8, from: u64, len: usize) -> bool;
-    fn write_guest(to: u64, from: *const u8, len: usize) -> bool;
-}
-
 impl Machine {
     fn take_nmi(&self) -> bool {
         cpu::this().nmi_pending.take()
+    }
+
+    /// A guest left for none of the most frequent reasons, or was not entered because of a non-maskable interrupt.
+    #[inline(never)]
+    fn left_otherwise<G: Guest>(&self, guest: G, code: Option<trap::Code>) {
+        let left = match code {
+            Some(code) => trap::left(cpu::this(), code),
+            None => {
+                self.take_nmi();
+                Left::Nmi
+            }
+        };
+        guest.left(match left {
+            Left::Exit(exit) => exit,
+            Left::Interrupt(vector) => Exit::Interrupt(self.interrupts.take(vector)),
+            Left::Nmi => Exit::Interrupt(Irq::Nmi),
+        });
     }
 }
 
@@ -281,6 +295,7 @@ impl Platform for Machine {
         tlb::load_idle();
     }
 
+    #[inline]
     fn flush_tlb(&self) {
         tlb::flush();
     }
@@ -301,11 +316,11 @@ impl Platform for Machine {
 
     #[inline]
     fn flush_time(&self) -> u64 {
-        tlb::CLOCK.now()
+        tlb::clock().now()
     }
 
     fn unflushed_since(&self, time: u64) -> u64 {
-        tlb::CLOCK.unflushed_since(time, self.cpu_count())
+        tlb::clock().unflushed_since(time, self.cpu_count())
     }
 
     #[inline]
@@ -313,10 +328,25 @@ impl Platform for Machine {
         if !is_guest_range(va, out.len() as u64) {
             return Err(Fault);
         }
-        // SAFETY: the source is outside the hypervisor's range, a fault ends the copy, and `out` is writable.
-        let mut copy = || unsafe { read_guest(out.as_mut_ptr(), va, out.len()) };
-        // The first fault may be that of an old translation, which it makes the processor forget.
-        if copy() || copy() { Ok(()) } else { Err(Fault) }
+        // SAFETY: the source is outside the hypervisor's range, and `out` is writable.
+        let good = unsafe { guest_copy::read(out.as_mut_ptr(), va, out.len()) };
+        if good { Ok(()) } else { Err(Fault) }
+    }
+
+    #[inline]
+    fn read_from_guest<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Fault> {
+        let len = size_of::<T>();
+        if !is_guest_range(va, len as u64) {
+            return Err(Fault);
+        }
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: as in `copy_from_guest`; there is room for a value.
+        if unsafe { guest_copy::read(value.as_mut_ptr().cast(), va, len) } {
+            // SAFETY: all bytes are copied, and any are a `T`.
+            Ok(unsafe { value.assume_init() })
+        } else {
+            Err(Fault)
+        }
     }
 
     #[inline]
@@ -324,21 +354,28 @@ impl Platform for Machine {
         if !is_guest_range(va, data.len() as u64) {
             return Err(Fault);
         }
-        // SAFETY: the target is outside the hypervisor's range, so nothing of Rust's changes; a fault ends the copy.
-        let copy = || unsafe { write_guest(va, data.as_ptr(), data.len()) };
-        // As in `copy_from_guest`.
-        if copy() || copy() { Ok(()) } else { Err(Fault) }
+        // SAFETY: the target is outside the hypervisor's range, so nothing of Rust's changes.
+        let good = unsafe { guest_copy::write(va, data.as_ptr(), data.len()) };
+        if good { Ok(()) } else { Err(Fault) }
     }
 
-    #[inline]
-    fn enter_guest(&self, context: &mut GuestContext) -> Exit {
-        if self.take_nmi() {
-            return Exit::Interrupt(Irq::Nmi);
+    #[inline(always)]
+    fn enter_guest<G: Guest>(&self, mut guest: G) {
+        let block = cpu::this();
+        if block.nmi_pending.get() {
+            return self.left_otherwise(guest, None);
         }
-        match trap::run(context) {
-            Left::Exit(exit) => exit,
-            Left::Interrupt(vector) => Exit::Interrupt(self.interrupts.take(vector)),
-            Left::Nmi => Exit::Interrupt(Irq::Nmi),
+        let code = trap::run(block, guest.context());
+        if code.is_syscall() {
+            guest.left(Exit::Syscall);
+        } else if let Some((error_code, fault_address)) = code.page_fault(block) {
+            guest.left(Exit::Exception {
+                vector: PAGE_FAULT,
+                error_code,
+                fault_address,
+            });
+        } else {
+            self.left_otherwise(guest, Some(code));
         }
     }
 

@@ -28,6 +28,8 @@ mod frames;
 #[cfg(target_os = "none")]
 mod gdt;
 #[cfg(target_os = "none")]
+mod guest_copy;
+#[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]
 mod idt;
@@ -82,6 +84,23 @@ macro_rules! log {
 }
 #[cfg(target_os = "none")]
 use log;
+
+/// A reference to a static of this crate by its distance. What is inlined into other crates would load its address
+/// from the table of these, and after a flush of the TLB the table's page costs as much as the static's.
+#[cfg(target_os = "none")]
+macro_rules! nearby {
+    ($name:path: $type:ty) => {{
+        let address: *const $type;
+        // SAFETY: the instruction computes the static's address.
+        unsafe {
+            core::arch::asm!("lea {address}, [rip + {name}]", name = sym $name, address = out(reg) address,
+                options(pure, nomem, nostack, preserves_flags));
+            &*address
+        }
+    }};
+}
+#[cfg(target_os = "none")]
+use nearby;
 
 /// Makes two functions of type `fn(&'static Machine) -> !` the ones that boot ends in: on the first CPU, and on each
 /// of the others once the first has called [`Platform::release_cpus`](crate::Platform::release_cpus).

@@ -4,15 +4,20 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::shootdown::Shootdown;
-use super::{cpu, processor};
+use super::{cpu, nearby, processor};
 use crate::flush_clock::FlushClock;
 
-/// When each CPU flushed.
-pub static CLOCK: FlushClock = FlushClock::new();
+static CLOCK: FlushClock = FlushClock::new();
 /// What CPUs ask of each other.
 static SHOOTDOWN: Shootdown = Shootdown::new();
 /// The machine's own tables, for CR3.
 static IDLE_ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// When each CPU flushed.
+#[inline(always)]
+pub fn clock() -> &'static FlushClock {
+    nearby!(CLOCK: FlushClock)
+}
 
 /// Says where the machine's own tables are, before any other use.
 ///
@@ -31,7 +36,7 @@ pub unsafe fn load(address: u64) {
     let block = cpu::this();
     block.root_left.set(false);
     // SAFETY: the caller's promise.
-    CLOCK.flush(block.id, || unsafe { processor::set_root(address) });
+    clock().flush(block.id, || unsafe { processor::set_root(address) });
 }
 
 /// Loads the machine's own tables.
@@ -41,6 +46,7 @@ pub fn load_idle() {
 }
 
 /// Forgets all that this CPU knows of guests' tables.
+#[inline]
 pub fn flush() {
     if cpu::this().root_left.get() {
         load_idle();

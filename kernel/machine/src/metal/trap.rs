@@ -44,7 +44,8 @@ const EXIT_BAD_FRAME: u16 = 0x103;
 
 const DEBUG: u16 = 1;
 const NMI: u16 = 2;
-const PAGE_FAULT: u16 = 14;
+/// Vector of page faults.
+pub const PAGE_FAULT: u8 = 14;
 const MACHINE_CHECK: u16 = 18;
 const FIRST_INTERRUPT: u16 = 32;
 
@@ -61,10 +62,42 @@ pub enum Left {
     Nmi,
 }
 
+/// What the entry code says of why a guest left.
+#[derive(Clone, Copy)]
+pub struct Code(u64);
+
+impl Code {
+    #[inline]
+    fn error_code(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    fn vector(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// Whether it was a `syscall` in 64-bit mode.
+    #[inline]
+    pub fn is_syscall(self) -> bool {
+        self.vector() == EXIT_SYSCALL
+    }
+
+    /// The page fault, if it was one and not in the window of the LDT: error code and address.
+    #[inline]
+    pub fn page_fault(self, block: &Block) -> Option<(u32, u64)> {
+        if self.vector() != u16::from(PAGE_FAULT) {
+            return None;
+        }
+        let fault_address = processor::fault_address();
+        let elsewhere = block.ldt_offset(fault_address).is_none();
+        elsewhere.then_some((self.error_code(), fault_address))
+    }
+}
+
 /// Runs the guest until it leaves.
-#[inline]
-pub fn run(context: &mut GuestContext) -> Left {
-    let block = cpu::this();
+#[inline(always)]
+pub fn run(block: &Block, context: &mut GuestContext) -> Code {
     let code: u64;
     // SAFETY: the entry code stores to the register file and to this CPU's block and stack, and returns here; all
     // registers that it does not keep are named.
@@ -82,37 +115,28 @@ pub fn run(context: &mut GuestContext) -> Left {
             clobber_abi("sysv64"),
         );
     }
-    let error_code = code as u32;
-    let vector = (code >> 32) as u16;
-    match vector {
-        EXIT_SYSCALL => Left::Exit(Exit::Syscall),
-        PAGE_FAULT => {
-            let fault_address = processor::fault_address();
-            Left::Exit(match ldt_fault(block, fault_address, error_code) {
-                Some(exit) => exit,
-                None => Exit::Exception {
-                    vector: PAGE_FAULT as u8,
-                    error_code,
-                    fault_address,
-                },
-            })
-        }
-        _ => left(block, code),
-    }
+    Code(code)
 }
 
-/// Why a guest left, for all but the most frequent reasons.
+/// Why a guest left, in full.
 #[inline(never)]
-fn left(block: &Block, code: u64) -> Left {
-    let error_code = code as u32;
-    let vector = (code >> 32) as u16;
-    Left::Exit(match vector {
+pub fn left(block: &Block, code: Code) -> Left {
+    let error_code = code.error_code();
+    Left::Exit(match code.vector() {
         EXIT_SYSCALL => Exit::Syscall,
+        vector if vector == PAGE_FAULT.into() => {
+            let fault_address = processor::fault_address();
+            ldt_fault(block, fault_address, error_code).unwrap_or(Exit::Exception {
+                vector: PAGE_FAULT,
+                error_code,
+                fault_address,
+            })
+        }
         EXIT_SYSCALL32 => Exit::Syscall32,
         EXIT_SYSENTER => Exit::Sysenter,
         EXIT_BAD_FRAME => {
-            let vector = (code >> 48) as u8;
-            let in_ldt = if u16::from(vector) == PAGE_FAULT {
+            let vector = (code.0 >> 48) as u8;
+            let in_ldt = if vector == PAGE_FAULT {
                 ldt_fault(block, processor::fault_address(), error_code)
             } else {
                 None
@@ -135,7 +159,6 @@ fn left(block: &Block, code: u64) -> Left {
     })
 }
 
-#[inline]
 fn ldt_fault(block: &Block, fault_address: u64, error_code: u32) -> Option<Exit> {
     let offset = block.ldt_offset(fault_address)?;
     // A program's own access to the window has the USER bit in its error code.

@@ -4,12 +4,13 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
 use hypercall_abi::types::Mfn;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::cpu::CPU;
 use super::script::Script;
 use super::{FIRST_UNTYPED, Flush, Gsi, Machine, TSC_KHZ};
 use crate::{
-    BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, GuestContext,
+    BootModule, Exit, Fault, FpuState, GUEST_GDT_FRAMES, GeneralProtection, Guest,
     HYPERVISOR_SLOTS, IoWidth, Irq, MemoryRegion, PAGE_SIZE, Place, Platform, Polarity,
     SegmentBase, Segments, SelectorFault, TABLE_ENTRIES, TriggerMode, TscInfo, is_guest_range,
 };
@@ -213,6 +214,12 @@ impl Platform for Machine {
         Ok(())
     }
 
+    fn read_from_guest<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Fault> {
+        let mut value = T::new_zeroed();
+        self.copy_from_guest(va, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
     fn copy_to_guest(&self, va: u64, data: &[u8]) -> Result<(), Fault> {
         if !is_guest_range(va, data.len() as u64) {
             return Err(Fault);
@@ -227,13 +234,14 @@ impl Platform for Machine {
         Ok(())
     }
 
-    fn enter_guest(&self, context: &mut GuestContext) -> Exit {
+    fn enter_guest<G: Guest>(&self, mut guest: G) {
+        let context = guest.context();
         let script = {
             let mut record = self.record();
             record.entered.push(*context);
             record.script.pop_front()
         };
-        match script.expect("the script says what the guest does") {
+        let exit = match script.expect("the script says what the guest does") {
             Script::Leave(exit, replace) => {
                 if let Some(replace) = replace {
                     *context = *replace;
@@ -241,7 +249,8 @@ impl Platform for Machine {
                 exit
             }
             Script::Program(program) => program(self, context),
-        }
+        };
+        guest.left(exit);
     }
 
     fn idle(&self) -> Irq {

@@ -3,7 +3,6 @@
 
 use super::*;
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
@@ -25,6 +24,15 @@ use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH};
 use crate::traps::handle_exception;
 
 const SELF: u64 = Domid::SELF.0 as u64;
+/// Notes why the guest left.
+struct Record<'r>(&'r mut Option<Exit>);
+
+impl ExitHandler for Record<'_> {
+    fn handle(self, _: &mut Current<'_>, exit: Exit) {
+        *self.0 = Some(exit);
+    }
+}
+
 /// `mov [rdi], rax`.
 const MOV: [u8; 3] = [0x48, 0x89, 0x07];
 const CODE: u64 = SCRATCH + 0x6000;
@@ -149,7 +157,7 @@ fn execute(host: &Host, stores: Stores) -> u32 {
                 Exit::Interrupt(Irq::Spurious)
             });
             let mut left = None;
-            enter(cx, |_, exit| left = Some(exit));
+            enter(cx, Record(&mut left));
             match left {
                 Some(Exit::Interrupt(_)) => break,
                 Some(Exit::Exception {
@@ -525,14 +533,8 @@ fn a_toolstack_takes_a_vcpus_tables_only_while_all_are_hooked() {
             let vcpu = dom0.vcpu(0).expect("vCPU 0");
             let mut state = vcpu.state.lock();
             hv.machine.load_root(state.root().expect("a root"));
-            let mut cx = Current {
-                hv,
-                domain: dom0,
-                vcpu: &vcpu,
-                state: &mut state,
-                deadline: Cell::new(Some(u64::MAX)),
-                continuation: Cell::default(),
-            };
+            let mut cx = Current::new(hv, dom0, &vcpu, &mut state);
+            cx.deadline.set(Some(u64::MAX));
             dispatch(&mut cx, HYPERVISOR_DOMCTL.into(), &[at, 0, 0, 0, 0, 0])
         });
         while domain.unhooking.holds.load(Ordering::SeqCst) == 0 && !other.is_finished() {

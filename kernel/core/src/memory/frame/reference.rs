@@ -143,11 +143,11 @@ impl Memory {
         self.get(mfn, owner).ok_or(Errno::EINVAL)?.with_type(kind)
     }
 
-    /// A reference to a frame and a use of it as the L1 table that it is already; `None` where it is none, or not the
-    /// owner's.
+    /// A reference to a frame and a use of it as the table of a level that it is already; `None` where it is none, or
+    /// not the owner's. A matter of a moment.
     #[inline]
-    pub fn get_l1(&self, mfn: Mfn, owner: Domid) -> Option<TypedRef<'_>> {
-        let kind = FrameType::Table(Level::L1);
+    pub fn get_valid(&self, mfn: Mfn, owner: Domid, level: Level) -> Option<TypedRef<'_>> {
+        let kind = FrameType::Table(level);
         let frame = self.get(mfn, owner)?;
         let again = self.frame(mfn)?.try_change(|word| word.used_again(kind));
         again.then(|| TypedRef { frame, kind })

@@ -3,6 +3,8 @@ use super::*;
 use hv_machine::MachineRef;
 use hv_machine::sim::{Flush, Machine};
 
+use crate::memory::Level;
+
 const VA: u64 = SCRATCH + 8 * 4096;
 
 fn map(host: &Host, va: u64, entry: Pte, flags: u64) -> i64 {
@@ -168,7 +170,8 @@ fn processors_that_write_to_one_table_at_the_same_time_are_not_refused() {
                 Machine::become_cpu(cpu);
                 for round in 0..20_000 {
                     let entry = Pte::new(mfn, [RO, RW][round % 2]);
-                    let held = memory.get_l1(table, DOMU).expect("it stays an L1 table");
+                    let held = memory.get_valid(table, DOMU, Level::L1);
+                    let held = held.expect("it stays an L1 table");
                     let index = 8 + cpu as usize;
                     let updated = memory.update_page(held.mfn(), index, entry, DOMU, false);
                     assert!(updated.is_ok());
