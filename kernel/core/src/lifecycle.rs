@@ -270,7 +270,12 @@ pub fn destroy(
     if first {
         hv.memory.close(&domain.owner);
         pause(hv, domain);
-        event::close_all(hv, domain);
+    }
+    // Who sends an event writes where a vCPU has its information, so that stays until no port is left.
+    if !domain.events.all_closed() {
+        if !event::close_all(hv, domain, out_of_time) {
+            return false;
+        }
         domain.grants.close(hv);
         sched_op::stop_watchdogs(hv, domain);
         for vcpu in domain.vcpus() {

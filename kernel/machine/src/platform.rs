@@ -128,6 +128,16 @@ pub trait Platform {
     fn fetch_or_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64;
     /// Keeps only `bits` of entry `index`, returns what it held.
     fn fetch_and_u64(&self, mfn: Mfn, index: usize, bits: u64) -> u64;
+    /// Reads 32-bit word `index` (0 to 1023) of a frame, atomically.
+    fn load_u32(&self, mfn: Mfn, index: usize) -> u32;
+    /// Writes 32-bit word `index` of a frame, atomically.
+    fn store_u32(&self, mfn: Mfn, index: usize, value: u32);
+    /// Writes 32-bit word `index` if it holds `old`; else returns what it holds.
+    fn compare_exchange_u32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32>;
+    /// Sets bits of 32-bit word `index`, returns what it held.
+    fn fetch_or_u32(&self, mfn: Mfn, index: usize, bits: u32) -> u32;
+    /// Keeps only `bits` of 32-bit word `index`, returns what it held.
+    fn fetch_and_u32(&self, mfn: Mfn, index: usize, bits: u32) -> u32;
     /// Reads word `index` of a place, atomically. The place's frame is held by the caller, who keeps it untyped.
     fn load_at(&self, place: &Place, index: usize) -> u64;
     /// Writes word `index` of a place, as [`Self::load_at`].

@@ -1,4 +1,4 @@
-//! The two-level table of pending events in guest memory, and what wakes a vCPU.
+//! Making ports pending by either interface, and what wakes a vCPU.
 
 use alloc::sync::Arc;
 use core::mem::offset_of;
@@ -6,95 +6,93 @@ use core::sync::atomic::Ordering;
 
 use hv_machine::Platform;
 use hypercall_abi::types::Port;
-use hypercall_abi::xen::{SharedInfo, VcpuInfo};
+use hypercall_abi::xen::VcpuInfo;
 
+use super::table::{Abi, Table};
+use super::two_level;
 use crate::vcpu::InfoPlace;
 use crate::{Domain, Hypervisor, Vcpu, sched};
 
-const PENDING: usize = offset_of!(SharedInfo, evtchn_pending) / 8;
-const MASK: usize = offset_of!(SharedInfo, evtchn_mask) / 8;
-/// Words of a `vcpu_info`: the first holds the upcall's pending byte and, next to it, the mask's.
-const UPCALL: usize = offset_of!(VcpuInfo, evtchn_upcall_pending) / 8;
-const SELECTOR: usize = offset_of!(VcpuInfo, evtchn_pending_sel) / 8;
+/// Word of a `vcpu_info` that holds the upcall's pending byte and, next to it, the mask's.
+pub(super) const UPCALL: usize = offset_of!(VcpuInfo, evtchn_upcall_pending) / 8;
 const UPCALL_PENDING: u64 = 0x00ff;
 const UPCALL_MASK: u64 = 0xff00;
 const _: () = assert!(offset_of!(VcpuInfo, evtchn_upcall_pending) % 8 == 0);
 const _: () = assert!(offset_of!(VcpuInfo, evtchn_upcall_mask) % 8 == 1);
 
-fn word_and_bit(port: Port) -> (usize, u64) {
-    (port.0 as usize / 64 % 64, 1 << (port.0 % 64))
-}
-
-/// Makes a port pending and tells vCPU `vcpu` and all that poll for it; the domain's table is locked.
-pub(super) fn set_pending(hv: &Hypervisor, domain: &Domain, port: Port, vcpu: u32) {
-    let (word, bit) = word_and_bit(port);
-    if hv
-        .machine
-        .fetch_or_u64(domain.shared_info, PENDING + word, bit)
-        & bit
-        != 0
-    {
-        return;
-    }
-    if !is_masked(hv, domain, port) {
-        select(hv, domain, vcpu, word);
-    }
-    if domain.events.pollers.load(Ordering::SeqCst) != 0 {
+/// Makes a port pending and tells vCPU `vcpu` and all that poll for it.
+#[inline]
+pub(super) fn set_pending(
+    hv: &Hypervisor,
+    domain: &Domain,
+    table: &mut Table,
+    port: Port,
+    vcpu: u32,
+) {
+    let newly = match table.fifo_and_channel(port) {
+        None => two_level::raise(hv, domain, port, vcpu),
+        Some((fifo, channel)) => match fifo.raise((port, &mut channel.fifo), vcpu) {
+            None => {
+                channel.pending = !fifo.has_word(port);
+                false
+            }
+            Some(raised) => {
+                if raised.upcall
+                    && let Some(vcpu) = domain.vcpu(vcpu)
+                {
+                    mark_pending(hv, &vcpu);
+                }
+                raised.newly
+            }
+        },
+    };
+    if newly && domain.events.pollers.load(Ordering::SeqCst) != 0 {
         wake_pollers(hv, domain, port);
     }
 }
 
 /// Takes a pending event back.
-pub(super) fn clear_pending(hv: &Hypervisor, domain: &Domain, port: Port) {
-    let (word, bit) = word_and_bit(port);
-    hv.machine
-        .fetch_and_u64(domain.shared_info, PENDING + word, !bit);
+pub(super) fn clear_pending(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port) {
+    match &table.abi {
+        Abi::Fifo(fifo) => fifo.clear_pending(port),
+        Abi::TwoLevel => {
+            if let Some(bits) = two_level::bits(hv, domain, port) {
+                bits.clear();
+            }
+        }
+    }
 }
 
 /// Unmasks a port and delivers what is pending.
-pub(super) fn unmask(hv: &Hypervisor, domain: &Domain, port: Port, vcpu: u32) {
-    let (word, bit) = word_and_bit(port);
-    let before = hv
-        .machine
-        .fetch_and_u64(domain.shared_info, MASK + word, !bit);
-    if before & bit != 0 && is_pending(hv, domain, port) {
-        select(hv, domain, vcpu, word);
+pub(super) fn unmask(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port, vcpu: u32) {
+    match &table.abi {
+        Abi::TwoLevel => two_level::unmask(hv, domain, port, vcpu),
+        Abi::Fifo(fifo) => {
+            if fifo.unmask(port) {
+                set_pending(hv, domain, table, port, vcpu);
+            }
+        }
     }
 }
 
 /// Whether a port is pending.
-pub(super) fn is_pending(hv: &Hypervisor, domain: &Domain, port: Port) -> bool {
-    let (word, bit) = word_and_bit(port);
-    hv.machine.load_u64(domain.shared_info, PENDING + word) & bit != 0
-}
-
-/// Whether the guest masks a port.
-pub(super) fn is_masked(hv: &Hypervisor, domain: &Domain, port: Port) -> bool {
-    let (word, bit) = word_and_bit(port);
-    hv.machine.load_u64(domain.shared_info, MASK + word) & bit != 0
-}
-
-/// Points a vCPU at a word of pending bits.
-fn select(hv: &Hypervisor, domain: &Domain, id: u32, word: usize) {
-    let bit = 1 << word;
-    match domain.vcpu(id) {
-        Some(vcpu) => {
-            let InfoPlace { mfn, offset } = vcpu.info();
-            if hv.machine.fetch_or_u64(mfn, offset / 8 + SELECTOR, bit) & bit == 0 {
-                mark_pending(hv, &vcpu);
-            }
-        }
-        // A domain that is being built may get events before it has vCPUs. Vcpu 0 will find them.
-        None if id == 0 => {
-            hv.machine.fetch_or_u64(domain.shared_info, SELECTOR, bit);
-            hv.machine.fetch_or_u64(domain.shared_info, UPCALL, 1);
-        }
-        None => {}
+pub(super) fn is_pending(hv: &Hypervisor, domain: &Domain, table: &Table, port: Port) -> bool {
+    match &table.abi {
+        Abi::TwoLevel => two_level::bits(hv, domain, port).is_some_and(|it| it.is_pending()),
+        Abi::Fifo(fifo) => fifo.is_pending(port),
     }
 }
 
-/// Tells a vCPU that its selector is not empty.
-fn mark_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+/// Whether the guest masks a port.
+pub(super) fn is_masked(hv: &Hypervisor, domain: &Domain, table: &Table, port: Port) -> bool {
+    match &table.abi {
+        Abi::TwoLevel => two_level::bits(hv, domain, port).is_none_or(|it| it.is_masked()),
+        Abi::Fifo(fifo) => fifo.is_masked(port),
+    }
+}
+
+/// Tells a vCPU that it has events.
+pub(super) fn mark_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     let InfoPlace { mfn, offset } = vcpu.info();
     if hv.machine.fetch_or_u64(mfn, offset / 8 + UPCALL, 1) & 1 == 0 {
         sched::kick(hv, vcpu);
@@ -103,8 +101,7 @@ fn mark_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
 
 /// Has a vCPU look at all its events: its information moved, and an event may have come in between.
 pub fn mark_all_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
-    let InfoPlace { mfn, offset } = vcpu.info();
-    hv.machine.store_u64(mfn, offset / 8 + SELECTOR, u64::MAX);
+    two_level::select_all(hv, vcpu);
     mark_pending(hv, vcpu);
 }
 

@@ -1,20 +1,22 @@
-//! Event channels (`xen/event_channel.h`), with the two-level table in the shared-info page.
+//! Event channels (`xen/event_channel.h`).
 //!
 //! A domain's ports are in one table, behind one lock. Two tables are locked at once only to connect
 //! or disconnect two ports, the lower domain number first. To send an event takes one lock at a time:
 //! the sender's, to find the other end, then the receiver's, under which the other end is seen to still
 //! be the sender's.
 //!
-//! The guest reads and writes the bits themselves. The order of the hypervisor's steps is that of the
-//! ABI: pending bit; then, if the port is not masked, the selector's bit for its word; then the vCPU's
-//! upcall byte. Each step is taken only where the one before found its bit clear.
+//! What a guest and the hypervisor write for each other is in [`two_level`] or [`fifo`], as the guest chose, and the
+//! order of their steps in the crate `event-protocol`.
 
 mod deliver;
+mod fifo;
 mod op;
 mod table;
 #[cfg(test)]
 mod tests;
+mod two_level;
 mod virq;
+mod word;
 
 pub(crate) use deliver::unmask_upcalls;
 pub use deliver::{mark_all_pending, mask_upcalls, upcall_due};
@@ -53,6 +55,21 @@ impl EventChannels {
     /// Number of ports that are bound to something.
     pub fn active(&self) -> u32 {
         self.table.lock().active()
+    }
+
+    /// The frames that the domain gave for its events.
+    #[cfg(test)]
+    pub(crate) fn frames(&self) -> alloc::vec::Vec<hypercall_abi::types::Mfn> {
+        match &self.table.lock().abi {
+            table::Abi::TwoLevel => alloc::vec::Vec::new(),
+            table::Abi::Fifo(fifo) => fifo.frames().collect(),
+        }
+    }
+
+    /// Whether [`close_all`] has closed all.
+    pub(crate) fn all_closed(&self) -> bool {
+        let table = self.table.lock();
+        table.closing.is_some_and(|next| next >= table.len())
     }
 
     /// A vCPU of the domain begins to poll.
@@ -137,7 +154,7 @@ pub fn bind_interdomain(
         .as_deref_mut()
         .unwrap_or(&mut ours)
         .rebind(remote_port, back);
-    deliver::set_pending(hv, domain, port, 0);
+    deliver::set_pending(hv, domain, &mut ours, port, 0);
     Ok(port)
 }
 
@@ -233,7 +250,7 @@ pub fn close(hv: &Hypervisor, domain: &Arc<Domain>, port: Port) -> Result<(), Er
 
 /// Frees a port; a pending event must not greet whoever gets the port next.
 fn release(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port) {
-    deliver::clear_pending(hv, domain, port);
+    deliver::clear_pending(hv, domain, table, port);
     table.free(port);
 }
 
@@ -243,39 +260,42 @@ fn release(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port) {
 /// `EINVAL` where the port is none that sends.
 pub fn send(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno> {
     let (remote, other_end) = {
-        let table = domain.events.table.lock();
+        let mut table = domain.events.table.lock();
         let channel = table.get(port).ok_or(Errno::EINVAL)?;
         match &channel.binding {
             Binding::Interdomain { remote, port } => (remote.clone(), *port),
             Binding::Ipi => {
-                deliver::set_pending(hv, domain, port, channel.vcpu);
+                let vcpu = channel.vcpu;
+                deliver::set_pending(hv, domain, &mut table, port, vcpu);
                 return Ok(());
             }
             Binding::Unbound { .. } => return Ok(()),
             _ => return Err(Errno::EINVAL),
         }
     };
-    let table = remote.events.table.lock();
-    if let Some(Channel {
-        binding: Binding::Interdomain {
-            remote: back,
-            port: ours,
-        },
+    let mut table = remote.events.table.lock();
+    if let Some(&Channel {
+        binding:
+            Binding::Interdomain {
+                remote: ref back,
+                port: ours,
+            },
         vcpu,
+        ..
     }) = table.get(other_end)
         && back.id == domain.id
-        && *ours == port
+        && ours == port
     {
-        deliver::set_pending(hv, &remote, other_end, *vcpu);
+        deliver::set_pending(hv, &remote, &mut table, other_end, vcpu);
     }
     Ok(())
 }
 
 /// Makes a port of a domain pending, whatever it is bound to.
 pub fn set_pending(hv: &Hypervisor, domain: &Domain, port: Port) {
-    let table = domain.events.table.lock();
-    if let Some(channel) = usable(&table, port) {
-        deliver::set_pending(hv, domain, port, channel.vcpu);
+    let mut table = domain.events.table.lock();
+    if let Some(vcpu) = table.usable(port).map(|channel| channel.vcpu) {
+        deliver::set_pending(hv, domain, &mut table, port, vcpu);
     }
 }
 
@@ -286,21 +306,21 @@ pub fn send_pirq(hv: &Hypervisor, gsi: u32) {
 
 /// Makes the port of a domain's physical interrupt pending.
 pub fn raise_pirq(hv: &Hypervisor, domain: &Domain, pirq: u32) {
-    let table = domain.events.table.lock();
+    let mut table = domain.events.table.lock();
     if let Some(port) = table.pirq_port(pirq)
-        && let Some(channel) = table.get(port)
+        && let Some(vcpu) = table.get(port).map(|channel| channel.vcpu)
     {
-        deliver::set_pending(hv, domain, port, channel.vcpu);
+        deliver::set_pending(hv, domain, &mut table, port, vcpu);
     }
 }
 
 /// Unmasks the port of a domain's physical interrupt.
 pub fn unmask_pirq(hv: &Hypervisor, domain: &Domain, pirq: u32) {
-    let table = domain.events.table.lock();
+    let mut table = domain.events.table.lock();
     if let Some(port) = table.pirq_port(pirq)
-        && let Some(channel) = table.get(port)
+        && let Some(vcpu) = table.get(port).map(|channel| channel.vcpu)
     {
-        deliver::unmask(hv, domain, port, channel.vcpu);
+        deliver::unmask(hv, domain, &mut table, port, vcpu);
     }
 }
 
@@ -309,7 +329,7 @@ pub fn is_pirq_masked(hv: &Hypervisor, domain: &Domain, pirq: u32) -> bool {
     let table = domain.events.table.lock();
     table
         .pirq_port(pirq)
-        .is_none_or(|port| deliver::is_masked(hv, domain, port))
+        .is_none_or(|port| deliver::is_masked(hv, domain, &table, port))
 }
 
 /// Unmasks a port; one that is pending is delivered.
@@ -317,10 +337,10 @@ pub fn is_pirq_masked(hv: &Hypervisor, domain: &Domain, pirq: u32) -> bool {
 /// # Errors
 /// `EINVAL` where the port does not exist; one that is free is left alone.
 pub fn unmask(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno> {
-    let table = domain.events.table.lock();
+    let mut table = domain.events.table.lock();
     table.get(port).ok_or(Errno::EINVAL)?;
-    if let Some(channel) = usable(&table, port) {
-        deliver::unmask(hv, domain, port, channel.vcpu);
+    if let Some(vcpu) = table.usable(port).map(|channel| channel.vcpu) {
+        deliver::unmask(hv, domain, &mut table, port, vcpu);
     }
     Ok(())
 }
@@ -331,13 +351,8 @@ pub fn unmask(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno>
 /// `EINVAL` where it is bound to nothing.
 pub fn poll(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<bool, Errno> {
     let table = domain.events.table.lock();
-    usable(&table, port).ok_or(Errno::EINVAL)?;
-    Ok(deliver::is_pending(hv, domain, port))
-}
-
-fn usable(table: &Table, port: Port) -> Option<&Channel> {
-    let channel = table.get(port)?;
-    (!matches!(channel.binding, Binding::Free | Binding::Reserved)).then_some(channel)
+    table.usable(port).ok_or(Errno::EINVAL)?;
+    Ok(deliver::is_pending(hv, domain, &table, port))
 }
 
 /// Chooses the vCPU that a port notifies.
@@ -357,8 +372,8 @@ pub fn bind_vcpu(domain: &Domain, port: Port, vcpu: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Closes the ports of a domain from the one at which the last call stopped; `None` where
-/// `out_of_time` said to stop again.
+/// Closes the ports of a domain from the one at which the last call stopped, and has it begin anew with the two-level
+/// interface; `None` where `out_of_time` said to stop again.
 ///
 /// # Errors
 /// `EBUSY` where `resume` is not set and a reset is in progress, or the other way round; `EAGAIN` where
@@ -383,11 +398,15 @@ pub fn reset(
             let mut table = domain.events.table.lock();
             if port >= table.len() || table.active() == 0 {
                 table.next_reset = 0;
-                return if table.active() == 0 {
-                    Ok(Some(()))
-                } else {
-                    Err(Errno::EAGAIN)
-                };
+                if table.active() != 0 {
+                    return Err(Errno::EAGAIN);
+                }
+                let queues = table.leave_fifo();
+                drop(table);
+                if let Some(queues) = queues {
+                    queues.release(hv);
+                }
+                return Ok(Some(()));
             }
             table.next_reset = port;
         }
@@ -401,17 +420,30 @@ pub fn reset(
     }
 }
 
-/// Closes all ports of a domain that is going; it gets no new ones.
-pub fn close_all(hv: &Hypervisor, domain: &Arc<Domain>) {
-    let len = {
+/// Closes all ports of a domain that is going; it gets no new ones. Returns whether that is finished: where it is not,
+/// because `out_of_time` said so, the next call goes on.
+pub fn close_all(
+    hv: &Hypervisor,
+    domain: &Arc<Domain>,
+    out_of_time: &mut dyn FnMut() -> bool,
+) -> bool {
+    let (first, len) = {
         let mut table = domain.events.table.lock();
-        table.closed = true;
-        table.len()
+        (*table.closing.get_or_insert(1), table.len())
     };
-    for port in 1..len {
+    for port in first..len {
         // A free port has nothing to close.
         let _ = close(hv, domain, Port(port));
+        domain.events.table.lock().closing = Some(port + 1);
+        if port % 64 == 0 && out_of_time() {
+            return false;
+        }
+    }
+    let queues = domain.events.table.lock().leave_fifo();
+    if let Some(queues) = queues {
+        queues.release(hv);
     }
     hv.virq_handlers.lock().forget(domain.id);
     interrupt::release_domain(hv, domain);
+    true
 }

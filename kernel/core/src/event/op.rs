@@ -5,8 +5,9 @@ use core::mem::offset_of;
 
 use hypercall_abi::errno::Errno;
 use hypercall_abi::event_channel::*;
-use hypercall_abi::types::Union;
+use hypercall_abi::types::{Mfn, Union};
 
+use super::fifo;
 use super::table::Binding;
 use crate::hypercall::{Args, HypercallResult, Stop, should_preempt};
 use crate::{Current, Domain};
@@ -99,12 +100,21 @@ fn run(cx: &mut Current<'_>, command: u32, at: u64, args: &Args) -> HypercallRes
             let domain = cx.any_domain(op.dom)?;
             reset(cx, &domain, command == EVTCHNOP_RESET_CONT, args)?;
         }
-        // Events with priorities are for the FIFO table, which this hypervisor does not have.
+        EVTCHNOP_INIT_CONTROL => {
+            let mut op: EvtchnInitControl = cx.read(at)?;
+            hv.reserve_heap(fifo::HEAP)?;
+            let mfn = Mfn(op.control_gfn);
+            fifo::init_control(hv, cx.domain, op.vcpu, mfn, op.offset)?;
+            op.link_bits = EVTCHN_FIFO_LINK_BITS as u8;
+            cx.write(at, &op)?;
+        }
+        EVTCHNOP_EXPAND_ARRAY => {
+            let op: EvtchnExpandArray = cx.read(at)?;
+            fifo::expand_array(hv, cx.domain, Mfn(op.array_gfn))?;
+        }
         EVTCHNOP_SET_PRIORITY => {
             let op: EvtchnSetPriority = cx.read(at)?;
-            let table = cx.domain.events.table.lock();
-            table.get(op.port).ok_or(Errno::EINVAL)?;
-            return Err(Errno::ENOSYS.into());
+            fifo::set_priority(cx.domain, op.port, op.priority)?;
         }
         _ => return Err(Errno::ENOSYS.into()),
     }

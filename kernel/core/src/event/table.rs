@@ -1,18 +1,26 @@
 //! The table of a domain's ports, without locks and without the guest's memory.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use event_protocol::fifo;
 use hypercall_abi::errno::Errno;
-use hypercall_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
+use hypercall_abi::event_channel::{
+    EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAULT,
+};
 use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::xen::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 
+use super::fifo::Fifo;
 use crate::Domain;
 
 /// Ports come in buckets of this many: one that no bucket has does not exist, however free it is.
 const BUCKET: usize = 64;
+/// Free ports at which [`Table::free_port`] looks that turn out to be on a queue still. A guest can have all its ports
+/// look so, and while the search lasts nobody can send it events.
+const MAX_LINKED: u32 = 1024;
 
 /// What a port is.
 #[derive(Clone)]
@@ -48,28 +56,56 @@ pub struct Channel {
     pub binding: Binding,
     /// The vCPU that it notifies.
     pub vcpu: u32,
+    /// Its queues. Which one it was put on last outlives what it is bound to.
+    pub fifo: fifo::Channel,
+    /// An event came, but there is no word for it yet.
+    pub pending: bool,
 }
 
 const FREE: Channel = Channel {
     binding: Binding::Free,
     vcpu: 0,
+    fifo: fifo::Channel::NEW,
+    pending: false,
 };
+
+struct Bucket {
+    /// Which of its ports are not free.
+    used: u64,
+    channels: Vec<Channel>,
+}
+
+/// By which interface a domain gets its events.
+pub enum Abi {
+    /// Bits in the shared-info page.
+    TwoLevel,
+    /// Queues.
+    Fifo(Box<Fifo>),
+}
 
 /// The ports of a domain, and which of them the interrupts are.
 pub struct Table {
-    channels: Vec<Channel>,
+    buckets: Vec<Bucket>,
+    /// By which interface the domain gets its events.
+    pub abi: Abi,
     /// The highest port that the domain may have.
     max_port: u32,
-    /// No lower port is free.
-    lowest_free: usize,
+    /// No bucket before this one has a free port.
+    first_free: usize,
     /// Ports that are neither free nor reserved.
     active: u32,
-    /// The domain is going: there are no new ports.
-    pub closed: bool,
+    /// The domain is going, so that there are no new ports: the next port to close.
+    pub closing: Option<u32>,
     /// Where a reset in progress goes on; 0 if there is none.
     pub next_reset: u32,
     virqs: BTreeMap<(u32, u32), Port>,
     pirqs: BTreeMap<u32, Port>,
+}
+
+impl Channel {
+    fn is_usable(&self) -> bool {
+        !matches!(self.binding, Binding::Free | Binding::Reserved)
+    }
 }
 
 impl Table {
@@ -80,11 +116,12 @@ impl Table {
             first.binding = Binding::Reserved;
         }
         Self {
-            channels,
+            buckets: alloc::vec![Bucket { used: 1, channels }],
+            abi: Abi::TwoLevel,
             max_port,
-            lowest_free: 1,
+            first_free: 0,
             active: 0,
-            closed: false,
+            closing: None,
             next_reset: 0,
             virqs: BTreeMap::new(),
             pirqs: BTreeMap::new(),
@@ -92,13 +129,55 @@ impl Table {
     }
 
     /// A port that exists, free or not.
+    #[inline]
     pub fn get(&self, port: Port) -> Option<&Channel> {
-        self.channels.get(port.0 as usize)
+        let port = port.0 as usize;
+        self.buckets.get(port / BUCKET)?.channels.get(port % BUCKET)
+    }
+
+    /// A port that exists, free or not.
+    pub fn get_mut(&mut self, port: Port) -> Option<&mut Channel> {
+        let bucket = self.buckets.get_mut(port.0 as usize / BUCKET)?;
+        bucket.channels.get_mut(port.0 as usize % BUCKET)
+    }
+
+    /// A port that is bound to something.
+    pub fn usable(&self, port: Port) -> Option<&Channel> {
+        self.get(port).filter(|channel| channel.is_usable())
+    }
+
+    /// A port that is bound to something.
+    pub fn usable_mut(&mut self, port: Port) -> Option<&mut Channel> {
+        self.get_mut(port).filter(|channel| channel.is_usable())
+    }
+
+    /// The queues and a port that exists, if events are queued.
+    #[inline]
+    pub fn fifo_and_channel(&mut self, port: Port) -> Option<(&mut Fifo, &mut Channel)> {
+        let Abi::Fifo(fifo) = &mut self.abi else {
+            return None;
+        };
+        let bucket = self.buckets.get_mut(port.0 as usize / BUCKET)?;
+        let channel = bucket.channels.get_mut(port.0 as usize % BUCKET)?;
+        Some((fifo, channel))
+    }
+
+    /// Goes back to the two-level interface; what is left of the other.
+    pub fn leave_fifo(&mut self) -> Option<Fifo> {
+        match core::mem::replace(&mut self.abi, Abi::TwoLevel) {
+            Abi::TwoLevel => None,
+            Abi::Fifo(fifo) => Some(*fifo),
+        }
     }
 
     /// Number of ports that exist.
     pub fn len(&self) -> u32 {
-        self.channels.len() as u32
+        (self.buckets.len() * BUCKET) as u32
+    }
+
+    /// Whether the domain is going.
+    pub fn is_closed(&self) -> bool {
+        self.closing.is_some()
     }
 
     /// Number of ports that are bound to something.
@@ -106,32 +185,59 @@ impl Table {
         self.active
     }
 
+    /// Number of ports that the domain may have, port 0 included.
+    fn limit(&self) -> u32 {
+        let ports = match self.abi {
+            Abi::TwoLevel => EVTCHN_2L_NR_CHANNELS,
+            Abi::Fifo(_) => EVTCHN_FIFO_NR_CHANNELS,
+        };
+        ports.min(self.max_port.saturating_add(1))
+    }
+
     /// The lowest free port. It stays free until [`Self::bind`].
     ///
     /// # Errors
     /// `EINVAL` for a domain that is going, `ENOSPC` where it may have no more, `ENOMEM`.
     pub fn free_port(&mut self) -> Result<Port, Errno> {
-        if self.closed {
+        if self.is_closed() {
             return Err(Errno::EINVAL);
         }
-        let mut port = self.lowest_free;
-        while let Some(channel) = self.channels.get(port) {
-            if matches!(channel.binding, Binding::Free) {
-                break;
-            }
-            port += 1;
-        }
-        self.lowest_free = port;
-        if port as u64 > u64::from(self.max_port) || port >= EVTCHN_2L_NR_CHANNELS as usize {
+        let full = |bucket: &Bucket| bucket.used == u64::MAX;
+        let ahead = self.buckets.iter().skip(self.first_free);
+        self.first_free += ahead.take_while(|bucket| full(bucket)).count();
+        let port = self.first_unlinked().unwrap_or(Port(self.len()));
+        if port.0 >= self.limit() {
             return Err(Errno::ENOSPC);
         }
-        if port >= self.channels.len() {
-            let len = (port / BUCKET + 1) * BUCKET;
-            let more = len - self.channels.len();
-            self.channels.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
-            self.channels.resize(len, FREE);
+        if port.0 == self.len() {
+            let mut channels = Vec::new();
+            let room = channels.try_reserve_exact(BUCKET);
+            room.and_then(|()| self.buckets.try_reserve(1))
+                .map_err(|_| Errno::ENOMEM)?;
+            channels.resize(BUCKET, FREE);
+            self.buckets.push(Bucket { used: 0, channels });
         }
-        Ok(Port(port as u32))
+        Ok(port)
+    }
+
+    /// The lowest port that exists, is free, and on no queue.
+    fn first_unlinked(&self) -> Option<Port> {
+        let mut linked = 0;
+        for (number, bucket) in self.buckets.iter().enumerate().skip(self.first_free) {
+            let mut free = !bucket.used;
+            while free != 0 {
+                let port = Port((number * BUCKET) as u32 + free.trailing_zeros());
+                free &= free - 1;
+                match &self.abi {
+                    Abi::Fifo(fifo) if fifo.is_linked(port) => linked += 1,
+                    _ => return Some(port),
+                }
+                if linked == MAX_LINKED {
+                    return None;
+                }
+            }
+        }
+        None
     }
 
     /// Makes a free port something.
@@ -145,18 +251,23 @@ impl Table {
             }
             _ => {}
         }
-        if let Some(channel) = self.channels.get_mut(port.0 as usize) {
-            *channel = Channel { binding, vcpu };
+        if let Some(channel) = self.get_mut(port) {
+            channel.binding = binding;
+            channel.vcpu = vcpu;
             self.active += 1;
+            self.set_used(port, true);
         }
     }
 
     /// Makes a bound port free.
     pub fn free(&mut self, port: Port) {
-        let Some(channel) = self.channels.get_mut(port.0 as usize) else {
+        let Some(channel) = self.get_mut(port) else {
             return;
         };
-        let Channel { binding, vcpu } = core::mem::replace(channel, FREE);
+        let vcpu = core::mem::take(&mut channel.vcpu);
+        let binding = core::mem::replace(&mut channel.binding, Binding::Free);
+        channel.fifo.priority = EVTCHN_FIFO_PRIORITY_DEFAULT as u8;
+        channel.pending = false;
         match binding {
             Binding::Virq(virq) => {
                 self.virqs.remove(&(virq_vcpu(virq, vcpu), virq));
@@ -167,19 +278,30 @@ impl Table {
             _ => {}
         }
         self.active -= 1;
-        self.lowest_free = self.lowest_free.min(port.0 as usize);
+        self.set_used(port, false);
+    }
+
+    fn set_used(&mut self, port: Port, used: bool) {
+        let number = port.0 as usize / BUCKET;
+        if let Some(bucket) = self.buckets.get_mut(number) {
+            let bit = 1 << (port.0 % BUCKET as u32);
+            bucket.used = bucket.used & !bit | if used { bit } else { 0 };
+            if !used {
+                self.first_free = self.first_free.min(number);
+            }
+        }
     }
 
     /// Makes a port that is unbound or connected the other of the two; it keeps its vCPU.
     pub fn rebind(&mut self, port: Port, binding: Binding) {
-        if let Some(channel) = self.channels.get_mut(port.0 as usize) {
+        if let Some(channel) = self.get_mut(port) {
             channel.binding = binding;
         }
     }
 
     /// Chooses the vCPU that a port notifies.
     pub fn set_vcpu(&mut self, port: Port, vcpu: u32) {
-        if let Some(channel) = self.channels.get_mut(port.0 as usize) {
+        if let Some(channel) = self.get_mut(port) {
             channel.vcpu = vcpu;
         }
     }

@@ -44,20 +44,20 @@ pub fn send_vcpu_virq(hv: &Hypervisor, vcpu: &Arc<Vcpu>, virq: u32) {
     let Some(domain) = vcpu.domain.upgrade() else {
         return;
     };
-    let table = domain.events.table.lock();
+    let mut table = domain.events.table.lock();
     if let Some(port) = table.virq_port(vcpu.id, virq) {
-        deliver::set_pending(hv, &domain, port, vcpu.id);
+        deliver::set_pending(hv, &domain, &mut table, port, vcpu.id);
     }
 }
 
 /// Sends a domain's global virtual interrupt, if it has bound a port to it.
 pub fn send_global_virq(hv: &Hypervisor, domain: &Domain, virq: u32) {
     debug_assert!(virq < NR_VIRQS);
-    let table = domain.events.table.lock();
+    let mut table = domain.events.table.lock();
     if let Some(port) = table.virq_port(0, virq)
-        && let Some(channel) = table.get(port)
+        && let Some(vcpu) = table.get(port).map(|channel| channel.vcpu)
     {
-        deliver::set_pending(hv, domain, port, channel.vcpu);
+        deliver::set_pending(hv, domain, &mut table, port, vcpu);
     }
 }
 

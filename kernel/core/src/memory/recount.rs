@@ -241,7 +241,10 @@ impl Recount {
         }
         for domain in hv.domains.read().values() {
             refer(domain.shared_info, FrameType::Writable);
-            for mfn in grant::recount::frames(domain) {
+            for mfn in grant::recount::frames(domain)
+                .into_iter()
+                .chain(domain.events.frames())
+            {
                 refer(mfn, FrameType::Writable);
             }
             for (mfn, write) in grant::recount::held_for_devices(domain) {

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 use core::arch::asm;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use hypercall_abi::types::Mfn;
 
@@ -124,6 +124,18 @@ impl Frames {
         // SAFETY: the direct map has the whole frame, the index is inside it, and untyped frames are reached by
         // atomics and raw copies only.
         unsafe { AtomicU64::from_ptr(entry.add(index)) }
+    }
+
+    /// A 32-bit word of an untyped frame.
+    #[inline]
+    pub fn half(&self, mfn: Mfn, index: usize) -> &AtomicU32 {
+        if index >= 2 * TABLE_ENTRIES {
+            no_such_entry(index);
+        }
+        let half = self.address(mfn).cast::<u32>();
+        // SAFETY: as in `entry`. Where one CPU uses a word and another half of it, each is one instruction for the
+        // processor, which orders them as it does a guest's.
+        unsafe { AtomicU32::from_ptr(half.add(index)) }
     }
 
     /// What an entry of a frame holds; `None` where the frame is not to be reached.

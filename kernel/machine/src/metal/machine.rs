@@ -172,6 +172,36 @@ impl Platform for Machine {
     }
 
     #[inline]
+    fn load_u32(&self, mfn: Mfn, index: usize) -> u32 {
+        self.frames.half(mfn, index).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store_u32(&self, mfn: Mfn, index: usize, value: u32) {
+        self.frames.half(mfn, index).store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn compare_exchange_u32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
+        let half = self.frames.half(mfn, index);
+        half.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    #[inline]
+    fn fetch_or_u32(&self, mfn: Mfn, index: usize, bits: u32) -> u32 {
+        self.frames
+            .half(mfn, index)
+            .fetch_or(bits, Ordering::AcqRel)
+    }
+
+    #[inline]
+    fn fetch_and_u32(&self, mfn: Mfn, index: usize, bits: u32) -> u32 {
+        self.frames
+            .half(mfn, index)
+            .fetch_and(bits, Ordering::AcqRel)
+    }
+
+    #[inline]
     fn load_at(&self, place: &Place, index: usize) -> u64 {
         self.frames.word(place, index).load(Ordering::Acquire)
     }

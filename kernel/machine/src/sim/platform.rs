@@ -57,6 +57,28 @@ impl Platform for Machine {
         open.then(|| self.load_u64(mfn, index))
     }
 
+    fn load_u32(&self, mfn: Mfn, index: usize) -> u32 {
+        (self.load_u64(mfn, index / 2) >> (32 * (index % 2))) as u32
+    }
+
+    fn store_u32(&self, mfn: Mfn, index: usize, value: u32) {
+        self.change_u32(mfn, index, |_| Some(value)).ok();
+    }
+
+    fn compare_exchange_u32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
+        self.change_u32(mfn, index, |held| (held == old).then_some(new))
+    }
+
+    fn fetch_or_u32(&self, mfn: Mfn, index: usize, bits: u32) -> u32 {
+        let before = self.change_u32(mfn, index, |held| Some(held | bits));
+        before.unwrap_or_else(|held| held)
+    }
+
+    fn fetch_and_u32(&self, mfn: Mfn, index: usize, bits: u32) -> u32 {
+        let before = self.change_u32(mfn, index, |held| Some(held & bits));
+        before.unwrap_or_else(|held| held)
+    }
+
     fn load_at(&self, place: &Place, index: usize) -> u64 {
         let (mfn, offset) = place.get();
         self.load_u64(mfn, offset / 8 + index)

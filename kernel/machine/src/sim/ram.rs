@@ -35,6 +35,25 @@ impl Machine {
         word
     }
 
+    /// Makes of half a word what `change` says, if anything; what it held.
+    pub(super) fn change_u32(
+        &self,
+        mfn: Mfn,
+        index: usize,
+        change: impl Fn(u32) -> Option<u32>,
+    ) -> Result<u32, u32> {
+        let shift = 32 * (index % 2);
+        let half = |word: u64| (word >> shift) as u32;
+        let set = |word: u64| {
+            let others = word & !(u64::from(u32::MAX) << shift);
+            Some(others | u64::from(change(half(word))?) << shift)
+        };
+        let word = self.word_to_write(mfn, index / 2);
+        word.fetch_update(SeqCst, SeqCst, set)
+            .map(half)
+            .map_err(half)
+    }
+
     /// [`crate::Platform::read_frame`].
     pub(super) fn read_bytes(&self, mfn: Mfn, offset: usize, out: &mut [u8]) {
         assert!(

@@ -1,5 +1,7 @@
 //! Event channels through the hypercall, on the simulated machine.
 
+mod fifo;
+mod fifo_hostile;
 mod model;
 mod refusals;
 
@@ -299,7 +301,9 @@ fn the_hosts_interrupts_go_to_their_handler() {
     assert_eq!(take_events(&host, OTHER), [other]);
     let refused = event::set_virq_handler(&host.hv, &host.domain(OTHER), VIRQ_TIMER);
     assert_eq!(refused, Err(Errno::EINVAL));
-    event::close_all(&host.hv, &host.domain(OTHER));
+    assert!(event::close_all(&host.hv, &host.domain(OTHER), &mut || {
+        false
+    }));
     event::send_host_virq(&host.hv, VIRQ_DOM_EXC);
     assert_eq!(take_events(&host, DOM0), [control]);
 }
@@ -373,7 +377,7 @@ fn a_domain_that_goes_leaves_waiting_ports_and_gets_no_more() {
     let host = host();
     let (ours, _) = connected(&host);
     let domain = host.domain(DOMU);
-    event::close_all(&host.hv, &domain);
+    assert!(event::close_all(&host.hv, &domain, &mut || false));
     assert_eq!(domain.events.active(), 0);
     let left = status(&host, DOM0, Domid::SELF, ours).unwrap();
     assert_eq!(left.status, EVTCHNSTAT_UNBOUND);

@@ -343,6 +343,23 @@ fn a_table_of_ports_grows_where_there_is_room() {
 }
 
 #[test]
+fn event_queues_are_made_where_there_is_room() {
+    let host = host();
+    let control = EvtchnInitControl {
+        control_gfn: host.layout(DOMU).scratch[40].0,
+        ..Default::default()
+    };
+    let call = Call::event(&host, DOMU, EVTCHNOP_INIT_CONTROL, &control);
+    let domain = host.domain(DOMU);
+    for largest in [512, 1024, 4096] {
+        assert_eq!(call.starve(&host, largest, 0), NOMEM, "{largest}");
+        assert!(domain.events.frames().is_empty());
+    }
+    call.needs(&host, 4096, 0);
+    assert_eq!(domain.events.frames(), [host.layout(DOMU).scratch[40]]);
+}
+
+#[test]
 fn new_ports_leave_the_rest_of_the_heap_to_other_calls() {
     let host = host();
     exhaust(&host);
