@@ -3,8 +3,11 @@
 //! An upcall clears each pending port and marks it as fired; a port's task or handler then does the
 //! work. A port has one waiter. Events coalesce: many before the waiter looks are one.
 //!
+//! They come in queues, or in the two-level bitmap where the hypervisor has no queues or the command line
+//! says `xen.fifo_events=0`, as for Linux ([`are_queued`]).
+//!
 //! A port's upcalls come to one vCPU: the one that bound it for an interrupt or for itself, and the
-//! boot vCPU for a port that has a peer.
+//! boot vCPU for a port that has a peer, unless it is given to another ([`EventChannel::serve_on`]).
 
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -19,7 +22,7 @@ use hypercall_abi::types::{Domid, Port};
 use crate::evtchn_bits::Bound;
 use crate::hypercall::{Result, event_channel};
 use crate::vcpus::{self, MAX_VCPUS};
-use crate::{cpu, evtchn_bits};
+use crate::{cpu, evtchn_bits, queues};
 
 /// Runs in the upcall, with upcalls masked: it must be short, and must not wait.
 pub type Handler = fn(Port);
@@ -50,19 +53,30 @@ fn with_slot<T>(port: Port, action: impl FnOnce(&mut Slot) -> T) -> T {
 
 /// Serves every pending port. Called with upcalls masked.
 pub(crate) fn upcall() {
-    let bound = &BOUND[vcpus::current() as usize];
-    evtchn_bits::take_pending(cpu::shared(), cpu::vcpu(), bound, |port| {
-        let (handler, waker) = with_slot(port, |slot| {
-            slot.fired = true;
-            (slot.handler, slot.waker.take())
-        });
-        if let Some(handler) = handler {
-            handler(port);
-        }
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    let vcpu = vcpus::current() as usize;
+    if are_queued() {
+        queues::take_pending(vcpu, serve);
+    } else {
+        evtchn_bits::take_pending(cpu::shared(), cpu::vcpu(), &BOUND[vcpu], serve);
+    }
+}
+
+fn serve(port: Port) {
+    let (handler, waker) = with_slot(port, |slot| {
+        slot.fired = true;
+        (slot.handler, slot.waker.take())
     });
+    if let Some(handler) = handler {
+        handler(port);
+    }
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Whether events come in queues, which have priorities, and not in the two-level bitmap.
+pub fn are_queued() -> bool {
+    queues::are_used()
 }
 
 /// This domain's number, which no start info tells: a port that this domain may connect to itself
@@ -85,21 +99,22 @@ impl EventChannel {
     /// Takes over a port that the domain builder bound, such as the console's, and lets it cause
     /// upcalls.
     pub fn from_builder(port: Port) -> Self {
-        Self::adopt(port, BOOT)
+        Self::adopt(port, BOOT).expect("the first ports need no memory")
     }
 
     /// Takes over a port whose upcalls come to `vcpu`.
-    fn adopt(port: Port, vcpu: u32) -> Self {
+    fn adopt(port: Port, vcpu: u32) -> Result<Self> {
+        let channel = Self { port };
+        queues::ensure(port)?;
         with_slot(port, |slot| *slot = Slot::default());
         BOUND[vcpu as usize].add(port);
-        let channel = Self { port };
         channel.unmask();
-        channel
+        Ok(channel)
     }
 
     /// A port that `remote` may connect to.
     pub fn alloc_unbound(remote: Domid) -> Result<Self> {
-        Self::alloc_unbound_for(Domid::SELF, remote).map(|port| Self::adopt(port, BOOT))
+        Self::alloc_unbound_for(Domid::SELF, remote).and_then(|port| Self::adopt(port, BOOT))
     }
 
     /// A port of another domain, that `remote` may connect to; for the domain builder. It is that
@@ -110,20 +125,21 @@ impl EventChannel {
 
     /// A port connected to another domain's unbound one.
     pub fn bind_interdomain(remote: Domid, remote_port: Port) -> Result<Self> {
-        event_channel::bind_interdomain(remote, remote_port).map(|port| Self::adopt(port, BOOT))
+        event_channel::bind_interdomain(remote, remote_port)
+            .and_then(|port| Self::adopt(port, BOOT))
     }
 
     /// A port for a virtual interrupt (`VIRQ_*`); of one that each vCPU has, this vCPU's.
     pub fn bind_virq(virq: u32) -> Result<Self> {
         let vcpu = vcpus::current();
-        event_channel::bind_virq(virq, vcpu).map(|port| Self::adopt(port, vcpu))
+        event_channel::bind_virq(virq, vcpu).and_then(|port| Self::adopt(port, vcpu))
     }
 
     /// A port for a physical interrupt that `PHYSDEVOP_map_pirq` gave; `shared` if others may have
     /// it too.
     pub fn bind_pirq(pirq: u32, shared: bool) -> Result<Self> {
         let flags = if shared { BIND_PIRQ_WILL_SHARE } else { 0 };
-        event_channel::bind_pirq(pirq, flags).map(|port| Self::adopt(port, BOOT))
+        event_channel::bind_pirq(pirq, flags).and_then(|port| Self::adopt(port, BOOT))
     }
 
     /// A port to notify this vCPU itself.
@@ -136,7 +152,7 @@ impl EventChannel {
         if vcpu as usize >= MAX_VCPUS {
             return Err(Errno::ENOENT.into());
         }
-        event_channel::bind_ipi(vcpu).map(|port| Self::adopt(port, vcpu))
+        event_channel::bind_ipi(vcpu).and_then(|port| Self::adopt(port, vcpu))
     }
 
     /// Its number.
@@ -175,16 +191,63 @@ impl EventChannel {
         poll_fn(|context| self.poll(context)).await;
     }
 
+    /// Has its upcalls come to another vCPU, if it is the guest's to choose.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` for no such vCPU, `EINVAL` for a port that is one vCPU's.
+    pub fn serve_on(&self, vcpu: u32) -> Result<()> {
+        let bound = BOUND.get(vcpu as usize).ok_or(Errno::ENOENT)?;
+        self.mask();
+        let done = event_channel::bind_vcpu(self.port, vcpu);
+        if done.is_ok() {
+            for other in &BOUND {
+                other.remove(self.port);
+            }
+            bound.add(self.port);
+        }
+        // What came meanwhile makes its upcall where it belongs.
+        self.unmask();
+        done
+    }
+
     /// Holds its upcalls back.
     pub fn mask(&self) {
-        evtchn_bits::mask(cpu::shared(), self.port);
+        if are_queued() {
+            queues::mask(self.port);
+        } else {
+            evtchn_bits::mask(cpu::shared(), self.port);
+        }
     }
 
     /// Lets upcalls in again; an event that came meanwhile makes one.
     pub fn unmask(&self) {
-        if !evtchn_bits::unmask(cpu::shared(), self.port) {
+        let unmasked = if are_queued() {
+            queues::unmask(self.port)
+        } else {
+            evtchn_bits::unmask(cpu::shared(), self.port)
+        };
+        if !unmasked {
             let done = event_channel::unmask(self.port);
             debug_assert!(done.is_ok());
+        }
+    }
+
+    /// Whether an event came that no upcall has served yet.
+    pub fn is_pending(&self) -> bool {
+        if are_queued() {
+            queues::is_pending(self.port)
+        } else {
+            evtchn_bits::is_pending(cpu::shared(), self.port)
+        }
+    }
+
+    /// Forgets an event that no upcall has served yet; whether there was one.
+    pub fn clear(&self) -> bool {
+        if are_queued() {
+            queues::clear(self.port)
+        } else {
+            evtchn_bits::clear(cpu::shared(), self.port)
         }
     }
 
@@ -204,7 +267,7 @@ impl Drop for EventChannel {
             for bound in &BOUND {
                 bound.remove(self.port);
             }
-            evtchn_bits::clear(cpu::shared(), self.port);
+            self.clear();
             with_slot(self.port, |slot| *slot = Slot::default());
         });
     }

@@ -1,22 +1,22 @@
-//! The two-level bitmap of event channels (event_channel.h): which ports are pending, in what order
-//! they are served, and how one is masked without losing an event.
-//!
-//! The hypervisor sets a port's pending bit, then, unless the port is masked, the bit of that word
-//! in the vCPU's selector, then the vCPU's pending flag. The guest clears them the other way round,
-//! so an event that arrives in between is found in the next round and none is lost.
+//! The two-level bitmap of event channels (`event_protocol::two_level`) in the shared info page, and which of its ports
+//! are whose.
 
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, SeqCst};
+use core::sync::atomic::Ordering::SeqCst;
 
+use event_protocol::two_level::{self, Bits, place};
 use hypercall_abi::types::Port;
 
 use crate::shared::{SharedInfo, Vcpu};
 
-/// Ports that the two-level bitmap has room for.
-pub const PORTS: u32 = 64 * 64;
-
-fn place(port: Port) -> Option<(usize, u64)> {
-    (port.0 < PORTS).then(|| ((port.0 / 64) as usize, 1 << (port.0 % 64)))
+/// A port's bits; `None` for a port beyond the bitmap.
+fn bits(shared: &SharedInfo, port: Port) -> Option<Bits<&AtomicU64>> {
+    let (word, bit) = place(port)?;
+    Some(Bits {
+        pending: &shared.evtchn_pending[word],
+        mask: &shared.evtchn_mask[word],
+        bit,
+    })
 }
 
 /// Masks every port, as a guest does before it binds its first.
@@ -28,38 +28,26 @@ pub fn mask_all(shared: &SharedInfo) {
 
 /// Holds back upcalls for `port`. A port beyond the bitmap is ignored.
 pub fn mask(shared: &SharedInfo, port: Port) {
-    if let Some((word, bit)) = place(port) {
-        shared.evtchn_mask[word].fetch_or(bit, SeqCst);
+    if let Some(bits) = bits(shared, port) {
+        bits.mask();
     }
 }
 
-/// Lets `port` cause upcalls. `false` means that it is pending, so that the event's edge is lost:
-/// it is masked still, and the caller must have the hypervisor unmask it (`EVTCHNOP_unmask`, which
-/// does nothing for a port that is not masked).
+/// Lets `port` cause upcalls, unless it is pending: then it is the hypervisor's to do (`EVTCHNOP_unmask`), and the
+/// answer `false`.
 #[must_use = "an event that came while the port was masked would be lost"]
 pub fn unmask(shared: &SharedInfo, port: Port) -> bool {
-    let Some((word, bit)) = place(port) else {
-        return true;
-    };
-    shared.evtchn_mask[word].fetch_and(!bit, SeqCst);
-    // An event from here on makes its upcall. If it came before, or its upcall is held back, this
-    // sees it.
-    let pending = shared.evtchn_pending[word].load(SeqCst) & bit != 0;
-    if pending {
-        shared.evtchn_mask[word].fetch_or(bit, SeqCst);
-    }
-    !pending
+    bits(shared, port).is_none_or(|bits| bits.unmask())
 }
 
 /// Whether `port` is pending.
 pub fn is_pending(shared: &SharedInfo, port: Port) -> bool {
-    place(port).is_some_and(|(word, bit)| shared.evtchn_pending[word].load(Acquire) & bit != 0)
+    bits(shared, port).is_some_and(|bits| bits.is_pending())
 }
 
 /// Forgets that `port` is pending; whether it was.
 pub fn clear(shared: &SharedInfo, port: Port) -> bool {
-    place(port)
-        .is_some_and(|(word, bit)| shared.evtchn_pending[word].fetch_and(!bit, SeqCst) & bit != 0)
+    bits(shared, port).is_some_and(|bits| bits.clear())
 }
 
 /// A bit for each port.
@@ -93,39 +81,30 @@ impl Bound {
 /// Takes every port of `bound` that is pending and not masked, clears it, and hands it to `serve`,
 /// until none is left. `vcpu` is the one that they are bound to: ports of others share its words of
 /// the bitmap, and are left to them.
-pub fn take_pending(shared: &SharedInfo, vcpu: &Vcpu, bound: &Bound, mut serve: impl FnMut(Port)) {
-    while vcpu.upcall_pending.swap(0, SeqCst) != 0 {
-        let mut selector = vcpu.pending_sel.swap(0, SeqCst);
-        while selector != 0 {
-            let word = selector.trailing_zeros();
-            selector &= selector - 1;
-            let pending = &shared.evtchn_pending[word as usize];
-            let mut ready = pending.load(SeqCst)
-                & !shared.evtchn_mask[word as usize].load(SeqCst)
-                & bound.0[word as usize].load(SeqCst);
-            while ready != 0 {
-                let bit = ready.trailing_zeros();
-                ready &= ready - 1;
-                pending.fetch_and(!(1 << bit), SeqCst);
-                serve(Port(word * 64 + bit));
-            }
-        }
-    }
+pub fn take_pending(shared: &SharedInfo, vcpu: &Vcpu, bound: &Bound, serve: impl FnMut(Port)) {
+    two_level::take_pending(
+        &vcpu.upcall_pending,
+        &vcpu.pending_sel,
+        &shared.evtchn_pending,
+        &shared.evtchn_mask,
+        |word| bound.0[word].load(SeqCst),
+        serve,
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use hypercall_abi::event_channel::EVTCHN_2L_NR_CHANNELS as PORTS;
+
+    use event_protocol::two_level::{Raised, select};
+
     /// What the hypervisor does on an event.
     fn raise(shared: &SharedInfo, port: u32) {
-        let (word, bit) = place(Port(port)).unwrap();
-        if shared.evtchn_pending[word].fetch_or(bit, SeqCst) & bit != 0
-            || shared.evtchn_mask[word].load(SeqCst) & bit != 0
-        {
-            return;
-        }
-        if shared.vcpu[0].pending_sel.fetch_or(1 << word, SeqCst) & (1 << word) == 0 {
+        let bits = bits(shared, Port(port)).unwrap();
+        let word = port as usize / 64;
+        if bits.raise() == Raised::Ready && select(&shared.vcpu[0].pending_sel, word) {
             shared.vcpu[0].upcall_pending.store(1, SeqCst);
         }
     }

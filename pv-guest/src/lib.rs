@@ -107,6 +107,8 @@ pub mod ports;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
+mod queues;
+#[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 pub mod sync;

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use hypercall_abi::arch_x86::HYPERVISOR_VIRT_START;
 use hypercall_abi::{elfnote, features, xen::StartInfo};
 
-use crate::{clock, console, cpu, evtchn_bits, memory, traps, vcpus};
+use crate::{clock, console, cpu, evtchn_bits, memory, queues, traps, vcpus};
 
 /// Where the image's ELF addresses begin, as in the linker script.
 pub(crate) const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -108,6 +108,7 @@ unsafe extern "C" fn start(info: *const StartInfo, stack: u64) -> ! {
     // SAFETY: this is the one call, on the stack of the image, and nothing but the image and the
     // builder's pages is in use.
     unsafe { memory::init(&info, stack) };
+    queues::init();
     console::init();
     clock::init();
     cpu::enable_upcalls();

@@ -46,7 +46,7 @@ pub use mapping::{Access, Mapping};
 pub use reservation::{OwnReservation, pages};
 pub(crate) use stack::Stack;
 pub use tables::{machine_entry, translate};
-pub use window::{Window, Word};
+pub use window::{SharedWord, Window, Word};
 pub(crate) use window::{copy, ring_page};
 
 /// Where the linear map begins: the first address above the hypervisor's.

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Release, SeqCst};
 use core::sync::atomic::{AtomicU16, AtomicU32};
 
 use hypercall_abi::types::Mfn;
@@ -103,6 +103,14 @@ impl Window {
         word.compare_exchange(old, new, AcqRel, Acquire)
     }
 
+    /// A word that both ends of event channels change.
+    pub fn shared_word(&self, offset: usize) -> SharedWord<'_> {
+        SharedWord {
+            window: self,
+            offset,
+        }
+    }
+
     /// Copies bytes out. Whoever else writes them may be seen half-way.
     pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
         let from = self.at(offset, bytes.len());
@@ -132,6 +140,42 @@ impl Window {
                 options(nostack, preserves_flags),
             );
         }
+    }
+}
+
+/// A word of a [`Window`] that both ends of event channels change.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedWord<'a> {
+    window: &'a Window,
+    offset: usize,
+}
+
+impl SharedWord<'_> {
+    fn atomic(&self) -> &AtomicU32 {
+        // SAFETY: mapped and aligned, as checked; the other end accesses it atomically as well.
+        unsafe { AtomicU32::from_ptr(self.window.word_at(self.offset)) }
+    }
+}
+
+impl event_protocol::Word<u32> for SharedWord<'_> {
+    fn load(&self) -> u32 {
+        self.atomic().load(SeqCst)
+    }
+
+    fn store(&self, value: u32) {
+        self.atomic().store(value, SeqCst);
+    }
+
+    fn fetch_or(&self, bits: u32) -> u32 {
+        self.atomic().fetch_or(bits, SeqCst)
+    }
+
+    fn fetch_and(&self, bits: u32) -> u32 {
+        self.atomic().fetch_and(bits, SeqCst)
+    }
+
+    fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32> {
+        self.atomic().compare_exchange(old, new, SeqCst, SeqCst)
     }
 }
 

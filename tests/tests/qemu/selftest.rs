@@ -4,7 +4,7 @@
 use std::path::Path;
 use tests::bare::Bare;
 use tests::host::TestHost;
-use tests::{dist, hypervisor, reference};
+use tests::{dist, hypervisor, reference, wait_for};
 use xtask::qemu::{Boot, Hardware, Module};
 
 /// What it says at last if nothing failed.
@@ -61,9 +61,17 @@ fn selftest_passes_as_dom0_under_xen() {
 fn selftest_passes_as_an_ordinary_guest() {
     let host = TestHost::boot();
     let config = dist("guests/selftest.cfg");
-    host.xl(&format!("create -p {}", config.display())).ok();
-    let console = host.start_xl("console selftest");
-    host.xl("unpause selftest").ok();
-    console.expect_line("# done");
-    assert_good(&console.text());
+    // With events in queues, and without.
+    for words in ["", "xen.fifo_events=0"] {
+        let mut create = host.xl_command(["create", "-p"]);
+        create.args([&config.display().to_string(), &format!("extra='{words}'")]);
+        tests::program::run(&mut create).ok();
+        let console = host.start_xl("console selftest");
+        host.xl("unpause selftest").ok();
+        console.expect_line("# done");
+        assert_good(&console.text());
+        wait_for("the guest to be gone", || {
+            host.row("selftest").is_none().then_some(())
+        });
+    }
 }

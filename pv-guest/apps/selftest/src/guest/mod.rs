@@ -14,6 +14,7 @@ mod memory;
 mod mmu;
 mod probe;
 mod processes;
+mod queues;
 mod store;
 mod tap;
 mod time;
