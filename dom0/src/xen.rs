@@ -23,6 +23,8 @@ pub struct NewDomain {
     pub handle: [u8; 16],
     /// How many vCPUs it may ever have.
     pub max_vcpus: u32,
+    /// The highest event-channel port that it may have.
+    pub max_port: u32,
 }
 
 /// What `XEN_DOMCTL_getdomaininfo` tells.

@@ -90,6 +90,7 @@ pub fn build<X: Xen>(
     let domain = NewDomain {
         handle: config.uuid.0,
         max_vcpus: config.max_vcpus,
+        max_port: config.max_event_channels,
     };
     let domid = match xen.create_domain(&domain) {
         Err(Errno::ENOMEM) => return Err(no_memory(xen, needed_kib)),

@@ -19,6 +19,7 @@ fn config(mib: u64) -> DomainConfig {
         max_memory_kib: mib << 10,
         vcpus: 1,
         max_vcpus: 2,
+        max_event_channels: 4095,
         kernel: Image {
             hash: ImageHash([0; 32]),
             size: 0,
@@ -93,6 +94,7 @@ fn start_info_describes_what_is_there() {
     assert_eq!(info.nr_pages, 4096);
     assert_eq!(info.flags, 0);
     let domain = &xen.domains[&built.domid.0];
+    assert_eq!(domain.max_port, 4095);
     assert_eq!(info.shared_info, domain.shared_info << 12);
     assert_eq!((info.mod_start, info.mod_len), (0, 0));
     assert_eq!(info.nr_pt_frames, layout.page_tables.pages);

@@ -21,8 +21,6 @@ use split_drivers::SharedMemory;
 
 use super::{host_info, signals, soft_off};
 
-/// Event channels that a domain may have, as with xl: the first two levels' worth would be 4096.
-const MAX_PORT: u32 = 1023;
 /// Domains that are listed at a time.
 const LIST: usize = 64;
 /// Bytes of the log that are read at a time.
@@ -173,7 +171,7 @@ impl Xen for Hypervisor {
             &DomctlCreatedomain {
                 handle: domain.handle,
                 max_vcpus: domain.max_vcpus,
-                max_evtchn_port: MAX_PORT,
+                max_evtchn_port: domain.max_port,
                 max_grant_frames: -1,
                 max_maptrack_frames: -1,
                 grant_opts: 1,

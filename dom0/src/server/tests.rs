@@ -169,6 +169,7 @@ impl Host {
             max_memory_kib: 16 << 10,
             vcpus: 1,
             max_vcpus: 1,
+            max_event_channels: DomainConfig::EVENT_CHANNELS,
             kernel,
             ramdisk: None,
             cmdline: String::new(),

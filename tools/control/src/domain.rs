@@ -151,6 +151,8 @@ pub struct DomainConfig {
     pub vcpus: u32,
     /// Virtual CPUs in all; not less than `vcpus`.
     pub max_vcpus: u32,
+    /// The highest event-channel port that it may have.
+    pub max_event_channels: u32,
     /// The kernel, which the image cache must have.
     pub kernel: Image,
     /// The ramdisk, which the image cache must have.
@@ -166,6 +168,8 @@ pub struct DomainConfig {
 impl DomainConfig {
     /// The longest command line in bytes: `start_info` has room for 1024 with the terminating zero.
     pub const MAX_CMDLINE: usize = 1023;
+    /// The highest port that a domain may have where nothing is said of it, as with xl.
+    pub const EVENT_CHANNELS: u32 = 1023;
 }
 
 /// Why a domain is shut down: Xen's `SHUTDOWN_*` of `public/sched.h`.

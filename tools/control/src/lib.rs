@@ -77,4 +77,4 @@ pub use session::{CloseReason, Event, SendError, Session};
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;

@@ -163,6 +163,7 @@ impl Wanted {
             max_memory_kib: spec.max_memory_kib,
             vcpus: spec.vcpus,
             max_vcpus: spec.max_vcpus,
+            max_event_channels: spec.max_event_channels,
             kernel: kernel.image.clone(),
             ramdisk: ramdisk.as_ref().map(|ramdisk| ramdisk.image.clone()),
             cmdline: spec.cmdline,

@@ -161,6 +161,9 @@ pub fn config_json(config: &DomainConfig) -> Value {
     if let Some(ramdisk) = &config.ramdisk {
         build.insert("ramdisk".into(), ramdisk.path.as_str().into());
     }
+    if config.max_event_channels != DomainConfig::EVENT_CHANNELS {
+        build.insert("event_channels".into(), config.max_event_channels.into());
+    }
     let mut parameters = Map::new();
     if let Some(weight) = scheduling.weight {
         parameters.insert("weight".into(), weight.into());

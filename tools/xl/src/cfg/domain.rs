@@ -13,6 +13,8 @@ const DEFAULT_MEMORY: u64 = 32;
 const MAX_MEMORY: u64 = 16 << 20;
 /// `XEN_LEGACY_MAX_VCPUS` is 32; a PV guest with more registers each vCPU's info page, up to 8192.
 const MAX_VCPUS: u64 = 8192;
+/// Those that events in queues have, without port 0.
+const MAX_EVENT_CHANNELS: u64 = (1 << 17) - 1;
 
 /// What the configuration says, before its files are looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct DomainSpec {
     pub vcpus: u32,
     /// vCPUs in all.
     pub max_vcpus: u32,
+    /// The highest event-channel port.
+    pub max_event_channels: u32,
     /// The kernel's file.
     pub kernel: PathBuf,
     /// The ramdisk's file.
@@ -89,6 +93,7 @@ impl DomainSpec {
                 format!("{max_vcpus} is less than vcpus={vcpus}"),
             ));
         }
+        let max_event_channels = document.number("max_event_channels", 1, MAX_EVENT_CHANNELS)?;
         let kernel = match document.string("kernel")? {
             None => return Err(document.missing("kernel")),
             Some("") => return Err(document.wrong("kernel", "expected the path of a file")),
@@ -131,6 +136,8 @@ impl DomainSpec {
             // The bounds above fit.
             vcpus: vcpus as u32,
             max_vcpus: max_vcpus as u32,
+            max_event_channels: max_event_channels
+                .map_or(DomainConfig::EVENT_CHANNELS, |most| most as u32),
             kernel,
             ramdisk,
             cmdline,
@@ -238,6 +245,7 @@ mod tests {
             (32 * 1024, 32 * 1024)
         );
         assert_eq!((spec.vcpus, spec.max_vcpus), (1, 1));
+        assert_eq!(spec.max_event_channels, 1023);
         assert_eq!(spec.on, OnEvent::default());
         assert_eq!((spec.cmdline.as_str(), spec.ramdisk), ("", None));
         assert_ne!(spec.uuid, good("").uuid);
@@ -248,7 +256,8 @@ mod tests {
         let spec = good(
             "memory=64\nmaxmem=0x80\nvcpus=2\nmaxvcpus=4\nramdisk='r'\nroot='/dev/xvda'\nextra='ro'\n\
              uuid='12345678-9abc-def0-1234-56789abcdef0'\non_crash='preserve'\ntype='pv'\n\
-             cpu_weight=512\ncap=150\ncpus='1-2'\ncpus_soft=['2']",
+             cpu_weight=512\ncap=150\ncpus='1-2'\ncpus_soft=['2']\n\
+             max_event_channels=8191",
         );
         let both = CpuSet::of([1, 2]);
         let scheduling = Scheduling {
@@ -263,6 +272,7 @@ mod tests {
             (64 << 10, 128 << 10)
         );
         assert_eq!((spec.vcpus, spec.max_vcpus), (2, 4));
+        assert_eq!(spec.max_event_channels, 8191);
         assert_eq!(spec.ramdisk, Some("r".into()));
         assert_eq!(spec.cmdline, "root=/dev/xvda ro");
         assert_eq!(
@@ -288,6 +298,10 @@ mod tests {
         assert_eq!(
             error("vcpus=2;maxvcpus=1"),
             "d.cfg:2:18: maxvcpus: 1 is less than vcpus=2"
+        );
+        assert_eq!(
+            error("max_event_channels=131072"),
+            "d.cfg:2:20: max_event_channels: 131072 is not between 1 and 131071"
         );
         assert_eq!(
             error("uuid='x'"),

@@ -68,7 +68,7 @@ fn long_lists_are_libxls_json() {
         "create",
         &bench.config(
             "hello",
-            "memory=64;vcpus=2;maxvcpus=3;on_crash='rename-restart'",
+            "memory=64;vcpus=2;maxvcpus=3;max_event_channels=99;on_crash='rename-restart'",
         ),
     ]);
     let list = json(&bench.ok(&["list", "-l"]));
@@ -78,6 +78,7 @@ fn long_lists_are_libxls_json() {
     assert_eq!(config["c_info"]["type"], "pv");
     assert_eq!(config["b_info"]["avail_vcpus"], json("[0,1]"));
     assert_eq!(config["b_info"]["max_vcpus"], 3);
+    assert_eq!(config["b_info"]["event_channels"], 99);
     assert_eq!(config["b_info"]["target_memkb"], 65536);
     assert_eq!(config["on_crash"], "restart_rename");
     assert_eq!(config["on_reboot"], "restart");

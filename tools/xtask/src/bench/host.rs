@@ -107,6 +107,7 @@ fn measure_creations(workspace: &Workspace, host: &Host) -> Result<Creations> {
         max_memory_kib: memory_kib,
         vcpus: 1,
         max_vcpus: 1,
+        max_event_channels: DomainConfig::EVENT_CHANNELS,
         kernel,
         ramdisk: None,
         cmdline: String::new(),
