@@ -8,6 +8,7 @@ mod guest_store;
 mod iso;
 mod lifecycle;
 mod processors;
+mod ring;
 mod run;
 mod scheduling;
 mod selftest;

@@ -8,8 +8,13 @@
 //! |---|---|---|
 //! | `seconds=N` | how long | 10 |
 //! | `seed=N` | the random numbers | 1 |
+//! | `ring` | ring another domain, instead of all that, and be rung | |
+//! | `lines=N` | how many event channels there are for that | 4096 |
 //! | `spin` | nothing but use up the boot vCPU's time, for ever | |
 #![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

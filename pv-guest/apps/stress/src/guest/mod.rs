@@ -2,6 +2,8 @@
 
 mod hotplug;
 mod interrupts;
+mod meeting;
+mod ring;
 mod shared_page;
 mod tables;
 mod waits;
@@ -69,6 +71,10 @@ async fn main() {
     let (seconds, seed) = (word("seconds=", 10), word("seed=", 1));
     let vcpus = vcpus::count();
     println!("stress: {vcpus} vCPUs for {seconds} s");
+    if boot::command_line().split(' ').any(|word| word == "ring") {
+        ring::run(seconds, seed, vcpus).await;
+        return;
+    }
     shared_page::init();
     interrupts::init(vcpus);
     let start = clock::now();
