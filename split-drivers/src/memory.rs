@@ -45,3 +45,36 @@ impl<M: SharedMemory + ?Sized> SharedMemory for &M {
         (**self).write(offset, bytes);
     }
 }
+
+/// Makes a type [`SharedMemory`] by something that it has: `shared_memory_by!(Page, page => page.frame)`.
+#[macro_export]
+macro_rules! shared_memory_by {
+    ($type:ty, $this:ident => $inner:expr) => {
+        impl $crate::SharedMemory for $type {
+            fn size(&self) -> usize {
+                let $this = self;
+                $crate::SharedMemory::size(&$inner)
+            }
+
+            fn load_index(&self, offset: usize) -> u32 {
+                let $this = self;
+                $crate::SharedMemory::load_index(&$inner, offset)
+            }
+
+            fn store_index(&self, offset: usize, value: u32) {
+                let $this = self;
+                $crate::SharedMemory::store_index(&$inner, offset, value);
+            }
+
+            fn read(&self, offset: usize, bytes: &mut [u8]) {
+                let $this = self;
+                $crate::SharedMemory::read(&$inner, offset, bytes);
+            }
+
+            fn write(&self, offset: usize, bytes: &[u8]) {
+                let $this = self;
+                $crate::SharedMemory::write(&$inner, offset, bytes);
+            }
+        }
+    };
+}

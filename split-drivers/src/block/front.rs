@@ -196,6 +196,15 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
         self.rings.len()
     }
 
+    /// The pages of a queue's ring.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such queue.
+    pub fn ring(&self, queue: usize) -> &R {
+        self.rings[queue].memory()
+    }
+
     /// How many sectors a request may have.
     pub fn max_sectors(&self) -> usize {
         self.device.max_segments() * PAGE_SECTORS

@@ -9,6 +9,7 @@
 //! | [`request`] | requests as they are in the ring, checked |
 //! | [`front`] | the frontend: makes requests, takes responses |
 //! | [`back`] | the backend: carries requests out, a bounded number at a time |
+//! | [`vdev`] | names and numbers of disks |
 
 use hypercall_abi::io::blkif::BLKIF_MAX_SEGMENTS_PER_REQUEST;
 
@@ -18,6 +19,7 @@ pub mod nodes;
 pub mod request;
 #[cfg(test)]
 mod tests;
+pub mod vdev;
 #[cfg(any(test, fuzzing))]
 pub mod world;
 

@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use super::back::{Back, Copy, Disk, Finished, Grants, Operation, Place};
 use super::front::{Front, GrantedPage, Pages, Refused, Request};
 use super::{Device, Discard, PAGE, SECTOR};
-use crate::SharedMemory;
+use crate::{SharedMemory, shared_memory_by};
 
 /// Memory that several have.
 #[derive(Clone, Debug)]
@@ -116,27 +116,7 @@ impl Drop for GuestPage {
     }
 }
 
-impl SharedMemory for GuestPage {
-    fn size(&self) -> usize {
-        PAGE
-    }
-
-    fn load_index(&self, offset: usize) -> u32 {
-        self.memory.load_index(offset)
-    }
-
-    fn store_index(&self, offset: usize, value: u32) {
-        self.memory.store_index(offset, value);
-    }
-
-    fn read(&self, offset: usize, bytes: &mut [u8]) {
-        self.memory.read(offset, bytes);
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.memory.write(offset, bytes);
-    }
-}
+shared_memory_by!(GuestPage, page => page.memory);
 
 /// The backend's domain: it reaches of the guest what is granted.
 #[derive(Debug)]
@@ -167,27 +147,7 @@ impl Drop for Buffer {
     }
 }
 
-impl SharedMemory for Buffer {
-    fn size(&self) -> usize {
-        self.memory.size()
-    }
-
-    fn load_index(&self, offset: usize) -> u32 {
-        self.memory.load_index(offset)
-    }
-
-    fn store_index(&self, offset: usize, value: u32) {
-        self.memory.store_index(offset, value);
-    }
-
-    fn read(&self, offset: usize, bytes: &mut [u8]) {
-        self.memory.read(offset, bytes);
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.memory.write(offset, bytes);
-    }
-}
+shared_memory_by!(Buffer, buffer => buffer.memory);
 
 impl Host {
     /// A domain that uses the grants of a guest, and has 2 MiB for buffers.

@@ -28,6 +28,8 @@ pub struct Frontend {
     linked: bool,
     /// Whether it is not to begin anew.
     over: bool,
+    /// Whether the offer that the backend makes was of no use.
+    failed: bool,
     /// As the backend was last seen.
     back: State,
 }
@@ -39,6 +41,7 @@ impl Frontend {
             state: State::Initialising,
             linked: false,
             over: false,
+            failed: false,
             back: State::Unknown,
         }
     }
@@ -57,6 +60,7 @@ impl Frontend {
     pub fn advance(&mut self, back: State) -> Step {
         use State::*;
         self.back = back;
+        self.failed &= back == InitWait;
         match self.state {
             Initialising if !self.over => match back {
                 // One that offers nothing may be waiting for the rings already.
@@ -79,7 +83,7 @@ impl Frontend {
                 // It may look at the rings until it says that it does not.
                 Connected | Closing | Initialised | Reconfiguring | Reconfigured => Step::Wait,
                 _ if self.linked => Step::Release,
-                Initialising | InitWait if !self.over => {
+                Initialising | InitWait if !self.over && !self.failed => {
                     self.state = Initialising;
                     self.advance(back)
                 }
@@ -110,8 +114,10 @@ impl Frontend {
         self.linked = false;
     }
 
-    /// The backend cannot be connected to, or breaks the protocol. It may begin anew.
+    /// The backend cannot be connected to, or breaks the protocol. It may begin anew, with another
+    /// offer.
     pub fn fail(&mut self) {
+        self.failed = true;
         self.state = State::Closed;
     }
 

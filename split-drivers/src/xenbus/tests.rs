@@ -177,6 +177,17 @@ fn a_backend_that_gives_a_frontend_up_waits_for_it_to_begin_anew() {
 }
 
 #[test]
+fn an_offer_that_is_of_no_use_is_not_taken_again_until_there_is_another() {
+    let mut front = frontend::Frontend::new();
+    assert_eq!(front.advance(InitWait), frontend::Step::Connect);
+    front.fail();
+    assert_eq!(front.advance(InitWait), frontend::Step::Wait);
+    assert_eq!(front.state(), Closed);
+    assert_eq!(front.advance(Closed), frontend::Step::Wait);
+    assert_eq!(front.advance(InitWait), frontend::Step::Connect);
+}
+
+#[test]
 fn a_node_that_is_no_state_counts_as_none() {
     assert_eq!(State::parse(None), Unknown);
     for odd in ["", "-1", "9", "4294967296", "Connected", "0x4"] {
