@@ -29,6 +29,7 @@
 //! | `executor` | tasks: `spawn`, `JoinHandle`, `yield_now` |
 //! | `events` | event channels: bind, wait, notify, mask |
 //! | `grants` | memory that other domains may use, and theirs |
+//! | `block` | disks |
 //! | `memory` | frames, DMA memory, memory on demand, foreign and device mappings, page tables |
 //! | `ports` | I/O ports |
 //! | `balloon` | memory that follows the toolstack's target |
@@ -84,6 +85,8 @@ pub mod store;
 pub mod time_scale;
 pub mod timers;
 
+#[cfg(target_os = "none")]
+pub mod block;
 #[cfg(target_os = "none")]
 pub mod boot;
 #[cfg(target_os = "none")]
