@@ -2,6 +2,7 @@
 //! mappings, refuses what the real one refuses, and can be told to fail at any call.
 
 mod scheduler;
+pub mod storage;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,6 +136,7 @@ pub struct Fake {
     /// Weights and caps, where they were set.
     pub shares: BTreeMap<Domid, Share>,
     parameters: Parameters,
+    pub storage: storage::Disks,
 }
 
 impl Fake {
@@ -171,6 +173,7 @@ impl Fake {
                 ratelimit_us: 1000,
                 migration_delay_us: 0,
             },
+            storage: storage::Disks::default(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`toolstack`] | the whole: the domains there are, and what happens to them |
 //! | [`server`] | the connections from `xl`, each with a request in progress |
+//! | [`block`] | the guests' disks: block backends, and the volumes under them |
 //! | [`builder`] | a PV domain, built from an image |
 //! | [`console`], [`scrollback`] | a guest's console, and what it has printed |
 //! | [`images`] | the kernels and ramdisks that were sent |
@@ -17,7 +18,7 @@
 //! | [`scheduling`] | where vCPUs run, and how they share the CPUs |
 //! | [`reaper`] | what follows a domain's end |
 //! | [`acpi`] | the firmware's tables, for switching the machine off |
-//! | [`xen`] | the hypervisor, as seen from here |
+//! | [`xen`], [`storage`] | the hypervisor and the disks, as seen from here |
 //!
 //! It uses Xen's public interface alone, and so runs on Xen as well as on Xenolith.
 #![cfg_attr(not(test), no_std)]
@@ -26,6 +27,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod block;
 pub mod builder;
 pub mod console;
 #[cfg(test)]
@@ -36,6 +38,7 @@ pub mod reaper;
 pub mod scheduling;
 pub mod scrollback;
 pub mod server;
+pub mod storage;
 pub mod store;
 pub mod toolstack;
 pub mod xen;

@@ -12,8 +12,8 @@ use pv_guest::events::EventChannel;
 use pv_guest::{boot, clock, println, yield_now};
 
 use crate::machine::hypervisor::Hypervisor;
-use crate::machine::signals;
 use crate::machine::stream::Stream;
+use crate::machine::{pci, signals};
 
 pv_guest::entry!(main);
 
@@ -79,8 +79,11 @@ struct Service {
 
 impl Service {
     async fn run(&mut self) {
+        // Those that came before there was a handler, too.
+        let mut fired = pci::ports();
         loop {
-            let busy = self.toolstack.serve_store();
+            self.toolstack.xen().acknowledge_disks();
+            let busy = self.toolstack.serve_store() | self.toolstack.serve_disks();
             self.server.advance(&mut self.toolstack);
             self.serve_stream();
             if let Some(action) = self.server.stop_requested()
@@ -91,6 +94,7 @@ impl Service {
                     println!("it does not: {error}");
                 }
             }
+            pci::end_interrupts(&fired);
             if !busy && !self.toolstack.store().0.is_ready() {
                 let sleep = self.next_deadline().saturating_sub(clock::now());
                 let wait = Duration::from_nanos(sleep.max(SHORTEST_SLEEP));
@@ -99,8 +103,9 @@ impl Service {
             } else {
                 yield_now().await;
             }
-            for port in signals::take() {
-                self.on_signal(port);
+            fired = signals::take();
+            for port in &fired {
+                self.on_signal(*port);
             }
             self.toolstack.tick();
         }
@@ -108,10 +113,9 @@ impl Service {
 
     /// When to go on at the latest.
     fn next_deadline(&mut self) -> u64 {
-        let poll = match &self.stream {
-            Some(stream) if !stream.has_interrupt() => Some(clock::now() + POLL_INTERVAL),
-            _ => None,
-        };
+        let silent = self.stream.as_ref().is_some_and(|it| !it.has_interrupt());
+        let silent = silent || self.toolstack.xen().has_silent_disk();
+        let poll = silent.then(|| clock::now() + POLL_INTERVAL);
         [poll, self.server.deadline(), self.toolstack.deadline()]
             .into_iter()
             .flatten()
@@ -148,6 +152,5 @@ impl Service {
             }
             stream.send(output);
         }
-        stream.end_of_interrupt();
     }
 }

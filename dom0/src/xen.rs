@@ -12,6 +12,7 @@ use hypercall_abi::types::{Domid, Mfn, Pfn, Port};
 use split_drivers::SharedMemory;
 
 use crate::scheduling::Scheduler;
+use crate::storage::Storage;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -65,7 +66,7 @@ pub struct DomainStatus {
 }
 
 /// The hypervisor.
-pub trait Xen: Scheduler {
+pub trait Xen: Scheduler + Storage {
     /// Foreign frames in this domain's address space, one behind the other. They are unmapped when
     /// it is dropped.
     type Mapping: SharedMemory;

@@ -28,6 +28,7 @@ fn config(mib: u64) -> DomainConfig {
         ramdisk: None,
         cmdline: "console=hvc0 quiet".into(),
         scheduling: Default::default(),
+        disks: Vec::new(),
         on: OnEvent::default(),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Devices are given machine addresses. Memory that is consecutive here need not be so there, and a
 //! buffer that a device writes must not be behind a reference, so buffers are copied to and from
-//! memory that is made for devices. That memory is kept for the next buffer of its size.
+//! memory that is made for devices. That memory is kept for the next buffer of its size. A [`Buffer`] is such
+//! memory in the first place, and is not copied.
 #![allow(unsafe_code)]
 
 use alloc::collections::BTreeMap;
@@ -10,7 +11,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 use hypercall_abi::types::Mfn;
-use pv_guest::memory::{DmaMemory, Mapping};
+use pv_guest::memory::{DmaMemory, Mapping, Window};
 use spin::Mutex;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
@@ -22,13 +23,25 @@ struct Memory {
     spare: BTreeMap<usize, Vec<DmaMemory>>,
     /// Registers, which stay mapped for ever.
     registers: Vec<Mapping>,
+    /// Buffers, by linear address: their lengths and machine addresses.
+    buffers: BTreeMap<usize, (usize, PhysAddr)>,
+    /// What buffers had, by number of pages.
+    spare_buffers: BTreeMap<usize, Vec<DmaMemory>>,
+    /// Bytes of all buffers, spare ones included.
+    held: usize,
 }
+
+/// Most bytes that buffers may have.
+const MOST: usize = 32 << 20;
 
 /// Not used in upcalls, so that it is never found locked.
 static MEMORY: Mutex<Memory> = Mutex::new(Memory {
     used: BTreeMap::new(),
     spare: BTreeMap::new(),
     registers: Vec::new(),
+    buffers: BTreeMap::new(),
+    spare_buffers: BTreeMap::new(),
+    held: 0,
 });
 
 impl Memory {
@@ -42,6 +55,36 @@ impl Memory {
         };
         let address = memory.machine_address();
         Some((address, self.used.entry(address).or_insert(memory)))
+    }
+
+    /// The machine address of something that is within a buffer.
+    fn in_buffer(&self, pointer: NonNull<[u8]>) -> Option<PhysAddr> {
+        let at = pointer.as_ptr().expose_provenance();
+        let (start, (length, address)) = self.buffers.range(..=at).next_back()?;
+        let offset = at - start;
+        (pointer.len() <= length.saturating_sub(offset)).then_some(address + offset as PhysAddr)
+    }
+
+    /// Memory for a buffer.
+    fn take_buffer(&mut self, pages: usize) -> Option<DmaMemory> {
+        if let Some(memory) = self.spare_buffers.get_mut(&pages).and_then(Vec::pop) {
+            return Some(memory);
+        }
+        let bytes = pages * PAGE_SIZE;
+        if self.held + bytes > MOST {
+            let spare = core::mem::take(&mut self.spare_buffers);
+            self.held -= spare
+                .into_values()
+                .flatten()
+                .map(|it| it.size())
+                .sum::<usize>();
+        }
+        if self.held + bytes > MOST {
+            return None;
+        }
+        let memory = DmaMemory::new(bytes, 64).ok()?;
+        self.held += memory.size();
+        Some(memory)
     }
 
     fn give_back(&mut self, address: PhysAddr, bytes: usize) {
@@ -92,6 +135,9 @@ unsafe impl Hal for Host {
 
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let mut memory = MEMORY.lock();
+        if let Some(address) = memory.in_buffer(buffer) {
+            return address;
+        }
         let (address, copy) = memory
             .take(buffer.len())
             .expect("there is memory for a buffer");
@@ -104,6 +150,9 @@ unsafe impl Hal for Host {
 
     unsafe fn unshare(address: PhysAddr, buffer: NonNull<[u8]>, direction: BufferDirection) {
         let mut memory = MEMORY.lock();
+        if memory.in_buffer(buffer).is_some() {
+            return;
+        }
         if direction != BufferDirection::DriverToDevice
             && let Some(copy) = memory.used.get(&address)
         {
@@ -112,5 +161,55 @@ unsafe impl Hal for Host {
             copy.copy_out(0, unsafe { buffer.as_mut() });
         }
         memory.give_back(address, buffer.len());
+    }
+}
+
+/// Memory that devices transfer to and from without another copy. What was in it before is still there.
+#[derive(Debug)]
+pub struct Buffer(Option<DmaMemory>);
+
+impl Buffer {
+    /// So many bytes; none as long as too much is in use.
+    pub fn new(bytes: usize) -> Option<Self> {
+        let pages = bytes.div_ceil(PAGE_SIZE).max(1).next_power_of_two();
+        let mut memory = MEMORY.lock();
+        let new = memory.take_buffer(pages)?;
+        let place = (new.size(), new.machine_address());
+        memory.buffers.insert(new.address() as usize, place);
+        Some(Self(Some(new)))
+    }
+
+    /// The memory.
+    pub fn window(&self) -> &Window {
+        self.0
+            .as_ref()
+            .expect("it is there until the buffer is dropped")
+    }
+
+    /// The machine address of the first byte.
+    pub fn machine_address(&self) -> PhysAddr {
+        self.0.as_ref().map_or(0, DmaMemory::machine_address)
+    }
+
+    /// A part of it, to be named to a device.
+    pub fn part(&self, offset: usize, bytes: usize) -> NonNull<[u8]> {
+        let window = self.window();
+        assert!(offset <= window.size() && bytes <= window.size() - offset);
+        let address = window.address() as usize + offset;
+        let pointer = NonNull::new(core::ptr::with_exposed_provenance_mut(address));
+        NonNull::slice_from_raw_parts(pointer.expect("no buffer is at address 0"), bytes)
+    }
+}
+
+split_drivers::shared_memory_by!(Buffer, buffer => *buffer.window());
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(old) = self.0.take() {
+            let mut memory = MEMORY.lock();
+            memory.buffers.remove(&(old.address() as usize));
+            let pages = old.size() / PAGE_SIZE;
+            memory.spare_buffers.entry(pages).or_default().push(old);
+        }
     }
 }

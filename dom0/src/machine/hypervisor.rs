@@ -3,7 +3,6 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::ops::Deref;
 
 use control::{HostAction, HostInfo};
 use dom0::xen::{DomainStatus, NewDomain, Xen};
@@ -14,11 +13,12 @@ use hypercall_abi::sysctl::*;
 use hypercall_abi::types::{Domid, GuestHandle, Mfn, Port};
 use pv_guest::events::EventChannel;
 use pv_guest::hypercall::{CallError, memory, toolstack};
-use pv_guest::memory::{Access, ForeignDomain, Mapping, Window};
+use pv_guest::memory::{Access, ForeignDomain, Mapping};
 use pv_guest::power::{self, Reason};
 use pv_guest::{clock, println};
-use split_drivers::SharedMemory;
+use split_drivers::shared_memory_by;
 
+use super::storage::Disks;
 use super::{host_info, signals, soft_off};
 
 /// Domains that are listed at a time.
@@ -29,39 +29,14 @@ const LOG: usize = 64 * 1024;
 /// The hypervisor, with the ports of this domain that are bound to guests.
 pub struct Hypervisor {
     ports: BTreeMap<Port, EventChannel>,
+    pub(super) disks: Disks,
 }
 
 /// A guest's frames.
 #[derive(Debug)]
 pub struct GuestFrames(Mapping);
 
-impl GuestFrames {
-    fn window(&self) -> &Window {
-        self.0.deref()
-    }
-}
-
-impl SharedMemory for GuestFrames {
-    fn size(&self) -> usize {
-        self.window().size()
-    }
-
-    fn load_index(&self, offset: usize) -> u32 {
-        self.window().load_index(offset)
-    }
-
-    fn store_index(&self, offset: usize, value: u32) {
-        self.window().store_index(offset, value);
-    }
-
-    fn read(&self, offset: usize, bytes: &mut [u8]) {
-        self.window().read(offset, bytes);
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.window().write(offset, bytes);
-    }
-}
+shared_memory_by!(GuestFrames, frames => *frames.0);
 
 /// Errors that the interface does not name can only come from a newer hypervisor.
 pub(super) fn errno(error: CallError) -> Errno {
@@ -122,10 +97,11 @@ pub(super) fn free_kib(info: &SysctlPhysinfo) -> u64 {
 }
 
 impl Hypervisor {
-    /// The hypervisor, with no guest known.
+    /// The hypervisor, with no guest known, and the host's disks.
     pub fn new() -> Self {
         Self {
             ports: BTreeMap::new(),
+            disks: Disks::find(),
         }
     }
 

@@ -1,10 +1,12 @@
 //! What touches hardware or the hypervisor.
 
+mod disk;
 mod dma;
 mod host_info;
 pub mod hypervisor;
-mod pci;
+pub mod pci;
 mod scheduling;
 pub mod signals;
 mod soft_off;
+mod storage;
 pub mod stream;

@@ -1,13 +1,16 @@
 //! PCI configuration space, by the ports of configuration mechanism 1, which both hypervisors let
 //! the control domain use.
 
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::fmt;
 
 use hypercall_abi::physdev::{MAP_PIRQ_TYPE_GSI, PhysdevMapPirq};
-use hypercall_abi::types::Domid;
+use hypercall_abi::types::{Domid, Port};
 use pv_guest::events::EventChannel;
 use pv_guest::hypercall::{CallError, physdev};
 use pv_guest::ports::IoPorts;
+use spin::Mutex;
 use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFunction, PciRoot};
 
 /// The port that selects a register.
@@ -68,11 +71,21 @@ pub fn enable(root: &mut PciRoot<Configuration>, device: DeviceFunction) {
     root.set_command(device, (command | on) - Command::INTERRUPT_DISABLE);
 }
 
-/// The interrupt of a device, by its pin.
-#[derive(Debug)]
-pub struct Interrupt {
-    channel: EventChannel,
+/// A line by which devices interrupt, several of them as the case may be.
+struct Line {
+    gsi: i32,
     pirq: u32,
+    channel: EventChannel,
+}
+
+/// The lines that are bound. A domain can bind each once.
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+/// The interrupt of a device, by its pin.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupt {
+    pirq: u32,
+    port: Port,
 }
 
 impl Interrupt {
@@ -88,6 +101,10 @@ impl Interrupt {
             return Ok(None);
         }
         let gsi = i32::from(line);
+        let mut lines = LINES.lock();
+        if let Some(line) = lines.iter().find(|line| line.gsi == gsi) {
+            return Ok(Some(line.interrupt()));
+        }
         physdev::setup_gsi(gsi, true, true)?;
         let mut request = PhysdevMapPirq {
             domid: Domid::SELF,
@@ -100,18 +117,44 @@ impl Interrupt {
         let pirq = u32::try_from(request.pirq).unwrap_or(u32::from(line));
         let channel = EventChannel::bind_pirq(pirq, true)?;
         channel.set_handler(super::signals::raise);
-        Ok(Some(Self { channel, pirq }))
+        let line = Line { gsi, pirq, channel };
+        let interrupt = line.interrupt();
+        lines.push(line);
+        Ok(Some(interrupt))
     }
+}
 
-    /// The device has been served: it may interrupt again.
-    pub fn end(&self) {
-        // Without the end of one interrupt there is no next one, but there is nobody to tell.
-        let _ = physdev::eoi(self.pirq);
+impl Line {
+    fn interrupt(&self) -> Interrupt {
+        Interrupt {
+            pirq: self.pirq,
+            port: self.channel.port(),
+        }
     }
 }
 
 impl fmt::Display for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pirq {} on port {}", self.pirq, self.channel.port())
+        write!(f, "pirq {} on port {}", self.pirq, self.port)
+    }
+}
+
+/// The ports of all lines.
+pub fn ports() -> BTreeSet<Port> {
+    LINES
+        .lock()
+        .iter()
+        .map(|line| line.channel.port())
+        .collect()
+}
+
+/// All devices have been served, after they took their interrupts back: those lines of which the ports
+/// had events may interrupt again.
+pub fn end_interrupts(ports: &BTreeSet<Port>) {
+    for line in LINES.lock().iter() {
+        if ports.contains(&line.channel.port()) {
+            // Without the end of one interrupt there is no next one, but there is nobody to tell.
+            let _ = physdev::eoi(line.pirq);
+        }
     }
 }

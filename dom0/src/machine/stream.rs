@@ -94,13 +94,6 @@ impl Stream {
         self.transport.ack_interrupt();
     }
 
-    /// The device has been served.
-    pub fn end_of_interrupt(&self) {
-        if let Some(interrupt) = &self.interrupt {
-            interrupt.end();
-        }
-    }
-
     /// Passes bytes that have come to `consume`; whether there were any.
     pub fn receive(&mut self, consume: impl FnOnce(&[u8])) -> bool {
         let result = self.receive.poll(&mut self.transport, |bytes| {

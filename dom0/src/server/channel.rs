@@ -40,6 +40,8 @@ pub(super) enum State {
     AwaitingShutdown(Domid),
     /// A domain is to acknowledge what it was asked, until the time given.
     AwaitingAcknowledgement(Domid, Stop, u64),
+    /// A disk of a domain is to be gone, until the time given.
+    AwaitingDiskGone(Domid, u32, u64),
     /// A console is attached.
     Console(Attachment),
     /// The store is attached.

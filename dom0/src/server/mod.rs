@@ -93,9 +93,9 @@ impl Server {
         self.channels
             .values()
             .filter_map(|channel| match channel.state {
-                State::AwaitingGone(_, until) | State::AwaitingAcknowledgement(_, _, until) => {
-                    Some(until)
-                }
+                State::AwaitingGone(_, until)
+                | State::AwaitingDiskGone(_, _, until)
+                | State::AwaitingAcknowledgement(_, _, until) => Some(until),
                 _ => None,
             })
             .min()
@@ -143,6 +143,11 @@ impl Server {
                 (State::AwaitingGone(domid, _), Notice::Gone(gone)) if *domid == gone => {
                     channel.finish(Reply::Done);
                 }
+                (State::AwaitingDiskGone(domid, devid, _), Notice::DiskGone(other, gone))
+                    if (*domid, *devid) == (other, gone) =>
+                {
+                    channel.finish(Reply::Done);
+                }
                 (
                     State::AwaitingAcknowledgement(domid, ..),
                     Notice::Acknowledged(other)
@@ -176,7 +181,9 @@ impl Server {
             let more = match &mut channel.state {
                 State::Console(_) => channel.print(),
                 State::Store(_) => channel.take_store_output(toolstack),
-                State::AwaitingGone(_, until) | State::AwaitingAcknowledgement(_, _, until)
+                State::AwaitingGone(_, until)
+                | State::AwaitingDiskGone(_, _, until)
+                | State::AwaitingAcknowledgement(_, _, until)
                     if toolstack.xen().now() < *until =>
                 {
                     false
@@ -186,6 +193,14 @@ impl Server {
                     let error = Error::BadState {
                         domid: domid.0,
                         why: String::from("is dying: not all of its memory is free yet"),
+                    };
+                    channel.finish(Reply::Error(error));
+                    true
+                }
+                State::AwaitingDiskGone(domid, devid, _) => {
+                    let error = Error::BadState {
+                        domid: domid.0,
+                        why: format!("does not let disk {devid} go; --force takes it away"),
                     };
                     channel.finish(Reply::Error(error));
                     true

@@ -15,6 +15,8 @@ use crate::xen::{Context, Xen};
 const NAME: &str = concat!("xenolith-dom0 ", env!("CARGO_PKG_VERSION"));
 /// How long a client waits for a destroyed domain to be gone, in nanoseconds.
 const PATIENCE: u64 = 5_000_000_000;
+/// How long a client waits for a guest to let a disk go, in nanoseconds; as libxl does.
+const DISK_PATIENCE: u64 = 10_000_000_000;
 
 impl Channel {
     /// Deals with a request. The host is to stop if it says so.
@@ -209,6 +211,15 @@ impl Channel {
                 return Ok(None);
             }
             Request::Scheduling(request) => scheduling::answer(toolstack, request)?,
+            Request::Block(request) => match toolstack.answer_block(request)? {
+                Ok(reply) => reply,
+                Err((domid, devid)) => {
+                    let until = toolstack.xen().now().saturating_add(DISK_PATIENCE);
+                    // The notice that it is gone is on its way, if it is.
+                    self.state = State::AwaitingDiskGone(domid, devid, until);
+                    return Ok(None);
+                }
+            },
             Request::StopHost(action) => {
                 self.reply(Reply::Done);
                 return Ok(Some(action));

@@ -1,6 +1,7 @@
 //! The server and the toolstack together, against a model of the hypervisor and with a real client.
 
 mod consoles;
+mod disks;
 mod domains;
 mod ends;
 mod random;
@@ -62,7 +63,7 @@ impl Host {
 
     fn pump(&mut self) {
         loop {
-            while self.toolstack.serve_store() {}
+            while self.toolstack.serve_store() | self.toolstack.serve_disks() {}
             self.server.advance(&mut self.toolstack);
             let to_client = self.server.take_output(&mut self.toolstack);
             self.client.receive(&to_client);
@@ -174,6 +175,7 @@ impl Host {
             ramdisk: None,
             cmdline: String::new(),
             scheduling: Default::default(),
+            disks: Vec::new(),
             on: OnEvent::default(),
         }
     }

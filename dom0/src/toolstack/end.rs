@@ -41,6 +41,7 @@ impl<X: Xen> Toolstack<X> {
         // As long as we have its pages mapped, the hypervisor cannot free them.
         domain.console.detach(&mut self.xen);
         let uuid = domain.config.uuid;
+        self.drop_disks(domid);
         self.forget(domid, &uuid);
         match self.xen.destroy_domain(domid) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -94,6 +95,7 @@ impl<X: Xen> Toolstack<X> {
         if domain.phase != Phase::Dying {
             // Somebody else destroyed it.
             domain.console.detach(&mut self.xen);
+            self.drop_disks(domid);
             self.forget(domid, &domain.config.uuid);
             self.notices.push_back(Notice::Ended(domid, None));
         }
@@ -168,6 +170,8 @@ impl<X: Xen> Toolstack<X> {
         domain.config.name = name;
         domain.config.uuid = uuid;
         let (kernel, ramdisk) = (domain.kernel.clone(), domain.ramdisk.clone());
+        // Its successor has the same disks.
+        self.drop_disks(domid);
         self.start(config, kernel, ramdisk, false).map(|_| ())
     }
 
@@ -192,11 +196,14 @@ impl<X: Xen> Toolstack<X> {
                 Phase::Dying => Some(now.saturating_add(LINGER_INTERVAL)),
                 Phase::Alive | Phase::Kept(_) => None,
             });
-        ends.chain(self.store.deadline()).min()
+        ends.chain(self.store.deadline())
+            .chain(self.blocks.deadline(now))
+            .min()
     }
 
     /// Does what is due.
     pub fn tick(&mut self) {
+        self.blocks.tick();
         let due = self
             .domains
             .values()

@@ -1,6 +1,7 @@
 //! The domains of the host, from their creation to the last of their frames.
 
 mod checks;
+mod disks;
 mod end;
 mod wishes;
 
@@ -15,6 +16,7 @@ use control::{DomainConfig, DomainInfo, DomainRef, DomainState, Error, ShutdownR
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 
+use crate::block::Blocks;
 use crate::builder::{self, Sources};
 use crate::console::Console;
 use crate::images::{CachedImage, ImageCache};
@@ -39,6 +41,8 @@ pub enum Notice {
     Ended(Domid, Option<Domid>),
     /// The domain and all that it had is gone.
     Gone(Domid),
+    /// The domain's disk of that number is gone.
+    DiskGone(Domid, u32),
 }
 
 /// Where a domain is in its life.
@@ -71,6 +75,7 @@ pub struct Toolstack<X: Xen> {
     xen: X,
     images: ImageCache,
     store: Store<X::Mapping>,
+    blocks: Blocks<X>,
     domains: BTreeMap<Domid, Domain<X::Mapping>>,
     notices: VecDeque<Notice>,
     /// Domains that were asked to stop and did not acknowledge it yet.
@@ -79,7 +84,7 @@ pub struct Toolstack<X: Xen> {
 
 impl<X: Xen> Toolstack<X> {
     /// A host with no domain but the control domain. `image_room` is how many bytes of kernels and
-    /// ramdisks are kept.
+    /// ramdisks are kept; volumes may have half as many.
     pub fn new(mut xen: X, image_room: u64) -> Self {
         let mut store = Store::new();
         if let Err(error) = nodes::begin(&mut store, &mut xen, DOM0_NAME) {
@@ -88,6 +93,7 @@ impl<X: Xen> Toolstack<X> {
             ));
         }
         Self {
+            blocks: Blocks::new(&xen, image_room / 2),
             xen,
             images: ImageCache::new(image_room),
             store,
@@ -127,6 +133,7 @@ impl<X: Xen> Toolstack<X> {
     /// Builds a domain, and lets it run unless it is to be `paused`.
     pub fn create(&mut self, config: DomainConfig, paused: bool) -> Result<Domid, Error> {
         self.check(&config)?;
+        self.blocks.check(&config.disks)?;
         let kernel = self.images.get(&config.kernel.hash)?;
         let ramdisk = match &config.ramdisk {
             Some(image) => Some(self.images.get(&image.hash)?),
@@ -151,9 +158,14 @@ impl<X: Xen> Toolstack<X> {
         let built = builder::build(&mut self.xen, &config, &sources)?;
         let domid = built.domid;
         let uuid = config.uuid;
-        let console = match self.connect(&config, built) {
+        let connected = self.connect(&config, built).and_then(|console| {
+            self.attach_all(domid, &config.disks)?;
+            Ok(console)
+        });
+        let console = match connected {
             Ok(console) => console,
             Err(error) => {
+                self.drop_disks(domid);
                 self.forget(domid, &uuid);
                 // The error that led here is the one to tell.
                 let _ = self.xen.destroy_domain(domid);
@@ -395,6 +407,9 @@ impl<X: Xen> Toolstack<X> {
     pub fn on_port(&mut self, port: Port) {
         if let Some(domid) = self.store.domain_of(port) {
             return self.store.signal(domid);
+        }
+        if self.blocks.signal(port) {
+            return;
         }
         let found = self
             .domains

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
+mod disks;
 mod first_light;
 mod forks;
 mod guest_store;

@@ -1,10 +1,12 @@
 //! What there is to say about a domain: its configuration and its state.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::block::DiskConfig;
 use crate::image::Image;
 use crate::scheduling::Scheduling;
 
@@ -161,6 +163,8 @@ pub struct DomainConfig {
     pub cmdline: String,
     /// How its vCPUs share the CPUs.
     pub scheduling: Scheduling,
+    /// Its disks, at most [`DiskConfig::MAX_DISKS`].
+    pub disks: Vec<DiskConfig>,
     /// What follows when it stops.
     pub on: OnEvent,
 }

@@ -82,6 +82,19 @@ pub enum Error {
         /// The request.
         request: String,
     },
+    /// No volume has that name.
+    #[error("there is no volume {0:?}")]
+    NoSuchVolume(String),
+    /// The volume is in use in a way that does not go together with what was asked.
+    #[error("the volume {volume:?} is in use by domain {domid}{}", for_writing(.writes))]
+    VolumeInUse {
+        /// Which volume.
+        volume: String,
+        /// Who uses it, or a part of it, or what it is a part of.
+        domid: u16,
+        /// Whether that domain writes to it.
+        writes: bool,
+    },
     /// It must not be done to that domain, dom0 for example.
     #[error("not permitted: {0}")]
     NotPermitted(String),
@@ -110,4 +123,8 @@ pub enum Error {
         /// Xen's error number, positive.
         errno: i32,
     },
+}
+
+fn for_writing(writes: &bool) -> &'static str {
+    if *writes { " for writing" } else { "" }
 }

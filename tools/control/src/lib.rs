@@ -49,6 +49,7 @@ extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+pub mod block;
 #[cfg(feature = "std")]
 pub mod client;
 pub mod domain;
@@ -64,6 +65,7 @@ pub mod mux;
 pub mod scheduling;
 pub mod session;
 
+pub use block::{BlockReply, BlockRequest, DiskConfig};
 pub use domain::{
     Action, DomainConfig, DomainInfo, DomainRef, DomainState, OnEvent, ShutdownReason, Uuid,
 };

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::block::{BlockReply, BlockRequest};
 use crate::domain::{DomainConfig, DomainInfo, DomainRef, ShutdownReason};
 use crate::error::Error;
 use crate::frame::MAX_PAYLOAD;
@@ -167,6 +168,8 @@ pub enum Request {
 
     /// About scheduling. Answer: [`Reply::Scheduling`] or [`Reply::Done`], as the request says.
     Scheduling(SchedulingRequest),
+    /// About disks. Answer: [`Reply::Block`] or [`Reply::Done`], as the request says.
+    Block(BlockRequest),
 }
 
 /// What a domain is asked to do.
@@ -249,6 +252,8 @@ pub enum Reply {
     },
     /// About scheduling.
     Scheduling(SchedulingReply),
+    /// About disks.
+    Block(BlockReply),
 }
 
 /// Why a console ended.

@@ -2,9 +2,11 @@
 //!
 //! [`syntax`] is the grammar, as `xl.cfg(5)` and the reference's parser have it; [`document`] puts
 //! the settings of a file and of the command line together and reads them by type; [`keys`] knows
-//! which keys exist; [`domain`] makes a domain's description of them.
+//! which keys exist; [`mod@disk`] reads disks, and
+//! [`domain`] makes a domain's description of them.
 
 mod cpus;
+pub mod disk;
 pub mod document;
 pub mod domain;
 pub mod keys;

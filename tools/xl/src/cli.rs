@@ -115,6 +115,22 @@ pub enum Command {
     VcpuPin(VcpuPinArgs),
     /// Get/set credit scheduler parameters
     SchedCredit(SchedCreditArgs),
+    /// Create a new virtual block device
+    BlockAttach(BlockAttachArgs),
+    /// List virtual block devices for a domain
+    BlockList {
+        /// The domains' ids or names
+        #[arg(value_name = "Domain", required = true)]
+        domains: Vec<String>,
+    },
+    /// Destroy a domain's virtual block device
+    BlockDetach(BlockDetachArgs),
+    /// The volumes that disks of domains can be
+    Volume {
+        /// What to do.
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
     /// List guest domains, excluding dom0
     VmList,
     /// Update a running domain's saved configuration, used when rebuilding the domain after reboot
@@ -412,4 +428,51 @@ pub struct UptimeArgs {
     /// The domains' ids or names; all if none is given
     #[arg(value_name = "Domain")]
     pub domains: Vec<String>,
+}
+
+/// Options of `block-attach`.
+#[derive(Debug, Args)]
+pub struct BlockAttachArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The disk, as in xl.cfg; several words are its parts
+    #[arg(value_name = "disk-spec-component", required = true)]
+    pub disk: Vec<String>,
+}
+
+/// Options of `block-detach`.
+#[derive(Debug, Args)]
+pub struct BlockDetachArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The disk's name or number
+    #[arg(value_name = "DevId")]
+    pub vdev: String,
+    /// Do not ask the guest
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to do with volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// List the volumes
+    List,
+    /// Make a volume of memory, which lasts until the host goes down
+    Create {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Its size: MiB, or with b, k, m, g or t behind the number
+        #[arg(value_name = "SIZE")]
+        size: String,
+    },
+    /// Remove a volume that was made
+    Remove {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
 }

@@ -168,6 +168,7 @@ impl Wanted {
             ramdisk: ramdisk.as_ref().map(|ramdisk| ramdisk.image.clone()),
             cmdline: spec.cmdline,
             scheduling: spec.scheduling,
+            disks: spec.disks,
             on: spec.on,
         };
         Ok(Some(Wanted {

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+mod block;
 pub mod cfg;
 pub mod cli;
 mod console;
@@ -114,6 +115,10 @@ fn run(cli: &Cli) -> Outcome {
         Command::MemSet(args) => requests::set_memory(&mut connect()?, args),
         Command::MemMax(args) => requests::set_max_memory(&mut connect()?, args),
         Command::VcpuSet(args) => requests::set_vcpus(&mut connect()?, args),
+        Command::BlockAttach(args) => block::attach(&mut connect()?, args),
+        Command::BlockList { domains } => block::list(&mut connect()?, domains),
+        Command::BlockDetach(args) => block::detach(&mut connect()?, args),
+        Command::Volume { command } => block::volume(&mut connect()?, command),
         Command::VmList => list::vm_list(&mut connect()?),
         Command::ConfigUpdate(args) => create::update(args, cli.dry_run, connect),
         Command::Xenstore { command } => xenstore::run(&mut connect()?, command),

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use control::scheduling::CpuSet;
-use control::{Action, DomainConfig, DomainInfo, DomainRef, DomainState, Reply, Request};
+use control::{
+    Action, DiskConfig, DomainConfig, DomainInfo, DomainRef, DomainState, Reply, Request,
+};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{ListArgs, UptimeArgs};
@@ -182,11 +184,25 @@ pub fn config_json(config: &DomainConfig) -> Value {
             "uuid": config.uuid.to_string(),
         },
         "b_info": build,
+        "disks": config.disks.iter().map(disk_json).collect::<Value>(),
         "on_poweroff": action_json(config.on.poweroff),
         "on_reboot": action_json(config.on.reboot),
         "on_watchdog": action_json(config.on.watchdog),
         "on_crash": action_json(config.on.crash),
         "on_soft_reset": action_json(config.on.soft_reset),
+    })
+}
+
+fn disk_json(disk: &DiskConfig) -> Value {
+    json!({
+        "pdev_path": disk.volume,
+        "vdev": disk.vdev,
+        "backend": "phy",
+        "format": "raw",
+        "removable": 0,
+        "readwrite": u8::from(!disk.read_only),
+        "is_cdrom": 0,
+        "discard_enable": if disk.discard { "True" } else { "False" },
     })
 }
 

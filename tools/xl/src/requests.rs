@@ -57,7 +57,7 @@ pub fn set_max_memory(host: &mut Connection, args: &MemoryArgs) -> Outcome {
 }
 
 /// A size as xl reads it: in MiB, or with a unit of one letter.
-fn kib(text: &str) -> anyhow::Result<u64> {
+pub fn kib(text: &str) -> anyhow::Result<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: Option<u64> = number.parse().ok();

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use control::{Action, DomainConfig, DomainRef, OnEvent, Scheduling, Uuid};
+use control::{Action, DiskConfig, DomainConfig, DomainRef, OnEvent, Scheduling, Uuid};
 
-use super::cpus;
 use super::document::{ConfigError, Document};
+use super::{cpus, disk};
 
 /// xl's memory for a domain that says nothing about it, in MiB.
 const DEFAULT_MEMORY: u64 = 32;
@@ -41,6 +41,8 @@ pub struct DomainSpec {
     pub cmdline: String,
     /// How its vCPUs share the CPUs.
     pub scheduling: Scheduling,
+    /// Its disks.
+    pub disks: Vec<DiskConfig>,
     /// What follows when it stops.
     pub on: OnEvent,
 }
@@ -142,6 +144,7 @@ impl DomainSpec {
             ramdisk,
             cmdline,
             scheduling,
+            disks: disk::disks(document)?,
             on: OnEvent {
                 poweroff: action(document, "on_poweroff", defaults.poweroff)?,
                 reboot: action(document, "on_reboot", defaults.reboot)?,

@@ -372,6 +372,7 @@ impl Dom0 {
             Request::SetMaxMemory { kib, .. } => self.note(format!("maxmem {kib}")),
             Request::SetVcpus { online, .. } => self.note(format!("vcpus {online}")),
             Request::Scheduling(request) => self.note(format!("{request:?}")),
+            Request::Block(request) => self.note(format!("{request:?}")),
             Request::UpdateConfig { domain, config } => {
                 self.get(&domain)?.config = Some(config);
                 Reply::Done

@@ -112,6 +112,7 @@ fn measure_creations(workspace: &Workspace, host: &Host) -> Result<Creations> {
         ramdisk: None,
         cmdline: String::new(),
         scheduling: Default::default(),
+        disks: Vec::new(),
         on: OnEvent::default(),
     };
     let create = Request::CreateDomain {
