@@ -21,6 +21,10 @@ const WANTING: Duration = Duration::from_millis(100);
 /// The longest that a guest waits.
 const LONGEST: Duration = Duration::from_millis(100);
 
+/// The least that a guest waits, and then has its part of at once. To be waked for each of its requests, and to wake
+/// it, would cost others more than what is booked for them.
+const SLICE: Duration = Duration::from_millis(25);
+
 /// When what a guest had is paid for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Meter(Duration);
@@ -30,7 +34,7 @@ impl Meter {
     pub fn charge(&mut self, now: Duration, spent: Duration) {
         let paid = self.0.max(now).saturating_add(spent * SHARE);
         // What it had while nobody else wanted anything is not counted for ever.
-        self.0 = paid.min(now + BURST * SHARE + LONGEST);
+        self.0 = paid.min(now + BURST * SHARE + (LONGEST - SLICE));
     }
 
     /// When its next request is due.
@@ -67,7 +71,7 @@ impl Pace {
         let due = meter.due();
         let waits = wanted && !client.is_privileged() && due > now;
         if waits {
-            self.held.insert((due, client));
+            self.held.insert((due + SLICE, client));
         }
         waits
     }

@@ -60,6 +60,23 @@ fn who_has_had_a_lot_waits_while_another_wants_some_and_gets_a_share() {
 }
 
 #[test]
+fn who_waited_has_some_requests_served_and_then_waits_for_a_while() {
+    let mut store = Store::with_guests(&[5, 6]);
+    let (flood, other) = (guest(5), guest(6));
+    wait(&mut store, other, &[]);
+    let now = store.now;
+    store.server.charge(flood, now, Duration::from_secs(1));
+    send(&mut store, flood);
+    assert_eq!(store.server.serve(now, &mut store.world), None);
+    store.now = store.server.deadline().unwrap();
+    // One of its requests between two of the other's, until it has had enough.
+    let served: u32 = (0..10).map(|_| wait(&mut store, other, &[flood]).1).sum();
+    assert!((3..=6).contains(&served), "{served}");
+    let waits = store.server.deadline().unwrap() - store.now;
+    assert!(waits >= 15 * MS, "{waits:?}");
+}
+
+#[test]
 fn a_flood_that_nobody_else_minds_is_not_held_back() {
     let mut store = Store::with_guests(&[5, 6]);
     let flood = guest(5);
