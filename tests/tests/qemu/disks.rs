@@ -3,9 +3,9 @@
 use std::fs::File;
 
 use tempfile::NamedTempFile;
-use tests::dist;
 use tests::host::TestHost;
 use tests::program::Ended;
+use tests::{dist, wait_for};
 use xtask::qemu::{Disk, Hardware};
 
 const MIB: u64 = 1 << 20;
@@ -135,6 +135,10 @@ fn a_disk_that_cannot_be_had_is_refused_in_a_line_and_leaves_nothing() {
     let (one, two) = (disk_file(MIB), disk_file(4 * MIB));
     let host = host_with(&[("one", &one), ("two", &two)]);
     create(&host, "user", "['phy:one,raw,xvda,w']", "mib=0").ok();
+    wait_for("both ends to be connected", || {
+        let list = host.xl("block-list user").ok();
+        list.contains("51712 0   1      4 ").then_some(())
+    });
     let before = tree(&host);
     for (disk, why) in [
         ("['phy:three,raw,xvda,w']", "there is no volume \"three\""),
