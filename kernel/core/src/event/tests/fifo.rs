@@ -405,7 +405,7 @@ fn a_domain_with_queues_leaves_no_frame_behind() {
     recount::check(&host.hv).unwrap();
     let page = host.layout(DOMU).scratch[40];
     let late = crate::event::fifo::init_control(&host.hv, &domain, 0, page, 0);
-    assert!(late.is_err());
+    assert_eq!(late, Err(Errno::ENOENT));
 }
 
 #[test]
@@ -430,7 +430,16 @@ fn control_blocks_are_refused_where_they_cannot_be() {
     let args = [EVTCHNOP_INIT_CONTROL.into(), crate::testing::UNMAPPED];
     let fault = host.hypercall(DOMU, HYPERVISOR_EVENT_CHANNEL_OP, &args);
     assert_eq!(outcome(fault), Err(Errno::EFAULT));
-    assert_eq!(init_control(&host, DOMU, 0, page, 4096 - 72), Ok(17));
+    let op = EvtchnInitControl {
+        control_gfn: page.0,
+        offset: 4096 - 72,
+        ..Default::default()
+    };
+    // Done, but not told.
+    let read_only = host.put_read_only(DOMU, op.as_bytes());
+    let args = [EVTCHNOP_INIT_CONTROL.into(), read_only];
+    let fault = host.hypercall(DOMU, HYPERVISOR_EVENT_CHANNEL_OP, &args);
+    assert_eq!(outcome(fault), Err(Errno::EFAULT));
     assert_eq!(refused(0, page, 0), Errno::EINVAL, "it has one");
     assert_eq!(refused(1, table, 0), Errno::EINVAL);
     assert_eq!(init_control(&host, DOMU, 1, page, 4096 - 72), Ok(17));

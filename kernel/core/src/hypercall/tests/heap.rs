@@ -360,6 +360,22 @@ fn event_queues_are_made_where_there_is_room() {
 }
 
 #[test]
+fn event_queues_leave_the_rest_of_the_heap_to_other_calls() {
+    const QUEUES: usize = 16 << 10;
+    let host = host();
+    exhaust(&host);
+    let control = EvtchnInitControl {
+        control_gfn: host.layout(DOMU).scratch[40].0,
+        ..Default::default()
+    };
+    let call = Call::event(&host, DOMU, EVTCHNOP_INIT_CONTROL, &control);
+    host.hv.machine.set_heap_free(SPARE_HEAP + QUEUES - 1);
+    assert_eq!(call.make(&host), NOMEM);
+    host.hv.machine.set_heap_free(SPARE_HEAP + QUEUES);
+    assert_eq!(call.make(&host), 0);
+}
+
+#[test]
 fn new_ports_leave_the_rest_of_the_heap_to_other_calls() {
     let host = host();
     exhaust(&host);
