@@ -185,6 +185,15 @@ constants! {
     pub const TRC_64_FLAG: u32 = 0x100;
 }
 
+/// Class: what Xen has no events for. Its tools pass over numbers that they do not know.
+pub const TRC_XENOLITH: u32 = 0x0100_f000;
+/// A port became pending: domain and port.
+pub const TRC_XENOLITH_EVENT: u32 = 0x0100_1001;
+/// A page table was unhooked: domain and vCPU as in a runstate's record, its frame as two words, 0.
+pub const TRC_XENOLITH_UNHOOK: u32 = 0x0100_2001;
+/// A page table was hooked back: the same, and how many entries were changed.
+pub const TRC_XENOLITH_REHOOK: u32 = 0x0100_2002;
+
 structs! {
     /// The start of a CPU's buffer. Records follow.
     pub struct TBuf[8] = "struct t_buf" {

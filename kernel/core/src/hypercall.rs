@@ -6,12 +6,13 @@
 use hv_machine::Platform;
 use hypercall_abi::arch_x86::CpuUserRegs;
 use hypercall_abi::errno::Errno;
+use hypercall_abi::trace::TRC_PV_HYPERCALL_V2;
 use hypercall_abi::xen::*;
 
 use crate::{
     Current, callbacks, console_io, debugreg, descriptor, domctl, event, grant, iret, lifecycle,
-    memory_op, mmu, multicall, physdev, platform_op, sched_op, sysctl, time, vcpu_op, version,
-    vm_assist,
+    memory_op, mmu, multicall, physdev, platform_op, sched_op, sysctl, time, trace, vcpu_op,
+    version, vm_assist,
 };
 
 /// The six argument registers.
@@ -66,6 +67,9 @@ pub fn enter(cx: &mut Current<'_>) {
     }
     let (number, args) = (regs.rax, arguments(regs));
     cx.deadline.set(None);
+    if cx.hv.tracer.is_on() {
+        trace::hypercall(cx, TRC_PV_HYPERCALL_V2, number, &args);
+    }
     let result = dispatch(cx, number, &args);
     let regs = &mut cx.state.context.regs;
     match result {

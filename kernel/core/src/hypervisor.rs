@@ -20,6 +20,7 @@ use crate::memory::Memory;
 use crate::options::Options;
 use crate::sched::{self, Busy};
 use crate::time::{Clock, Timers};
+use crate::trace::Tracer;
 
 /// Order of the blocks that the hypervisor's own heap grows by: 2 MiB.
 const HEAP_GROWTH_ORDER: u32 = 9;
@@ -48,6 +49,8 @@ pub struct Hypervisor {
     pub timers: Mutex<Timers, { rank::SCHEDULER }>,
     /// What was done for guests, counted.
     pub counters: Counters,
+    /// What is written down of all that.
+    pub tracer: Tracer,
     /// System time.
     pub clock: Clock,
     /// The log ring and the console.
@@ -77,6 +80,7 @@ impl Hypervisor {
             scheduler: Mutex::new(sched::policy(&options.scheduler, cpus)),
             busy: Busy::new(cpus),
             counters: Counters::new(cpus),
+            tracer: Tracer::new(),
             timers: Mutex::new(Timers::new(cpus)),
             clock: Clock::new(Deref::deref(&machine)),
             log: Log::new(&options, &machine.boot_log()),

@@ -55,6 +55,7 @@ pub mod sysctl;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod time;
+pub mod trace;
 pub mod traps;
 pub mod vcpu;
 pub mod vcpu_context;

@@ -8,6 +8,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG,
 };
+use hypercall_abi::trace::{TRC_DOM0_DOM_ADD, TRC_DOM0_DOM_REM};
 use hypercall_abi::types::{Domid, Port};
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 
@@ -17,7 +18,7 @@ use crate::hypervisor::Hypervisor;
 use crate::memory::{FrameType, Level};
 use crate::sched_op;
 use crate::vcpu::{InfoPlace, Vcpu, VcpuState};
-use crate::{grant, sched, time};
+use crate::{grant, sched, time, trace};
 
 /// vCPUs whose `vcpu_info` has a place in the shared-info page; the others must register one.
 const SHARED_INFO_VCPUS: u32 = 32;
@@ -72,6 +73,9 @@ pub fn create(hv: &Hypervisor, new: &NewDomain) -> Result<Arc<Domain>, Errno> {
     domain.life.lock().toolstack_pauses = 1;
     time::publish_wall_clock(hv, &domain);
     hv.domains.write().insert(new.id, domain.clone());
+    if hv.tracer.is_on() {
+        trace::domain(hv, TRC_DOM0_DOM_ADD, new.id);
+    }
     Ok(domain)
 }
 
@@ -338,6 +342,9 @@ pub fn reap(hv: &Hypervisor) {
             hv.memory.release_shared(domain.shared_info);
             domain.drop_vcpus();
             hv.memory.remove_owner(domain.id);
+            if hv.tracer.is_on() {
+                trace::domain(hv, TRC_DOM0_DOM_REM, domain.id);
+            }
             gone = true;
         }
         !end

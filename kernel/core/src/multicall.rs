@@ -4,11 +4,12 @@ use core::mem::offset_of;
 
 use hv_machine::is_guest_range;
 use hypercall_abi::errno::Errno;
+use hypercall_abi::trace::TRC_PV_HYPERCALL_SUBCALL;
 use hypercall_abi::xen::{HYPERVISOR_IRET, HYPERVISOR_MULTICALL, MulticallEntry};
 
 use crate::current::Current;
 use crate::hypercall::{Args, HypercallResult, Stop, dispatch, should_preempt};
-use crate::lifecycle;
+use crate::{lifecycle, trace};
 
 /// Calls that are a matter of a moment and are carried out before the first look at the clock.
 const CLOCK_INTERVAL: u64 = 16;
@@ -41,7 +42,12 @@ pub fn do_multicall(cx: &mut Current<'_>, args: &Args) -> HypercallResult {
         let outcome = match entry.op {
             MULTICALL => Err(Errno::EINVAL.into()),
             IRET => Err(Errno::ENOSYS.into()),
-            number => dispatch(cx, number, &entry.args),
+            number => {
+                if cx.hv.tracer.is_on() {
+                    trace::hypercall(cx, TRC_PV_HYPERCALL_SUBCALL, number, &entry.args);
+                }
+                dispatch(cx, number, &entry.args)
+            }
         };
         entry.result = match outcome {
             Ok(value) => value,

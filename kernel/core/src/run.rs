@@ -13,7 +13,7 @@ use crate::domain::Domain;
 use crate::emulate::unhook::{self, ExitHandler};
 use crate::hypervisor::Hypervisor;
 use crate::vcpu::{Vcpu, VcpuState};
-use crate::{descriptor, dom0, event, hypercall, mmu, msr, sched, time, traps};
+use crate::{descriptor, dom0, event, hypercall, mmu, msr, sched, time, trace, traps};
 
 /// Heap that hypercalls may count on until the CPU next asks the scheduler: 1 MiB.
 const HEAP_SPARE: usize = 1 << 20;
@@ -90,11 +90,13 @@ fn step(hv: &Hypervisor) {
     hv.take_schedule_request();
     // Without frames there is no more to be had: what needs heap then fails with an errno as far as it can.
     let _ = hv.reserve_heap(HEAP_SPARE);
+    trace::tell(hv);
     match sched::pick(hv) {
         Some(vcpu) => match vcpu.domain.upgrade() {
             Some(domain) => run_vcpu(hv, &domain, &vcpu),
             None => sched::remove(hv, &vcpu),
         },
+        None if trace::tell(hv) => {}
         None => {
             let irq = spare_time(hv);
             handle_interrupt(hv, irq);

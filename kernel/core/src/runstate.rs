@@ -16,7 +16,7 @@ use hypercall_abi::xen::VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 use zerocopy::IntoBytes;
 
 use crate::lock::{Mutex, rank};
-use crate::{Hypervisor, Vcpu, time};
+use crate::{Hypervisor, Vcpu, time, trace};
 
 /// A vCPU's time in each state.
 pub struct Runstate(Mutex<VcpuRunstateInfo, { rank::RUNSTATE }>);
@@ -37,12 +37,12 @@ impl Runstate {
         self.0.lock().state
     }
 
-    /// Enters `state` at system time `now`.
-    fn enter(&self, state: u32, now: u64) {
+    /// Enters `state` at system time `now`; the state before.
+    fn enter(&self, state: u32, now: u64) -> u32 {
         let mut info = self.0.lock();
         *info = up_to(*info, now);
-        info.state = state;
         info.state_entry_time = now;
+        core::mem::replace(&mut info.state, state)
     }
 }
 
@@ -92,7 +92,10 @@ impl Areas {
 
 /// Changes a vCPU's state (`RUNSTATE_*`).
 pub fn change(hv: &Hypervisor, vcpu: &Vcpu, state: u32) {
-    vcpu.runstate.enter(state, time::now(hv));
+    let before = vcpu.runstate.enter(state, time::now(hv));
+    if hv.tracer.is_on() {
+        trace::runstate(hv, vcpu, before, state);
+    }
     if vcpu.areas.runstate.load(Ordering::Acquire) != 0 {
         vcpu.areas.stale_runstate.store(true, Ordering::Release);
     }

@@ -27,7 +27,7 @@ use hypercall_abi::errno::Errno;
 use crate::cpuid::{self, Asked};
 use crate::descriptor::bits;
 use crate::traps::{self, dr6, flags, vector};
-use crate::{Current, debugreg, descriptor, hypercall, iret, msr};
+use crate::{Current, debugreg, descriptor, hypercall, iret, msr, trace};
 
 use decode::{CodeSize, Instruction, MAX_LENGTH, NotDecoded, Operation, Port};
 
@@ -111,6 +111,9 @@ pub fn privileged_instruction(cx: &mut Current<'_>) -> bool {
         Err(_) => return false,
     };
     let mut hit = 0;
+    if cx.hv.tracer.is_on() {
+        trace::emulated(cx);
+    }
     let outcome = execute(cx, &instruction, code.size, &mut hit);
     let advance = match outcome {
         Outcome::Done => u64::from(instruction.length),

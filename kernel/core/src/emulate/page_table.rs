@@ -10,10 +10,10 @@ use hypercall_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 use super::decode::{CodeSize, MAX_LENGTH};
 use super::{code_segment, fetch, finish, store};
-use crate::Current;
 use crate::counters::Counter;
 use crate::memory::{FrameType, Level, Pte};
 use crate::traps::error_code::{FETCH, PRESENT, RESERVED, WRITE};
+use crate::{Current, trace};
 
 /// #PF: carries out a store to an L1 table; `false` where it is not that, and the #PF is the guest's.
 #[must_use]
@@ -58,6 +58,9 @@ pub fn store_to_page_table(cx: &mut Current<'_>, va: u64, error_code: u32) -> bo
         match memory.compare_exchange_entry(table, index, Pte(old), new, cx.domain.id) {
             Some(true) => {
                 cx.hv.count(Counter::TableStores);
+                if cx.hv.tracer.is_on() {
+                    trace::table_store(cx, va, new);
+                }
                 store.finish(&mut cx.state.context.regs, &effect);
                 if cx.hv.options.unhook {
                     cx.state.table_stores.note(table, va);

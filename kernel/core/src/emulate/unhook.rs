@@ -20,13 +20,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use hv_machine::{Exit, Guest, GuestContext, Platform, TABLE_ENTRIES};
+use hypercall_abi::trace::{TRC_XENOLITH_REHOOK, TRC_XENOLITH_UNHOOK};
 use hypercall_abi::types::Mfn;
 use zerocopy::IntoBytes;
 
 use crate::counters::Counter;
 use crate::memory::{FrameType, L1Slot, Level, Pte, Way};
 use crate::traps::{self, error_code, vector};
-use crate::{Current, Domain, Hypervisor, lock};
+use crate::{Current, Domain, Hypervisor, lock, trace};
 
 /// Stores to one table in a row, each by a trap, after which it is unhooked, as long as nothing speaks for fewer or more.
 const PATIENCE: u32 = 4;
@@ -269,6 +270,9 @@ pub(crate) fn unhook(cx: &mut Current<'_>) {
     cx.hv.machine.read_frame(unhooked.table, 0, before);
     stores.unhooked = Some(unhooked);
     cx.hv.count(Counter::Unhooks);
+    if cx.hv.tracer.is_on() {
+        trace::hooking(cx, TRC_XENOLITH_UNHOOK, unhooked.table, 0);
+    }
 }
 
 /// The table that a store to `va` goes to, and the root that the guest runs on, if the table can be unhooked. Nobody
@@ -313,6 +317,9 @@ pub(crate) fn hook_back(cx: &mut Current<'_>) -> Option<(Unhooked, bool)> {
     cx.domain.unhooking.give_up();
     cx.state.table_stores.learn(renewed.changed);
     hv.count(Counter::Rehooks);
+    if hv.tracer.is_on() {
+        trace::hooking(cx, TRC_XENOLITH_REHOOK, table, renewed.changed);
+    }
     hv.count_many(Counter::ChangedEntries, renewed.changed);
     if let Some((index, entry)) = renewed.refused {
         let message = format_args!("may not have {entry:?} as entry {index} of L1 table {table}");

@@ -11,7 +11,7 @@ use hypercall_abi::xen::VcpuInfo;
 use super::table::{Abi, Table};
 use super::two_level;
 use crate::vcpu::InfoPlace;
-use crate::{Domain, Hypervisor, Vcpu, sched};
+use crate::{Domain, Hypervisor, Vcpu, sched, trace};
 
 /// Word of a `vcpu_info` that holds the upcall's pending byte and, next to it, the mask's.
 pub(super) const UPCALL: usize = offset_of!(VcpuInfo, evtchn_upcall_pending) / 8;
@@ -46,6 +46,9 @@ pub(super) fn set_pending(
             }
         },
     };
+    if newly && hv.tracer.is_on() {
+        trace::pending(hv, domain, port);
+    }
     if newly && domain.events.pollers.load(Ordering::SeqCst) != 0 {
         wake_pollers(hv, domain, port);
     }

@@ -21,7 +21,7 @@ use crate::domain::Domain;
 use crate::emulate::unhook::Unhooked;
 use crate::grant;
 use crate::hypervisor::Hypervisor;
-use crate::lifecycle;
+use crate::{lifecycle, trace};
 
 /// Compares every record with what it must say, and looks for a breach of isolation. Free frames are scrubbed for it.
 ///
@@ -238,6 +238,9 @@ impl Recount {
                     }
                 }
             }
+        }
+        for mfn in trace::frames(hv) {
+            refer(mfn, FrameType::Writable);
         }
         for domain in hv.domains.read().values() {
             refer(domain.shared_info, FrameType::Writable);

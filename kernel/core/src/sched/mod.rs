@@ -22,11 +22,12 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
+use hypercall_abi::trace::{TRC_SCHED_BLOCK, TRC_SCHED_SLEEP, TRC_SCHED_WAKE, TRC_SCHED_YIELD};
 use hypercall_abi::vcpu::{
     RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING,
 };
 
-use crate::{Current, Hypervisor, Vcpu, event, runstate, time};
+use crate::{Current, Hypervisor, Vcpu, event, runstate, time, trace};
 
 /// The policy of a host.
 pub type Policy = Box<dyn Scheduler<Arc<Vcpu>> + Send>;
@@ -112,12 +113,27 @@ pub fn remove(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
 
 /// Tells the scheduler that a vCPU may have become runnable.
 pub fn wake(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    told(hv, TRC_SCHED_WAKE, vcpu);
     update(hv, vcpu);
 }
 
 /// Tells the scheduler that a vCPU may no longer be runnable. The CPU that runs it stops soon.
 pub fn sleep(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+    let blocked = vcpu.blocked.load(Ordering::Acquire);
+    let event = if blocked {
+        TRC_SCHED_BLOCK
+    } else {
+        TRC_SCHED_SLEEP
+    };
+    told(hv, event, vcpu);
     update(hv, vcpu);
+}
+
+#[inline(always)]
+fn told(hv: &Hypervisor, event: u32, vcpu: &Vcpu) {
+    if hv.tracer.is_on() {
+        trace::vcpu(hv, event, vcpu);
+    }
 }
 
 fn update(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
@@ -159,6 +175,9 @@ pub fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
     time::arm(hv);
     if decision.ask != 0 {
         request_schedule(hv, decision.ask);
+    }
+    if hv.tracer.is_on() {
+        trace::chosen(hv, decision.next.as_deref());
     }
     decision.next
 }
@@ -209,6 +228,7 @@ pub fn idle_time(hv: &Hypervisor, cpu: u32) -> u64 {
 
 /// Lets others go first (`SCHEDOP_yield`).
 pub fn yield_now(cx: &mut Current<'_>) {
+    told(cx.hv, TRC_SCHED_YIELD, cx.vcpu);
     let cpu = cx.machine().cpu_id();
     cx.hv.scheduler.lock().yield_now(cpu);
     cx.hv.request_schedule(cpu);

@@ -8,6 +8,7 @@ mod host;
 mod perfc;
 mod pool;
 mod topology;
+mod trace;
 
 pub(crate) use cpu::{POLICY_MSRS, copy_leaves, copy_msrs};
 
@@ -48,6 +49,7 @@ fn apply(cx: &mut Current<'_>, op: &mut Sysctl) -> Result<(), Errno> {
     match op.cmd {
         XEN_SYSCTL_READCONSOLE => console::read(cx, op),
         XEN_SYSCTL_DEBUG_KEYS => debug_keys(cx, op),
+        XEN_SYSCTL_TBUF_OP => trace::operate(cx, op),
         XEN_SYSCTL_PHYSINFO => {
             host::physinfo(cx, op);
             Ok(())

@@ -47,7 +47,7 @@ pub fn now(hv: &Hypervisor) -> u64 {
 }
 
 /// What the first CPU's time-stamp counter shows, which system time is made of.
-fn first_tsc(hv: &Hypervisor) -> u64 {
+pub(crate) fn first_tsc(hv: &Hypervisor) -> u64 {
     hv.machine.tsc().wrapping_add(hv.machine.tsc_lag())
 }
 

@@ -17,7 +17,7 @@ use hypercall_abi::xen::VcpuInfo;
 
 use crate::counters::Counter;
 use crate::emulate;
-use crate::{Current, descriptor};
+use crate::{Current, descriptor, trace};
 
 pub use crate::vcpu_context::is_canonical;
 pub use bounce::Entry;
@@ -189,6 +189,9 @@ pub fn handle_ldt_fault(cx: &mut Current<'_>, offset: u32, error_code: u32) {
 /// Has the guest's kernel handle exception `vector`.
 #[inline]
 pub fn inject(cx: &mut Current<'_>, vector: u8, error_code: Option<u32>) {
+    if cx.hv.tracer.is_on() {
+        trace::exception(cx, vector, error_code);
+    }
     let Some(info) = cx.state.traps.get(usize::from(vector)) else {
         return;
     };

@@ -78,7 +78,6 @@ fn what_is_not_there_answers_as_a_xen_without_it() {
     let host = Host::new();
     for (cmd, errno) in [
         (0, Errno::ENOSYS),
-        (XEN_SYSCTL_TBUF_OP, Errno::ENOSYS),
         (XEN_SYSCTL_LOCKPROF_OP, Errno::ENOSYS),
         (XEN_SYSCTL_PAGE_OFFLINE_OP, Errno::ENOSYS),
         (XEN_SYSCTL_LIVEPATCH_OP, Errno::ENOSYS),
