@@ -3,6 +3,7 @@
 
 mod scheduler;
 pub mod storage;
+mod tracing;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,6 +138,8 @@ pub struct Fake {
     pub shares: BTreeMap<Domid, Share>,
     parameters: Parameters,
     pub storage: storage::Disks,
+    /// The tracer's buffers.
+    pub trace: tracing::FakeTrace,
 }
 
 impl Fake {
@@ -174,6 +177,7 @@ impl Fake {
                 migration_delay_us: 0,
             },
             storage: storage::Disks::default(),
+            trace: tracing::FakeTrace::default(),
         }
     }
 

@@ -16,6 +16,7 @@
 //! | [`store`] | the store, with the guests' rings |
 //! | [`nodes`] | what the toolstack keeps in the store |
 //! | [`scheduling`] | where vCPUs run, and how they share the CPUs |
+//! | [`trace`] | the hypervisor's trace, and who reads it |
 //! | [`reaper`] | what follows a domain's end |
 //! | [`acpi`] | the firmware's tables, for switching the machine off |
 //! | [`xen`], [`storage`] | the hypervisor and the disks, as seen from here |
@@ -41,6 +42,7 @@ pub mod server;
 pub mod storage;
 pub mod store;
 pub mod toolstack;
+pub mod trace;
 pub mod xen;
 
 pub use toolstack::Toolstack;

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use control::scheduling::{CpuSet, Parameters, Share, VcpuInfo};
 use control::{Error, Reply, SchedulingReply, SchedulingRequest};
@@ -30,6 +31,8 @@ pub struct Affinity<'a> {
 pub trait Scheduler {
     /// How many CPUs the host has, by `XEN_SYSCTL_physinfo`.
     fn cpu_count(&mut self) -> Result<u32, Errno>;
+    /// `XEN_SYSCTL_getcpuinfo`: nanoseconds for which each CPU has run no vCPU.
+    fn idle_times(&mut self) -> Result<Vec<u64>, Errno>;
     /// `XEN_DOMCTL_getvcpuinfo` and `XEN_DOMCTL_getvcpuaffinity`; `ESRCH` where there is no such vCPU.
     fn vcpu_info(&mut self, domid: Domid, vcpu: u32) -> Result<VcpuInfo, Errno>;
     /// `XEN_DOMCTL_setvcpuaffinity`; `EINVAL` where the host has none of the CPUs.

@@ -7,7 +7,7 @@ use dom0::Toolstack;
 use dom0::server::Server;
 use dom0::xen::Xen;
 use hypercall_abi::types::Port;
-use hypercall_abi::xen::VIRQ_DOM_EXC;
+use hypercall_abi::xen::{VIRQ_DOM_EXC, VIRQ_TBUF};
 use pv_guest::events::EventChannel;
 use pv_guest::{boot, clock, println, yield_now};
 
@@ -35,7 +35,8 @@ async fn main() {
         toolstack: Toolstack::new(Hypervisor::new(), image_room),
         server: Server::new(clock::wall_clock().as_nanos() as u64),
         stream: find_stream(),
-        domain_exception: bind_domain_exception(),
+        domain_exception: bind_virq(VIRQ_DOM_EXC, "domains that end"),
+        trace_buffer: bind_virq(VIRQ_TBUF, "trace buffers that fill up"),
     };
     println!(
         "dom0 is ready, {} ms after power-on",
@@ -57,14 +58,14 @@ fn find_stream() -> Option<Stream> {
     }
 }
 
-fn bind_domain_exception() -> Option<EventChannel> {
-    match EventChannel::bind_virq(VIRQ_DOM_EXC) {
+fn bind_virq(virq: u32, what: &str) -> Option<EventChannel> {
+    match EventChannel::bind_virq(virq) {
         Ok(channel) => {
             channel.set_handler(signals::raise);
             Some(channel)
         }
         Err(error) => {
-            println!("domains that end will not be noticed: {error}");
+            println!("{what} will not be noticed: {error}");
             None
         }
     }
@@ -75,6 +76,7 @@ struct Service {
     server: Server,
     stream: Option<Stream>,
     domain_exception: Option<EventChannel>,
+    trace_buffer: Option<EventChannel>,
 }
 
 impl Service {
@@ -127,6 +129,8 @@ impl Service {
         let is = |channel: &EventChannel| channel.port() == port;
         if self.domain_exception.as_ref().is_some_and(is) {
             self.toolstack.on_domain_exception();
+        } else if self.trace_buffer.as_ref().is_some_and(is) {
+            self.toolstack.trace().0.on_half_full();
         } else {
             // The stream's own port is served in any case.
             self.toolstack.on_port(port);

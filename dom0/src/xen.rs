@@ -13,6 +13,7 @@ use split_drivers::SharedMemory;
 
 use crate::scheduling::Scheduler;
 use crate::storage::Storage;
+use crate::trace::Tracing;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -66,7 +67,7 @@ pub struct DomainStatus {
 }
 
 /// The hypervisor.
-pub trait Xen: Scheduler + Storage {
+pub trait Xen: Scheduler + Storage + Tracing {
     /// Foreign frames in this domain's address space, one behind the other. They are unmapped when
     /// it is dropped.
     type Mapping: SharedMemory;

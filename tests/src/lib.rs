@@ -8,6 +8,7 @@
 pub mod bare;
 pub mod host;
 pub mod program;
+pub mod timeline;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -16,6 +16,10 @@ impl Scheduler for Fake {
         Ok(CPUS.into())
     }
 
+    fn idle_times(&mut self) -> Result<Vec<u64>, Errno> {
+        Ok((1..=CPUS).map(|cpu| u64::from(cpu) * 1000).collect())
+    }
+
     fn vcpu_info(&mut self, domid: Domid, vcpu: u32) -> Result<VcpuInfo, Errno> {
         let all = CpuSet::of(0..CPUS);
         let found = self.affinities.get(&(domid, vcpu)).cloned();

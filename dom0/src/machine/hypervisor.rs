@@ -34,7 +34,7 @@ pub struct Hypervisor {
 
 /// A guest's frames.
 #[derive(Debug)]
-pub struct GuestFrames(Mapping);
+pub struct GuestFrames(pub(super) Mapping);
 
 shared_memory_by!(GuestFrames, frames => *frames.0);
 

@@ -10,3 +10,4 @@ pub mod signals;
 mod soft_off;
 mod storage;
 pub mod stream;
+mod tracing;

@@ -25,8 +25,8 @@ fn domctl(op: &mut Domctl) -> Result<(), Errno> {
     unsafe { toolstack::domctl(op) }.map(drop).map_err(errno)
 }
 
-fn sysctl(op: &mut Sysctl) -> Result<(), Errno> {
-    // SAFETY: the operations of this module have no handles.
+pub(super) fn sysctl(op: &mut Sysctl) -> Result<(), Errno> {
+    // SAFETY: the operations of this module and of `tracing` have no handles.
     unsafe { toolstack::sysctl(op) }.map(drop).map_err(errno)
 }
 
@@ -117,6 +117,22 @@ fn parameters_op(cmd: u32, parameters: SysctlCreditSchedule) -> Result<Parameter
 impl Scheduler for Hypervisor {
     fn cpu_count(&mut self) -> Result<u32, Errno> {
         Ok(physinfo()?.max_cpu_id.saturating_add(1))
+    }
+
+    fn idle_times(&mut self) -> Result<Vec<u64>, Errno> {
+        let cpus = self.cpu_count()?;
+        let mut times = vec![SysctlCpuinfo::default(); cpus as usize];
+        let arm = SysctlGetcpuinfo {
+            max_cpus: cpus,
+            info: GuestHandle::from_mut_ptr(times.as_mut_ptr()),
+            ..Default::default()
+        };
+        let mut op = Sysctl::with(XEN_SYSCTL_GETCPUINFO, &arm);
+        // SAFETY: the buffer has room for so many.
+        unsafe { toolstack::sysctl(&mut op) }.map_err(errno)?;
+        let SysctlGetcpuinfo { nr_cpus, .. } = op.u.get();
+        times.truncate(nr_cpus as usize);
+        Ok(times.into_iter().map(|cpu| cpu.idletime).collect())
     }
 
     fn vcpu_info(&mut self, domid: Domid, vcpu: u32) -> Result<VcpuInfo, Errno> {

@@ -8,7 +8,10 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use control::message::MAX_CHUNK;
-use control::{CloseReason, ConsoleEnd, Error, Reply, Request, SendError, Session, Stop};
+use control::{
+    CloseReason, ConsoleEnd, Error, Reply, Request, SendError, Session, Stop, TraceReply,
+    TraceRequest,
+};
 use hypercall_abi::types::Domid;
 use xenstore::server::ClientId;
 use xenstore::wire::TooLong;
@@ -16,6 +19,7 @@ use xenstore::wire::TooLong;
 use crate::images::Upload;
 use crate::scrollback::Scrollback;
 use crate::toolstack::Toolstack;
+use crate::trace::Piece;
 use crate::xen::Xen;
 
 #[derive(Default)]
@@ -46,6 +50,8 @@ pub(super) enum State {
     Console(Attachment),
     /// The store is attached.
     Store(StoreLink),
+    /// The hypervisor's trace is read.
+    Trace,
 }
 
 pub(super) struct Attachment {
@@ -196,10 +202,39 @@ impl Channel {
         any
     }
 
+    /// Queues the next piece of the trace, or its end; whether there was any.
+    pub fn take_trace<X: Xen>(
+        &mut self,
+        toolstack: &mut Toolstack<X>,
+        session: &mut Session,
+        number: u32,
+    ) -> bool {
+        let now = toolstack.xen().now();
+        let (trace, xen) = toolstack.trace();
+        if let Some((Request::Trace(TraceRequest::End), length)) = self.inbox.front() {
+            session.consumed(number, *length);
+            self.inbox.pop_front();
+            trace.end();
+        }
+        match trace.read(xen, now, MAX_CHUNK) {
+            Piece::Records(cpu, bytes) => {
+                self.reply(Reply::Trace(TraceReply::Records { cpu, bytes }));
+            }
+            Piece::Nothing => return false,
+            Piece::End => self.finish(Reply::Trace(TraceReply::Ended)),
+        }
+        true
+    }
+
     /// Ends what the channel has with others.
     pub fn detach<X: Xen>(&mut self, toolstack: &mut Toolstack<X>) {
-        if let State::Store(link) = &self.state {
-            toolstack.store().0.disconnect(link.client);
+        match &self.state {
+            State::Store(link) => toolstack.store().0.disconnect(link.client),
+            State::Trace => {
+                let (trace, xen) = toolstack.trace();
+                trace.abandon(xen);
+            }
+            _ => {}
         }
         self.state = State::Ready;
     }

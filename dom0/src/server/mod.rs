@@ -181,6 +181,7 @@ impl Server {
             let more = match &mut channel.state {
                 State::Console(_) => channel.print(),
                 State::Store(_) => channel.take_store_output(toolstack),
+                State::Trace => channel.take_trace(toolstack, &mut self.session, number),
                 State::AwaitingGone(_, until)
                 | State::AwaitingDiskGone(_, _, until)
                 | State::AwaitingAcknowledgement(_, _, until)

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 
 use control::message::{MAX_CHUNK, MAX_DOMAINS};
-use control::{DomainRef, Error, HostAction, Reply, Request};
+use control::{DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage};
 
 use super::channel::{Attachment, Channel, State, StoreLink};
 use crate::scheduling;
@@ -205,11 +205,31 @@ impl Channel {
                 let info = toolstack.xen().host_info().context("physinfo")?;
                 Reply::HostInfo(Box::new(info))
             }
+            Request::Usage => {
+                let xen = toolstack.xen();
+                let mut idle_ns = xen.idle_times().context("getcpuinfo")?;
+                idle_ns.truncate(Usage::MAX_CPUS);
+                let time_ns = xen.now();
+                self.reply(Reply::Usage(Usage { time_ns, idle_ns }));
+                return self.list(toolstack, None).map(|()| None);
+            }
             Request::Dmesg { clear } => {
                 let log = toolstack.xen().read_log(clear).context("readconsole")?;
                 self.text(&log);
                 return Ok(None);
             }
+            Request::Trace(TraceRequest::Begin { events }) => {
+                let cpus = toolstack.xen().cpu_count().context("physinfo")?;
+                let (trace, xen) = toolstack.trace();
+                if trace.is_taken() {
+                    return Err(Error::NoRoom(String::from("another trace")));
+                }
+                trace.begin(xen, events, cpus).context("tbuf_op")?;
+                self.state = State::Trace;
+                Reply::Done
+            }
+            // Sent when the trace had ended already.
+            Request::Trace(TraceRequest::End) => return Ok(None),
             Request::Scheduling(request) => scheduling::answer(toolstack, request)?,
             Request::Block(request) => match toolstack.answer_block(request)? {
                 Ok(reply) => reply,

@@ -7,6 +7,7 @@ mod ends;
 mod random;
 mod remote;
 mod store;
+mod trace;
 mod uploads;
 mod wishes;
 

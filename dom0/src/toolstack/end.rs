@@ -198,6 +198,7 @@ impl<X: Xen> Toolstack<X> {
             });
         ends.chain(self.store.deadline())
             .chain(self.blocks.deadline(now))
+            .chain(self.trace.deadline())
             .min()
     }
 

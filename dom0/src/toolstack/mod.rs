@@ -23,6 +23,7 @@ use crate::images::{CachedImage, ImageCache};
 use crate::nodes::{self, Entry};
 use crate::scrollback::Scrollback;
 use crate::store::Store;
+use crate::trace::Trace;
 use crate::xen::{Context, DomainStatus, Xen};
 
 /// The control domain itself.
@@ -76,6 +77,7 @@ pub struct Toolstack<X: Xen> {
     images: ImageCache,
     store: Store<X::Mapping>,
     blocks: Blocks<X>,
+    trace: Trace<X::TracePages>,
     domains: BTreeMap<Domid, Domain<X::Mapping>>,
     notices: VecDeque<Notice>,
     /// Domains that were asked to stop and did not acknowledge it yet.
@@ -97,6 +99,7 @@ impl<X: Xen> Toolstack<X> {
             xen,
             images: ImageCache::new(image_room),
             store,
+            trace: Trace::new(),
             domains: BTreeMap::new(),
             notices: VecDeque::new(),
             unheard: BTreeSet::new(),
@@ -116,6 +119,11 @@ impl<X: Xen> Toolstack<X> {
     /// The store, and the hypervisor that it needs.
     pub fn store(&mut self) -> (&mut Store<X::Mapping>, &mut X) {
         (&mut self.store, &mut self.xen)
+    }
+
+    /// The hypervisor's trace, and the hypervisor that it needs.
+    pub fn trace(&mut self) -> (&mut Trace<X::TracePages>, &mut X) {
+        (&mut self.trace, &mut self.xen)
     }
 
     /// Serves the store's clients for a while; whether there is more to do at once.

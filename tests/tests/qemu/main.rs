@@ -15,3 +15,5 @@ mod scheduling;
 mod selftest;
 mod store;
 mod stress;
+mod top;
+mod trace;

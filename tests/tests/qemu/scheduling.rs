@@ -14,7 +14,7 @@ fn host() -> TestHost {
 }
 
 /// Creates a guest that spins on its vCPU, with these lines in its configuration.
-fn spinner(host: &TestHost, name: &str, lines: &str) {
+pub fn spinner(host: &TestHost, name: &str, lines: &str) {
     let kernel = dist("guests/stress");
     let text = format!(
         "name = \"{name}\"\nkernel = \"{}\"\nmemory = 16\nextra = \"spin\"\n{lines}\n",
@@ -31,7 +31,7 @@ fn time(host: &TestHost, name: &str) -> f64 {
 }
 
 /// What each domain uses while the first uses `until` seconds.
-fn used<const N: usize>(host: &TestHost, names: [&str; N], until: f64) -> [f64; N] {
+pub fn used<const N: usize>(host: &TestHost, names: [&str; N], until: f64) -> [f64; N] {
     let before = names.map(|name| time(host, name));
     wait_for("processor time", || {
         (time(host, names[0]) >= before[0] + until).then_some(())

@@ -1,8 +1,23 @@
 //! What there is to say about the whole host: the lines of `xl info`.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
+
+/// How the host's processors were used, up to a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The moment, in nanoseconds since the host booted.
+    pub time_ns: u64,
+    /// Nanoseconds for which each CPU has run no vCPU; at most [`Usage::MAX_CPUS`].
+    pub idle_ns: Vec<u64>,
+}
+
+impl Usage {
+    /// How many CPUs are told of.
+    pub const MAX_CPUS: usize = 1024;
+}
 
 /// The host as it is now. Text that is unknown is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

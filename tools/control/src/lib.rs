@@ -64,17 +64,19 @@ pub mod message;
 pub mod mux;
 pub mod scheduling;
 pub mod session;
+pub mod trace;
 
 pub use block::{BlockReply, BlockRequest, DiskConfig};
 pub use domain::{
     Action, DomainConfig, DomainInfo, DomainRef, DomainState, OnEvent, ShutdownReason, Uuid,
 };
 pub use error::Error;
-pub use host::HostInfo;
+pub use host::{HostInfo, Usage};
 pub use image::{Image, ImageHash, ImageHasher};
 pub use message::{ConsoleEnd, HostAction, Reply, Request, Stop};
 pub use scheduling::{Scheduling, SchedulingReply, SchedulingRequest};
 pub use session::{CloseReason, Event, SendError, Session};
+pub use trace::{TraceReply, TraceRequest};
 
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of

@@ -16,9 +16,10 @@ use crate::block::{BlockReply, BlockRequest};
 use crate::domain::{DomainConfig, DomainInfo, DomainRef, ShutdownReason};
 use crate::error::Error;
 use crate::frame::MAX_PAYLOAD;
-use crate::host::HostInfo;
+use crate::host::{HostInfo, Usage};
 use crate::image::ImageHash;
 use crate::scheduling::{SchedulingReply, SchedulingRequest};
+use crate::trace::{TraceReply, TraceRequest};
 
 /// The most bytes in one [`Request::ImageChunk`], [`Request::ConsoleInput`],
 /// [`Request::StoreInput`], [`Reply::ConsoleOutput`], [`Reply::StoreOutput`] or [`Reply::Text`]; with the rest of the message they fit a frame.
@@ -158,6 +159,9 @@ pub enum Request {
 
     /// All about the host. Answer: [`Reply::HostInfo`].
     HostInfo,
+    /// What the host's CPUs were used for. Answer: [`Reply::Usage`], then [`Reply::Domains`] as to
+    /// [`Request::ListDomains`], of the same moment.
+    Usage,
     /// The hypervisor's log. Answer: [`Reply::Text`], repeated while `more` is set.
     Dmesg {
         /// Empty the log after reading.
@@ -170,6 +174,8 @@ pub enum Request {
     Scheduling(SchedulingRequest),
     /// About disks. Answer: [`Reply::Block`] or [`Reply::Done`], as the request says.
     Block(BlockRequest),
+    /// About the hypervisor's trace. Answer: [`Reply::Done`] and [`Reply::Trace`], as the request says.
+    Trace(TraceRequest),
 }
 
 /// What a domain is asked to do.
@@ -242,6 +248,8 @@ pub enum Reply {
     StoreOutput(#[serde(with = "serde_bytes")] Vec<u8>),
     /// All about the host.
     HostInfo(Box<HostInfo>),
+    /// How the host's CPUs were used.
+    Usage(Usage),
     /// A piece of a log.
     Text {
         /// At most [`MAX_CHUNK`] bytes; not cut at characters.
@@ -254,6 +262,8 @@ pub enum Reply {
     Scheduling(SchedulingReply),
     /// About disks.
     Block(BlockReply),
+    /// Of the hypervisor's trace.
+    Trace(TraceReply),
 }
 
 /// Why a console ended.
@@ -356,6 +366,16 @@ mod tests {
         );
         let bytes = vec![0xff; MAX_CHUNK];
         assert!(Request::ImageChunk(bytes.clone()).encode().len() <= MAX_PAYLOAD);
+        let usage = Usage {
+            time_ns: u64::MAX,
+            idle_ns: vec![u64::MAX; Usage::MAX_CPUS],
+        };
+        assert!(Reply::Usage(usage).encode().len() <= MAX_PAYLOAD);
+        let records = TraceReply::Records {
+            cpu: u32::MAX,
+            bytes: bytes.clone(),
+        };
+        assert!(Reply::Trace(records).encode().len() <= MAX_PAYLOAD);
         assert!(Reply::Text { bytes, more: true }.encode().len() <= MAX_PAYLOAD);
     }
 

@@ -1,10 +1,11 @@
 //! The command line: xl's commands and options.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::xenstore;
+use crate::{trace, xenstore};
 
 /// xl: the toolstack's command line, as Xen's.
 #[derive(Debug, Parser)]
@@ -135,6 +136,10 @@ pub enum Command {
     VmList,
     /// Update a running domain's saved configuration, used when rebuilding the domain after reboot
     ConfigUpdate(ConfigUpdateArgs),
+    /// Monitor a host and the domains in real time
+    Top(TopArgs),
+    /// Record what the hypervisor does, as a timeline of VCPUs on CPUs
+    Trace(TraceArgs),
     /// Read and write the store: the commands that Xen calls xenstore-read, xenstore-ls and so on
     Xenstore {
         /// Which.
@@ -207,6 +212,73 @@ pub struct CreateArgs {
     /// Ignore global masks in xl.conf; there are none
     #[arg(long = "ignore-global-affinity-masks", hide = true)]
     pub ignore_masks: bool,
+}
+
+/// Options of `top`: xentop's.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Seconds between updates
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 3,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub delay: u64,
+    /// Output vif network data
+    #[arg(short, long)]
+    pub networks: bool,
+    /// Output vbd block device data
+    #[arg(short = 'x', long)]
+    pub vbds: bool,
+    /// Repeat table header before each domain
+    #[arg(short, long)]
+    pub repeat_header: bool,
+    /// Output vcpu data
+    #[arg(short, long)]
+    pub vcpus: bool,
+    /// Output in batch mode, no user input accepted
+    #[arg(short, long)]
+    pub batch: bool,
+    /// Number of iterations before exiting
+    #[arg(short, long, value_name = "ITERATIONS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: Option<u32>,
+    /// Output the full domain name (not truncated)
+    #[arg(short, long)]
+    pub full_name: bool,
+}
+
+/// Options of `trace`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without a duration it goes on until it is interrupted. https://ui.perfetto.dev and \
+    chrome://tracing open the file.\n\n\
+    The classes of events are xentrace's gen, sched, dom0op and all, and mem, pv (hypercalls, traps, \
+    page tables), hw, guest, and event (event channels)."
+)]
+pub struct TraceArgs {
+    /// Run for so many seconds
+    #[arg(short = 'T', long, value_name = "SECONDS", value_parser = trace::seconds)]
+    pub duration: Option<Duration>,
+    /// Classes of events, separated by commas, or a mask
+    #[arg(short = 'e', long = "evt-mask", value_name = "CLASSES", default_value = "all",
+          value_parser = trace::events)]
+    pub events: u32,
+    /// The file that is written
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// What is written: JSON, or records for Xen's own tools
+    #[arg(short, long, value_enum, default_value = "json")]
+    pub format: TraceFormat,
+    /// Draw a picture, too
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// What `trace` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceFormat {
+    /// The trace-event format of Chrome and Perfetto.
+    Json,
+    /// What xentrace writes, for xenalyze and xentrace_format.
+    Xentrace,
 }
 
 /// Options of `list`.

@@ -196,7 +196,7 @@ enum Typed {
 }
 
 /// Waits for the host, for standard input if wanted, and for signals. Which of them has something?
-fn wait(
+pub fn wait(
     client: &Client,
     wants_input: bool,
     signals: Option<&Signals>,
@@ -257,7 +257,7 @@ impl Drop for RawTerminal {
 }
 
 /// The signals that end a process, caught.
-struct Signals {
+pub struct Signals {
     /// Readable when one has come.
     pipe: UnixStream,
     last: Arc<AtomicUsize>,

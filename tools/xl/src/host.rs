@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use control::client::{Channel, Client, ClientError};
 use control::hosts::Hosts;
-use control::{DomainInfo, DomainRef, Error, Reply, Request};
+use control::{DomainInfo, DomainRef, Error, Reply, Request, Usage};
 
 /// How long a host that boots still is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,9 +107,25 @@ impl Connection {
         Ok(domains)
     }
 
+    /// What the host's CPUs were used for, and its domains, at the same moment.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub fn usage(&mut self) -> Result<(Usage, Vec<DomainInfo>), ClientError> {
+        match self.call(&Request::Usage)? {
+            Reply::Usage(usage) => Ok((usage, self.listed()?)),
+            other => Err(wrong(&other)),
+        }
+    }
+
     fn list(&mut self, domain: Option<DomainRef>) -> Result<Vec<DomainInfo>, ClientError> {
         self.client
             .send(self.channel, &Request::ListDomains(domain))?;
+        self.listed()
+    }
+
+    /// The domains that were asked for.
+    fn listed(&mut self) -> Result<Vec<DomainInfo>, ClientError> {
         let mut all = Vec::new();
         loop {
             match self.client.receive(self.channel)? {

@@ -26,6 +26,8 @@ mod list;
 mod requests;
 mod sched_credit;
 pub mod shell;
+mod top;
+mod trace;
 mod vcpu;
 pub mod xenstore;
 
@@ -121,6 +123,8 @@ fn run(cli: &Cli) -> Outcome {
         Command::Volume { command } => block::volume(&mut connect()?, command),
         Command::VmList => list::vm_list(&mut connect()?),
         Command::ConfigUpdate(args) => create::update(args, cli.dry_run, connect),
+        Command::Top(args) => top::top(&mut connect()?, args),
+        Command::Trace(args) => trace::trace(&mut connect()?, args),
         Command::Xenstore { command } => xenstore::run(&mut connect()?, command),
         Command::Info(args) => info::info(&mut connect()?, args),
         Command::Dmesg { clear } => info::dmesg(&mut connect()?, *clear),

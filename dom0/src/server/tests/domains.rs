@@ -3,6 +3,31 @@
 use super::*;
 
 #[test]
+fn what_the_cpus_were_used_for_is_told_with_the_domains() {
+    let mut host = Host::new();
+    host.xen().clock = 5_000_000;
+    let config = host.config("g");
+    let domid = host.create(config);
+    let channel = host.open();
+    host.send(channel, Request::Usage);
+    let replies = host.replies(channel);
+    let [
+        Reply::Usage(usage),
+        Reply::Domains {
+            domains,
+            more: false,
+        },
+    ] = &replies[..]
+    else {
+        panic!("{replies:?}");
+    };
+    assert_eq!(usage.idle_ns, [1000, 2000]);
+    assert_eq!(usage.time_ns, host.xen().clock);
+    let domids: Vec<u16> = domains.iter().map(|it| it.domid).collect();
+    assert_eq!(domids, [0, domid]);
+}
+
+#[test]
 fn a_domain_is_created_listed_paused_and_destroyed() {
     let mut host = Host::new();
     let config = host.config("web");

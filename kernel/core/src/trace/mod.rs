@@ -217,7 +217,8 @@ fn record(hv: &Hypervisor, event: u32, data: &[u32]) {
     if !tracer.writes(event, cpu) {
         return;
     }
-    match ring.put(&hv.machine, event, time::first_tsc(hv), data) {
+    let machine = &hv.machine;
+    match ring.put(machine, event, time::first_tsc(hv), data) {
         Ok(false) => {}
         // Not told from here, where any lock may be held.
         Ok(true) => {

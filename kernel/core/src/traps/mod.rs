@@ -118,6 +118,7 @@ fn page_fault(cx: &mut Current<'_>, error_code: u32, fault_address: u64) {
         return;
     }
     let entry = page_fault_entry(cx, fault_address, error_code);
+    record(cx, vector::PAGE_FAULT, entry.error_code);
     if entry.address == 0 {
         no_handler(cx, vector::PAGE_FAULT, entry.error_code.unwrap_or(0));
     } else {
@@ -189,9 +190,7 @@ pub fn handle_ldt_fault(cx: &mut Current<'_>, offset: u32, error_code: u32) {
 /// Has the guest's kernel handle exception `vector`.
 #[inline]
 pub fn inject(cx: &mut Current<'_>, vector: u8, error_code: Option<u32>) {
-    if cx.hv.tracer.is_on() {
-        trace::exception(cx, vector, error_code);
-    }
+    record(cx, vector, error_code);
     let Some(info) = cx.state.traps.get(usize::from(vector)) else {
         return;
     };
@@ -205,6 +204,13 @@ pub fn inject(cx: &mut Current<'_>, vector: u8, error_code: Option<u32>) {
         return;
     }
     bounce::enter(cx, entry);
+}
+
+#[inline(always)]
+fn record(cx: &Current<'_>, vector: u8, error_code: Option<u32>) {
+    if cx.hv.tracer.is_on() {
+        trace::exception(cx, vector, error_code);
+    }
 }
 
 #[cold]

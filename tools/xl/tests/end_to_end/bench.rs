@@ -373,6 +373,8 @@ impl Dom0 {
             Request::SetVcpus { online, .. } => self.note(format!("vcpus {online}")),
             Request::Scheduling(request) => self.note(format!("{request:?}")),
             Request::Block(request) => self.note(format!("{request:?}")),
+            Request::Trace(request) => self.note(format!("{request:?}")),
+            Request::Usage => self.note("usage".into()),
             Request::UpdateConfig { domain, config } => {
                 self.get(&domain)?.config = Some(config);
                 Reply::Done

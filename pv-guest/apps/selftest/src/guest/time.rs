@@ -100,8 +100,15 @@ async fn areas(tap: &mut Tap) {
         page.get::<u32>(0),
         RUNSTATE_RUNNING,
     );
-    let info = vcpu::runstate_info(0).unwrap_or_default();
-    tap.is("since it woke", page.get::<u64>(8), info.state_entry_time);
+    // Another vCPU may have the CPU between the two looks.
+    let (since, info) = loop {
+        let since = page.get::<u64>(8);
+        let info = vcpu::runstate_info(0).unwrap_or_default();
+        if page.get::<u64>(8) == since {
+            break (since, info);
+        }
+    };
+    tap.is("since it woke", since, info.state_entry_time);
     tap.is(
         "and how long it was blocked",
         page.get::<u64>(32),

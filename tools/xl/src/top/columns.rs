@@ -1,0 +1,256 @@
+//! The columns of the table, as xentop has them.
+
+use std::cmp::Ordering;
+
+use super::sample::{NO_LIMIT, Row, more_first};
+
+/// A column.
+pub struct Column {
+    /// Its head.
+    pub head: &'static str,
+    /// Its least width.
+    pub width: usize,
+    /// What it has of a domain.
+    pub cell: fn(&Row) -> String,
+    /// The order of two domains, where the table is sorted by it.
+    pub order: fn(&Row, &Row) -> Ordering,
+}
+
+/// Columns of devices, of which the toolstack knows none: xentop shows a domain without any so.
+const fn none(head: &'static str, width: usize) -> Column {
+    Column {
+        head,
+        width,
+        cell: |_| "0".into(),
+        order: |_, _| Ordering::Equal,
+    }
+}
+
+/// All of them. The first is the name, which is cut off at its width unless it is to be shown in full.
+pub const COLUMNS: [Column; 19] = [
+    Column {
+        head: "NAME",
+        width: 10,
+        cell: |row| row.domain.info.name.clone(),
+        order: |a, b| {
+            let lower = |row: &Row| row.domain.info.name.to_lowercase();
+            lower(a).cmp(&lower(b))
+        },
+    },
+    Column {
+        head: "STATE",
+        width: 6,
+        cell: letters,
+        order: |a, b| more_first(flags(a), flags(b)),
+    },
+    Column {
+        head: "CPU(sec)",
+        width: 10,
+        cell: |row| (row.domain.info.cpu_time_ns / 1_000_000_000).to_string(),
+        order: |a, b| more_first(a.domain.info.cpu_time_ns, b.domain.info.cpu_time_ns),
+    },
+    Column {
+        head: "CPU(%)",
+        width: 6,
+        cell: |row| format!("{:.1}", row.cpu_percent),
+        order: |a, b| more_first(a.cpu_percent, b.cpu_percent),
+    },
+    Column {
+        head: "MEM(k)",
+        width: 10,
+        cell: |row| row.domain.info.memory_kib.to_string(),
+        order: by_memory,
+    },
+    Column {
+        head: "MEM(%)",
+        width: 6,
+        cell: |row| format!("{:.1}", row.memory_percent),
+        order: by_memory,
+    },
+    Column {
+        head: "MAXMEM(k)",
+        width: 10,
+        cell: |row| match row.domain.info.max_memory_kib {
+            NO_LIMIT.. => "no limit".into(),
+            kib => kib.to_string(),
+        },
+        order: by_max_memory,
+    },
+    Column {
+        head: "MAXMEM(%)",
+        width: 9,
+        cell: |row| {
+            row.max_percent
+                .map_or_else(|| "n/a".into(), |percent| format!("{percent:.1}"))
+        },
+        order: by_max_memory,
+    },
+    Column {
+        head: "VCPUS",
+        width: 5,
+        cell: |row| row.domain.info.vcpus.to_string(),
+        order: |a, b| more_first(a.domain.info.vcpus, b.domain.info.vcpus),
+    },
+    none("NETS", 4),
+    none("NETTX(k)", 8),
+    none("NETRX(k)", 8),
+    none("VBDS", 4),
+    none("VBD_OO", 8),
+    none("VBD_RD", 8),
+    none("VBD_WR", 8),
+    none("VBD_RSECT", 10),
+    none("VBD_WSECT", 10),
+    Column {
+        head: "SSID",
+        width: 4,
+        cell: |row| row.domain.info.ssidref.to_string(),
+        order: |a, b| a.domain.info.ssidref.cmp(&b.domain.info.ssidref),
+    },
+];
+
+fn by_memory(a: &Row, b: &Row) -> Ordering {
+    more_first(a.domain.info.memory_kib, b.domain.info.memory_kib)
+}
+
+fn by_max_memory(a: &Row, b: &Row) -> Ordering {
+    more_first(a.domain.info.max_memory_kib, b.domain.info.max_memory_kib)
+}
+
+/// What is so of a domain, what is most remarkable first.
+fn flags(row: &Row) -> [bool; 6] {
+    let state = &row.domain.info.state;
+    [
+        state.dying,
+        row.is_down(),
+        state.blocked,
+        row.is_crashed(),
+        state.paused,
+        state.running,
+    ]
+}
+
+fn letters(row: &Row) -> String {
+    let pairs = flags(row).into_iter().zip("dsbcpr".chars());
+    pairs
+        .map(|(set, letter)| if set { letter } else { '-' })
+        .collect()
+}
+
+/// A column's text, as wide as the column is at least.
+fn fit(text: &str, width: usize) -> String {
+    format!("{text:>width$}")
+}
+
+/// The width of the name's column.
+pub fn name_width(rows: &[Row], full: bool) -> usize {
+    let least = COLUMNS[0].width;
+    let names = rows.iter().filter(|_| full);
+    let lengths = names.map(|row| row.domain.info.name.chars().count());
+    lengths.max().unwrap_or(0).max(least)
+}
+
+/// The heads of the columns.
+pub fn heads(name_width: usize) -> Vec<String> {
+    let mut heads: Vec<String> = COLUMNS
+        .iter()
+        .map(|column| fit(column.head, column.width))
+        .collect();
+    heads[0] = fit(COLUMNS[0].head, name_width);
+    heads
+}
+
+/// A domain's cells.
+pub fn cells(row: &Row, name_width: usize) -> Vec<String> {
+    let mut cells: Vec<String> = COLUMNS
+        .iter()
+        .map(|column| fit(&(column.cell)(row), column.width))
+        .collect();
+    let name: String = row.domain.info.name.chars().take(name_width).collect();
+    cells[0] = fit(&name, name_width);
+    cells
+}
+
+/// The lines about a domain's vCPUs, five in each.
+pub fn vcpu_lines(row: &Row) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (index, five) in row.domain.vcpus.chunks(5).enumerate() {
+        let begin = if index == 0 {
+            "VCPUs(sec): "
+        } else {
+            "        "
+        };
+        let vcpus = five
+            .iter()
+            .map(|(id, ns)| format!(" {id:>2}: {:>10}s", ns / 1_000_000_000));
+        lines.push(begin.to_owned() + &vcpus.collect::<String>());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::top::sample::tests::sample;
+    use control::{DomainState, ShutdownReason};
+
+    fn rows(column: &str) -> Vec<String> {
+        let mut sample = sample(
+            1,
+            [(0, "Domain-0", 900), (1, "beta", 100), (2, "Alpha", 500)],
+            [0, 0],
+        );
+        sample.domains[1].info.memory_kib = 1 << 20;
+        sample.domains[2].info.state.blocked = true;
+        let index = COLUMNS.iter().position(|it| it.head == column);
+        let rows = sample.rows(None, index).into_iter();
+        rows.map(|row| row.domain.info.name).collect()
+    }
+
+    #[test]
+    fn each_column_orders_as_in_xentop() {
+        assert_eq!(rows("NAME"), ["Alpha", "beta", "Domain-0"]);
+        assert_eq!(rows("CPU(sec)"), ["Domain-0", "Alpha", "beta"]);
+        assert_eq!(rows("MEM(k)"), ["beta", "Domain-0", "Alpha"]);
+        assert_eq!(rows("STATE"), ["Alpha", "Domain-0", "beta"]);
+        assert_eq!(rows("VBDS"), ["Domain-0", "beta", "Alpha"], "as they were");
+    }
+
+    #[test]
+    fn a_state_has_xentops_letters() {
+        let of = |state: DomainState| {
+            let mut sample = sample(1, [(0, "a", 0), (1, "b", 0), (2, "c", 0)], [0, 0]);
+            sample.domains[0].info.state = state;
+            letters(&sample.rows(None, None)[0])
+        };
+        let running = DomainState {
+            running: true,
+            ..DomainState::default()
+        };
+        assert_eq!(of(running), "-----r");
+        let down = |reason| DomainState {
+            shutdown: Some(reason),
+            blocked: true,
+            ..DomainState::default()
+        };
+        assert_eq!(of(down(ShutdownReason::POWEROFF)), "-sb---");
+        assert_eq!(of(down(ShutdownReason::CRASH)), "--bc--");
+        let rest = DomainState {
+            dying: true,
+            paused: true,
+            ..DomainState::default()
+        };
+        assert_eq!(of(rest), "d---p-");
+    }
+
+    #[test]
+    fn vcpus_are_five_in_a_line() {
+        let mut sample = sample(1, [(0, "a", 0), (1, "b", 0), (2, "c", 0)], [0, 0]);
+        sample.domains[0].vcpus = (0..7)
+            .map(|id| (id, u64::from(id) * 2_500_000_000))
+            .collect();
+        let lines = vcpu_lines(&sample.rows(None, None)[0]);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("VCPUs(sec):   0:          0s  1:          2s"));
+        assert_eq!(lines[1], "          5:         12s  6:         15s");
+    }
+}
