@@ -297,6 +297,8 @@ mod tests {
             Some(unprivileged(0xffff)),
             "in the LDT"
         );
+        assert_eq!(check(gate(0xdff8)), Some(unprivileged(0xdffb)));
+        assert_eq!(check(gate(0xe000)), None);
         assert_eq!(check(gate(0xe008)), None);
         assert_eq!(check(gate(0xe030)), None);
         // Parameters and reserved bits.
@@ -326,6 +328,7 @@ mod tests {
             assert_eq!(read(cx, 0x1003), Some(0), "beyond the table");
             assert_eq!(read(cx, 0), Some(0));
         });
+        assert_eq!(set_gdt_by_call(&host, &[mfn; 14], 7168), 0, "the largest");
         assert_eq!(set_gdt_by_call(&host, &[], 0), 0);
         assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::None);
         assert!(host.hv.machine.cpu(0).gdt.is_empty());
@@ -408,6 +411,15 @@ mod tests {
             assert!(map_ldt_page(cx, 0x10), "a fault on a page that is there");
         });
         assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::Descriptors);
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(set_ldt(cx, SCRATCH + 63 * 4096, 8), Ok(()));
+            assert!(map_ldt_page(cx, 7 * 8));
+            assert!(!map_ldt_page(cx, 8 * 8), "a fault behind the table");
+            assert_eq!(set_ldt(cx, SCRATCH + 62 * 4096, 8), Ok(()));
+            assert_eq!(cx.machine().cpu(0).ldt[0], None, "another table");
+            assert_eq!(set_ldt(cx, SCRATCH + 63 * 4096, 8), Ok(()));
+            assert!(map_ldt_page(cx, 0));
+        });
         host.as_guest(DOMU, |cx| {
             assert_eq!(set_ldt(cx, 0x1234_5678, 0), Ok(()));
             assert_eq!(cx.machine().cpu(0).ldt[0], None);
