@@ -5,6 +5,8 @@
 //! processor would, and looks at every frame that ring 3 could reach, by the tables as they are and by what each
 //! processor may remember of how they were. It is for a moment at which no hypercall is in progress.
 
+mod descriptors;
+
 use alloc::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
@@ -366,7 +368,7 @@ impl Recount {
                         return Err(format!("frame {mfn}: descriptors of another domain"));
                     }
                     if self.is_new(hv, mfn, Look::Descriptors) {
-                        descriptors_are_harmless(hv, mfn)?;
+                        descriptors::are_harmless(hv, mfn)?;
                     }
                     descriptors[mfn.0 as usize] = true;
                 }
@@ -646,22 +648,6 @@ fn hypervisor_slots_stand(hv: &Hypervisor, root: Mfn) -> Result<(), String> {
         let hidden = slot == 0 && found == 0;
         if found != entry && !hidden {
             return Err(format!("root {root}, slot {slot}: {found:#x}"));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a descriptor table gives nobody more than ring 3.
-fn descriptors_are_harmless(hv: &Hypervisor, mfn: Mfn) -> Result<(), String> {
-    for index in 0..TABLE_ENTRIES {
-        let descriptor = hv.machine.load_u64(mfn, index);
-        let present = descriptor >> 47 & 1 != 0;
-        let segment = descriptor >> 44 & 1 != 0;
-        let level = descriptor >> 45 & 3;
-        let kind = descriptor >> 40 & 0xf;
-        let gate_behind_bars = kind == 0 || kind == 0xc && level == 0;
-        if present && (segment && level != 3 || !segment && !gate_behind_bars) {
-            return Err(format!("descriptor {index} of {mfn}: {descriptor:#x}"));
         }
     }
     Ok(())

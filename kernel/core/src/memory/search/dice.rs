@@ -180,11 +180,16 @@ impl Dice<'_> {
     }
 
     fn descriptor(&mut self) -> u64 {
-        match self.below(5) {
+        match self.below(6) {
             0 => 0,
             1 => 0x00af_9a00_0000_ffff,
             2 => 0x0000_8900_0000_0067,
             3 => 0x0000_ec00_0033_0000,
+            4 => {
+                let selector = self.pick(&[0x10, 0xdff8, 0xe000, 0xe008, 0xe033, 0xe00c]);
+                let parameters = self.pick(&[0, 0, 1, 0x80]);
+                0x0000_ec00_0000_0000 | parameters << 32 | selector << 16
+            }
             _ => self.number(),
         }
     }
