@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 
 use super::{SEARCH, TEST_LIMIT};
 
+/// Seconds of processor time after which a mutant hangs in some tests, and in the search where it is short.
+const SOME_TESTS_LIMIT: u64 = 20;
+const SEARCH_LIMIT: u64 = 4;
 /// Tests that run together. The first that fails ends a mutant.
 const TOGETHER: usize = 16;
 
@@ -124,7 +127,7 @@ impl Trial {
     /// Whether these tests pass with a mutant in good time.
     pub fn tests_pass(&self, mutant: usize, names: &[String]) -> Result<bool> {
         let run = |args: &[&str]| -> Result<bool> {
-            let mut command = self.command(mutant, TEST_LIMIT);
+            let mut command = self.command(mutant, SOME_TESTS_LIMIT);
             let status = command.args(["--test-threads", "1"]).args(args).status();
             Ok(status.context("cannot run the tests")?.success())
         };
@@ -144,7 +147,7 @@ impl Trial {
         let felt = self.dir.join(format!("felt-{mutant}"));
         let _ = fs::remove_file(&felt);
         let list: Vec<_> = sequences.iter().map(u64::to_string).collect();
-        let mut command = self.command(mutant, 20 + sequences.len() as u64 / 4);
+        let mut command = self.command(mutant, SEARCH_LIMIT + sequences.len() as u64 / 4);
         command
             .args(["--exact", SEARCH])
             .env("SEARCH_SEQUENCES", list.join(","))
