@@ -42,6 +42,7 @@ pub fn rewrite(text: &str, name: &str, first: usize, constants: &[Constant]) -> 
     let file = syn::parse_file(text).with_context(|| format!("cannot parse {name}"))?;
     let mut rewriter = Rewriter {
         draft: Draft::new(text, name, first),
+        unset: Vec::new(),
     };
     rewriter.visit_file(&file);
     for constant in constants.iter().filter(|it| name.ends_with(it.file)) {
@@ -52,6 +53,8 @@ pub fn rewrite(text: &str, name: &str, first: usize, constants: &[Constant]) -> 
 
 struct Rewriter<'a> {
     draft: Draft<'a>,
+    /// Variables that get their value later.
+    unset: Vec<syn::Ident>,
 }
 
 /// What may be made of a condition.
@@ -112,6 +115,11 @@ fn last(expr: &Expr) -> &Expr {
 }
 
 impl Rewriter<'_> {
+    /// Whether it is a variable that has no value yet, so that it must get one.
+    fn is_unset(&self, expr: &Expr) -> bool {
+        matches!(expr, Expr::Path(it) if it.path.get_ident().is_some_and(|it| self.unset.contains(it)))
+    }
+
     fn condition(&mut self, expr: &Expr, role: Role) {
         match expr {
             Expr::Paren(it) => return self.condition(&it.expr, role),
@@ -188,6 +196,7 @@ impl Rewriter<'_> {
                 stmt => self.visit_stmt(stmt),
             }
         }
+        self.unset.clear();
         self.draft.leave(before, signature);
     }
 
@@ -231,10 +240,23 @@ impl<'ast> Visit<'ast> for Rewriter<'_> {
 
     fn visit_type(&mut self, _: &'ast syn::Type) {}
 
+    fn visit_local(&mut self, local: &'ast syn::Local) {
+        match (&local.pat, &local.init) {
+            (syn::Pat::Ident(pat), None) => self.unset.push(pat.ident.clone()),
+            _ => visit::visit_local(self, local),
+        }
+    }
+
+    fn visit_expr_const(&mut self, expr: &'ast syn::ExprConst) {
+        // What it calls is no constant any more.
+        self.draft.replace(expr.span().byte_range(), "()".into());
+    }
+
     fn visit_stmt(&mut self, stmt: &'ast Stmt) {
         if let Stmt::Expr(expr, Some(end)) = stmt
             && match expr {
-                Expr::MethodCall(_) | Expr::Call(_) | Expr::Try(_) | Expr::Assign(_) => true,
+                Expr::MethodCall(_) | Expr::Call(_) | Expr::Try(_) => true,
+                Expr::Assign(it) => !self.is_unset(&it.left),
                 Expr::Binary(it) => !is_condition(expr) && it.op.span().byte_range().len() > 1,
                 _ => false,
             }
@@ -368,6 +390,14 @@ mod tests {
         assert!(text.contains("self.get_mutant(3, m, o)"), "{text}");
         assert!(text.starts_with(" fn f"), "no constant any more");
         assert!(text.ends_with("mod tests { fn f() { if a {} } }"));
+    }
+
+    #[test]
+    fn what_the_compiler_must_know_is_left_alone() {
+        let (text, mutants) =
+            rewritten("fn f() { const { assert!(g()) }; let a; if b { a = 1; } c = 2; }");
+        assert!(text.starts_with("fn f() { (); let a;"), "{text}");
+        assert_eq!(mutants[2..], ["f.rs f: `c = 2` is left out"]);
     }
 
     #[test]
