@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, GrantRef};
 use split_drivers::SharedMemory;
-use split_drivers::block::back::{Copy, Finished, Operation};
+use split_drivers::block::back::{Finished, Operation};
+use split_drivers::grants::Copy;
 
 /// A disk of the host's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,12 +19,17 @@ extern crate alloc;
 pub mod block;
 pub mod byte_ring;
 pub mod console;
+pub mod grants;
 mod memory;
+pub mod net;
+pub mod nodes;
 pub mod ring;
 pub mod xenbus;
 
 #[cfg(test)]
 mod test_memory;
+#[cfg(any(test, fuzzing))]
+pub mod world;
 
 pub use byte_ring::RingError;
 pub use memory::SharedMemory;

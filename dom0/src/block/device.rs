@@ -9,8 +9,9 @@ use core::cell::RefCell;
 use control::DiskConfig;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, GrantRef, Port};
-use split_drivers::block::back::{Back, Copy, Disk, Finished, Grants, Operation};
+use split_drivers::block::back::{Back, Disk, Finished, Operation};
 use split_drivers::block::{Connection, Device as Description, Transport};
+use split_drivers::grants::{Copy, Grants};
 use split_drivers::xenbus::State;
 use split_drivers::xenbus::backend::{Backend, Step};
 

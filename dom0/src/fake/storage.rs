@@ -8,7 +8,8 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, GrantRef};
 use split_drivers::SharedMemory;
 use split_drivers::block::SECTOR;
-use split_drivers::block::back::{Copy, Finished, Operation, Place};
+use split_drivers::block::back::{Finished, Operation};
+use split_drivers::grants::{Copy, Place};
 
 use super::{Fake, Mapping};
 use crate::storage::{HostDisk, Storage};

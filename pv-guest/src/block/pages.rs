@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use hypercall_abi::types::{Domid, GrantRef};
-use split_drivers::block::front::{GrantedPage, Pages};
+use split_drivers::grants::{GrantedPage, Pages};
 use split_drivers::shared_memory_by;
 
 use crate::grants::Grant;

@@ -13,28 +13,12 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use hypercall_abi::io::blkif::*;
-use hypercall_abi::types::GrantRef;
 use zerocopy::IntoBytes;
 
 use super::{Device, PAGE, PAGE_SECTORS, PAGE_SEGMENTS, SECTOR};
 use crate::SharedMemory;
+use crate::grants::{GrantedPage, Pages};
 use crate::ring::{self, Overrun};
-
-/// A page of this domain that the backend may use until it is dropped.
-pub trait GrantedPage: SharedMemory {
-    /// Its grant.
-    fn reference(&self) -> GrantRef;
-}
-
-/// Where granted pages come from.
-pub trait Pages {
-    /// A page.
-    type Page: GrantedPage;
-
-    /// A page that the backend may read, and write unless it is to be `read_only`; none if there is
-    /// none.
-    fn page(&mut self, read_only: bool) -> Option<Self::Page>;
-}
 
 /// What is asked of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,10 @@ pub enum Target {
     BlockFront,
     /// A block backend, whose frontend keeps to nothing
     BlockBack,
+    /// A network frontend, whose backend keeps to nothing
+    NetFront,
+    /// A network backend, whose frontend keeps to nothing
+    NetBack,
 }
 
 /// Options of the command.
@@ -43,6 +47,8 @@ pub fn run(workspace: &Workspace, consent: Consent, options: &Options) -> Result
         Target::StoreRing => "store_ring",
         Target::BlockFront => "block_front",
         Target::BlockBack => "block_back",
+        Target::NetFront => "net_front",
+        Target::NetBack => "net_back",
     };
     Installer::new(consent).need(&[Tool::Cxx])?;
     need_cargo_fuzz(consent)?;

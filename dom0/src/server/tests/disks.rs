@@ -3,8 +3,9 @@
 use control::block::DeviceInfo;
 use control::{BlockReply, BlockRequest, DiskConfig};
 use hypercall_abi::types::GrantRef;
-use split_drivers::block::front::{Front, GrantedPage, Pages, Request as Ask, RequestId};
+use split_drivers::block::front::{Front, Request as Ask, RequestId};
 use split_drivers::block::{Connection, Device, QueueNodes, SECTOR};
+use split_drivers::grants::{GrantedPage, Pages};
 use split_drivers::xenbus::State as Life;
 use split_drivers::{SharedMemory, shared_memory_by};
 

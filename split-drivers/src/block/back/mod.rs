@@ -19,6 +19,7 @@ use hypercall_abi::types::GrantRef;
 use super::request::{Body, Refused, Request, Segment, Segments, Slot, Transfer};
 use super::{Device, PAGE, SECTOR};
 use crate::SharedMemory;
+use crate::grants::Grants;
 use crate::ring::{self, Overrun};
 
 mod transfer;
@@ -28,49 +29,6 @@ use transfer::Batch;
 const MAX_UNDER_WAY: usize = 2 * 1024 * 1024;
 /// Grants that are kept mapped for a device.
 const MAX_PERSISTENT: usize = 32 * 33;
-
-/// The grants of the domain at the other end, and memory to copy between.
-pub trait Grants {
-    /// Memory of this domain that the disk can use.
-    type Buffer: SharedMemory;
-    /// A page of the other domain, mapped until it is dropped.
-    type Page: SharedMemory;
-
-    /// So many bytes; none as long as too many are in use.
-    fn buffer(&mut self, bytes: usize) -> Option<Self::Buffer>;
-
-    /// Copies, in one batch; for each whether it was done.
-    fn copy(&mut self, copies: &[Copy<'_, Self::Buffer, Self::Page>]) -> Vec<bool>;
-
-    /// Maps grants for reading and writing, in one batch; none where that is refused.
-    fn map(&mut self, grants: &[GrantRef]) -> Vec<Option<Self::Page>>;
-}
-
-/// A copy between a guest's page and a buffer.
-#[derive(Debug)]
-pub struct Copy<'a, B, P> {
-    /// The guest's page.
-    pub page: Place<'a, P>,
-    /// Where in it, in bytes.
-    pub offset: usize,
-    /// The buffer.
-    pub buffer: &'a B,
-    /// Where in it, in bytes.
-    pub at: usize,
-    /// How many bytes.
-    pub bytes: usize,
-    /// Which way.
-    pub to_guest: bool,
-}
-
-/// How a guest's page is reached.
-#[derive(Debug)]
-pub enum Place<'a, P> {
-    /// By its grant.
-    Grant(GrantRef),
-    /// By a mapping.
-    Mapped(&'a P),
-}
 
 /// What a disk is asked to do. Buffers may be larger than what is asked for.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 use hypercall_abi::io::blkif::BlkifRequestSegment;
 use hypercall_abi::types::GrantRef;
 
-use super::{Copy, Grants, Place, Taken};
+use super::Taken;
 use crate::SharedMemory;
 use crate::block::PAGE;
 use crate::block::request::{Segment, Segments};
+use crate::grants::{Copy, Grants, Place};
 
 /// Copies of several requests, all in one direction.
 pub(super) struct Batch<'a, B, P> {

@@ -2,8 +2,9 @@
 
 use crate::block::back::{Back, Turn};
 use crate::block::front::{Failure, Front, Refused, Request, RequestId};
-use crate::block::world::{Buffer, Guest, GuestPage, Host, Memory, Platter, device};
+use crate::block::world::{Platter, device};
 use crate::block::{Device, PAGE, SECTOR};
+use crate::world::{Buffer, Guest, GuestPage, Host, Memory};
 
 /// Both ends over as many rings as are asked for.
 pub struct Pair {

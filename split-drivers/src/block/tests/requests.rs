@@ -6,11 +6,12 @@ use zerocopy::IntoBytes;
 
 use crate::SharedMemory;
 use crate::block::back::Back;
-use crate::block::front::{GrantedPage, Pages};
 use crate::block::request::Slot;
-use crate::block::world::{Buffer, Guest, GuestPage, Host, Memory, Platter, device};
+use crate::block::world::{Platter, device};
 use crate::block::{Device, PAGE, SECTOR};
+use crate::grants::{GrantedPage, Pages};
 use crate::ring;
+use crate::world::{Buffer, Guest, GuestPage, Host, Memory};
 
 const OKAY: i16 = BLKIF_RSP_OKAY;
 const ERROR: i16 = BLKIF_RSP_ERROR;

@@ -1,0 +1,6 @@
+mod hostile;
+mod negotiation;
+mod offload;
+mod pair;
+mod random;
+mod requests;

@@ -1,0 +1,91 @@
+//! A frontend against a backend, with everything that happens between them in any order.
+
+use std::collections::VecDeque;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::pair::Pair;
+use crate::net::back::Policy;
+use crate::net::front::Refused;
+use crate::net::world::{large_tcp, plain, tcp};
+use crate::net::{Features, Frame};
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Send(u8, usize),
+    Deliver(u8, usize),
+    Publish,
+    Fill,
+    Take,
+    Back(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let length = || prop_oneof![3 => 14_usize..1515, 1 => 14_usize..60_000];
+    prop_oneof![
+        6 => (any::<u8>(), length()).prop_map(|(kind, length)| Step::Send(kind, length)),
+        6 => (any::<u8>(), length()).prop_map(|(kind, length)| Step::Deliver(kind, length)),
+        4 => Just(Step::Publish),
+        2 => Just(Step::Fill),
+        4 => Just(Step::Take),
+        6 => (0_usize..20).prop_map(Step::Back),
+    ]
+}
+
+fn frame(kind: u8, length: usize) -> Frame {
+    let payload = vec![kind; length];
+    match kind % 4 {
+        0 => tcp(kind & 4 != 0, &payload),
+        1 => large_tcp(kind & 4 != 0, &payload, 1448),
+        _ => plain(length, kind),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn nothing_is_lost_or_mixed_up_whatever_the_order(steps in vec(step(), 0..250)) {
+        let mut pair = Pair::new(Features::ALL, Policy::default());
+        let (mut sent, mut given) = (VecDeque::new(), VecDeque::new());
+        let mut queued = 0;
+        let mut received = Vec::new();
+        for step in steps {
+            match step {
+                Step::Send(kind, length) => {
+                    let frame = frame(kind, length);
+                    match pair.send(&frame) {
+                        Ok(()) => sent.push_back(frame),
+                        Err(refused) => prop_assert_eq!(refused, Refused::Full),
+                    }
+                }
+                Step::Deliver(kind, length) => {
+                    let frame = frame(kind, length);
+                    let dropped = pair.back.received().dropped;
+                    pair.back.deliver(frame.clone());
+                    if pair.back.received().dropped == dropped {
+                        given.push_back(frame);
+                        queued += 1;
+                    }
+                }
+                Step::Publish => _ = pair.front.publish(),
+                Step::Fill => pair.front.fill(&mut pair.guest),
+                Step::Take => received.extend(pair.front.turn().unwrap()),
+                Step::Back(budget) => {
+                    let out = pair.out.len();
+                    pair.back.turn(&mut pair.host, 0, budget, &mut pair.out).unwrap();
+                    prop_assert!(pair.out.len() - out <= budget);
+                }
+            }
+        }
+        received.extend(pair.settle());
+        prop_assert!(pair.out.iter().eq(&sent), "what was sent has arrived");
+        prop_assert!(received.iter().eq(&given), "what was given has arrived");
+        prop_assert_eq!(received.len(), queued);
+        prop_assert_eq!(pair.front.under_way(), 0);
+        prop_assert_eq!(pair.host.room.get(), 2 << 20);
+        pair.front.fail();
+        prop_assert_eq!(pair.guest.grants(), 0);
+    }
+}
