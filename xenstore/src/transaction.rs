@@ -6,12 +6,13 @@
 //! own, so two clients may create different nodes in one place at the same time.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use hypercall_abi::errno::Errno;
 
 use crate::path::{self, Path};
-use crate::permissions::Departures;
+use crate::permissions::{Departures, Permissions};
 use crate::tree::{Node, Tree};
 use crate::view::{Aspects, Change, Event, Record};
 
@@ -24,13 +25,26 @@ pub struct Transaction {
     pub work: Tree,
     /// What it looked at and what it takes.
     pub record: Record,
-    /// Paths that it changed, with the watches to fire. The number says in which order.
-    changed: BTreeMap<Path, (usize, Event)>,
+    /// Paths that it changed.
+    changed: BTreeMap<Path, Changed>,
     fired: usize,
     /// How much of the store's old contents there was when the base was taken.
     pub since: u64,
     /// It cannot be committed any more.
     doomed: bool,
+}
+
+/// What became of a path.
+#[derive(Debug)]
+struct Changed {
+    /// Which watches to fire.
+    event: Event,
+    /// When to fire them, among all of the transaction.
+    number: usize,
+    /// What it was when the transaction began.
+    before: Option<Node>,
+    /// What it is, but for what becomes of its children.
+    after: Option<Node>,
 }
 
 impl Transaction {
@@ -57,14 +71,19 @@ impl Transaction {
     /// Notes the changes of a request.
     pub fn note(&mut self, changes: &[Change]) {
         for change in changes {
-            let unfired = (0, Event::None);
             let path = change.path.clone();
-            let (number, event) = self.changed.entry(path).or_insert(unfired);
-            if *event == Event::None && change.event != Event::None {
+            let changed = self.changed.entry(path).or_insert_with(|| Changed {
+                event: Event::None,
+                number: 0,
+                before: change.before.clone(),
+                after: None,
+            });
+            changed.after = change.after.clone();
+            if changed.event == Event::None && change.event != Event::None {
                 self.fired += 1;
-                *number = self.fired;
+                changed.number = self.fired;
             }
-            *event = match (*event, change.event) {
+            changed.event = match (changed.event, change.event) {
                 (Event::Upward, _) | (_, Event::Upward) => Event::Upward,
                 (Event::Exact, _) | (_, Event::Exact) => Event::Exact,
                 (Event::None, Event::None) => Event::None,
@@ -77,22 +96,33 @@ impl Transaction {
         self.record.accesses.len() + self.changed.len()
     }
 
-    /// What a commit to `tree` changes there, in the order in which watches fire.
+    /// What a commit to `tree` changes there, in the order in which watches fire. Where it is `as_it_was` when the
+    /// transaction began, nobody else can be in its way.
     ///
     /// # Errors
     ///
     /// `EAGAIN` if others changed what this transaction relies on.
-    pub fn changes(&self, tree: &Tree, departures: &Departures) -> Result<Vec<Change>, Errno> {
-        if self.doomed || self.conflicts(tree) {
+    pub fn changes(
+        &self,
+        tree: &Tree,
+        as_it_was: bool,
+        departures: &Departures,
+    ) -> Result<Vec<Change>, Errno> {
+        if self.doomed || !as_it_was && self.conflicts(tree) {
             return Err(Errno::EAGAIN);
         }
         let mut changes = Vec::with_capacity(self.changed.len());
-        for (path, (number, event)) in &self.changed {
-            let (before, after) = (tree.get(path).cloned(), self.work.get(path).cloned());
-            let parent_in = match (&before, &after) {
+        let (mut parents_now, mut parents_before) = (Parents::of(&self.work), Parents::of(tree));
+        for (path, changed) in &self.changed {
+            let before = match as_it_was {
+                true => changed.before.clone(),
+                false => tree.get(path).cloned(),
+            };
+            let after = changed.after.clone();
+            let parent = match (&before, &after) {
                 (None, None) => continue,
-                (None, Some(_)) => Some(&self.work),
-                (Some(_), None) => Some(tree),
+                (None, Some(_)) => parents_now.permissions(path),
+                (Some(_), None) => parents_before.permissions(path),
                 (Some(_), Some(_)) => None,
             };
             // The owner may be gone, and its number another's by the next request.
@@ -105,16 +135,18 @@ impl Transaction {
                 path: path.clone(),
                 before,
                 after,
-                parent: parent_in.and_then(|tree| {
-                    let parent = tree.get(path::parent(path)?)?;
-                    Some(parent.permissions.clone())
-                }),
-                event: *event,
+                parent,
+                event: changed.event,
             };
-            changes.push((*number, change));
+            changes.push((changed.number, change));
         }
         changes.sort_by_key(|(number, _)| *number);
         Ok(changes.into_iter().map(|(_, change)| change).collect())
+    }
+
+    /// Whether these are all that it changed: nothing is as it was after all.
+    pub fn is_all(&self, changes: &[Change]) -> bool {
+        changes.len() == self.changed.len()
     }
 
     fn conflicts(&self, tree: &Tree) -> bool {
@@ -125,6 +157,29 @@ impl Transaction {
                 _ => true,
             }
         })
+    }
+}
+
+/// The parents of paths in a tree. Many in a row have the same.
+struct Parents<'a> {
+    tree: &'a Tree,
+    last: Option<(&'a str, Option<Arc<Permissions>>)>,
+}
+
+impl<'a> Parents<'a> {
+    fn of(tree: &'a Tree) -> Self {
+        Self { tree, last: None }
+    }
+
+    /// The permissions of a path's parent.
+    fn permissions(&mut self, path: &'a str) -> Option<Arc<Permissions>> {
+        let parent = path::parent(path)?;
+        let known = self.last.take().filter(|(last, _)| *last == parent);
+        let (_, permissions) = self.last.insert(known.unwrap_or_else(|| {
+            let node = self.tree.get(parent);
+            (parent, node.map(|node| node.permissions.clone()))
+        }));
+        permissions.clone()
     }
 }
 
@@ -140,9 +195,11 @@ pub fn apply(tree: &mut Tree, changes: &mut [Change], generation: u64) {
     for change in changes {
         match &mut change.after {
             Some(node) => {
-                let (value, permissions) = (node.value.clone(), node.permissions.clone());
-                tree.set(&change.path, value, permissions, generation);
+                let old = tree.get(&change.path);
                 node.generation = generation;
+                node.children = old.map_or(generation, |old| old.children);
+                let is_new = old.is_none();
+                tree.set(&change.path, node.clone(), is_new);
             }
             None => tree.remove(&change.path, generation),
         }

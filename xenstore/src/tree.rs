@@ -107,23 +107,9 @@ impl Tree {
         }
     }
 
-    /// Sets a node's value and permissions. The parent is there, or will be.
-    pub fn set(
-        &mut self,
-        path: &Path,
-        value: Arc<[u8]>,
-        permissions: Arc<Permissions>,
-        generation: u64,
-    ) {
-        let old = self.get(path);
-        let is_new = old.is_none();
-        let children = old.map_or(generation, |node| node.children);
-        let node = Node {
-            value,
-            permissions,
-            generation,
-            children,
-        };
+    /// Sets a node, which `is_new` or is there. The parent is there, or will be.
+    pub fn set(&mut self, path: &Path, node: Node, is_new: bool) {
+        let generation = node.generation;
         self.nodes.insert_mut(path.clone(), node);
         if is_new {
             self.touch_parent(path, generation);
@@ -166,6 +152,15 @@ mod tests {
     use proptest::collection::btree_set;
     use proptest::prelude::*;
 
+    /// One of that generation, with the permissions of the root.
+    fn node(tree: &Tree, generation: u64) -> Node {
+        Node {
+            generation,
+            children: generation,
+            ..tree.get("/").unwrap().clone()
+        }
+    }
+
     fn tree_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> Tree {
         let mut tree = Tree::new();
         for path in paths {
@@ -173,8 +168,8 @@ mod tests {
             above.reverse();
             for path in above {
                 let path = Path::of_node(path);
-                let permissions = tree.get("/").unwrap().permissions.clone();
-                tree.set(&path, Arc::default(), permissions, 1);
+                let is_new = tree.get(&path).is_none();
+                tree.set(&path, node(&tree, 1), is_new);
             }
         }
         tree
@@ -212,9 +207,8 @@ mod tests {
     fn a_copy_does_not_see_later_changes() {
         let mut tree = tree_of(&["/a/b".into()]);
         let copy = tree.clone();
-        let permissions = tree.get("/").unwrap().permissions.clone();
-        let path = Path::of_node("/a/c");
-        tree.set(&path, (*b"x").into(), permissions, 2);
+        let node = node(&tree, 2);
+        tree.set(&Path::of_node("/a/c"), node, true);
         tree.remove("/a/b", 3);
         assert_eq!(tree.children("/a"), ["c"]);
         assert_eq!(copy.children("/a"), ["b"]);

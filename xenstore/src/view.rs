@@ -90,6 +90,14 @@ pub struct View<'a> {
     pub work: &'a mut u64,
 }
 
+/// How much of a path is not there.
+struct Gap {
+    /// Nodes that are missing: the last and some above it.
+    levels: usize,
+    /// The permissions of the nearest that is there.
+    above: Arc<Permissions>,
+}
+
 impl View<'_> {
     /// A node's value.
     pub fn read(&mut self, path: &Path) -> Result<Arc<[u8]>, Errno> {
@@ -124,16 +132,16 @@ impl View<'_> {
             return Err(Errno::ENOSPC);
         }
         match self.find(path, Access::WRITE, Aspects::VALUE)? {
-            Some(node) => self.replace(path, &node, value.into(), node.permissions.clone()),
-            None => self.create(path, value),
+            Ok(node) => self.replace(path, &node, value.into(), node.permissions.clone()),
+            Err(gap) => self.create(path, value, gap),
         }
     }
 
     /// Creates a node, and what is missing above it, unless it is there.
     pub fn make(&mut self, path: &Path) -> Result<Vec<Change>, Errno> {
         match self.find(path, Access::WRITE, Aspects::PERMISSIONS)? {
-            Some(_) => Ok(Vec::new()),
-            None => self.create(path, &[]),
+            Ok(_) => Ok(Vec::new()),
+            Err(gap) => self.create(path, &[], gap),
         }
     }
 
@@ -152,10 +160,8 @@ impl View<'_> {
 
     /// Removes a node with all below it. That it is not there is no error if its parent is.
     pub fn remove(&mut self, path: &Path) -> Result<Vec<Change>, Errno> {
-        if self.find(path, Access::WRITE, Aspects::VALUE)?.is_none() {
-            let parent = path::parent(path).ok_or(Errno::EINVAL)?;
-            let there = self.look(parent, Aspects::PERMISSIONS)?.is_some();
-            return there.then(Vec::new).ok_or(Errno::ENOENT);
+        if let Err(gap) = self.find(path, Access::WRITE, Aspects::VALUE)? {
+            return (gap.levels == 1).then(Vec::new).ok_or(Errno::ENOENT);
         }
         if &**path == "/" {
             return Err(Errno::EINVAL);
@@ -213,15 +219,12 @@ impl View<'_> {
         self.accounts.limit(self.caller.domain, resource)
     }
 
-    fn create(&mut self, path: &Path, value: &[u8]) -> Result<Vec<Change>, Errno> {
+    fn create(&mut self, path: &Path, value: &[u8], gap: Gap) -> Result<Vec<Change>, Errno> {
         let missing: Vec<_> = path::and_above(path)
-            .take_while(|path| self.tree.get(path).is_none())
+            .take(gap.levels)
             .map(Path::of_node)
             .collect();
-        let mut permissions = missing
-            .last()
-            .and_then(|top| self.parent_permissions(top))
-            .ok_or(Errno::EIO)?;
+        let mut permissions = gap.above.clone();
         *self.generation += 1;
         let (caller, generation) = (self.caller, *self.generation);
         // Who has no privilege owns what it creates.
@@ -244,10 +247,13 @@ impl View<'_> {
                     generation,
                     children: generation,
                 }),
-                parent: None,
+                parent: Some(permissions.clone()),
                 event: Event::None,
             })
             .collect();
+        if let Some(first) = changes.first_mut() {
+            first.parent = Some(gap.above);
+        }
         if let Some(Change {
             after: Some(node),
             event,
@@ -258,8 +264,7 @@ impl View<'_> {
             *event = Event::Upward;
         }
         self.charge(&changes)?;
-        for change in &mut changes {
-            change.parent = self.parent_permissions(&change.path);
+        for change in &changes {
             self.apply(change);
         }
         Ok(changes)
@@ -292,9 +297,8 @@ impl View<'_> {
 
     fn apply(&mut self, change: &Change) {
         if let Some(node) = &change.after {
-            let (value, permissions) = (node.value.clone(), node.permissions.clone());
             self.tree
-                .set(&change.path, value, permissions, node.generation);
+                .set(&change.path, node.clone(), change.before.is_none());
         }
         self.charge_nodes(change);
     }
@@ -345,7 +349,7 @@ impl View<'_> {
     }
 
     fn existing(&mut self, path: &Path, access: Access, aspects: Aspects) -> Result<Node, Errno> {
-        self.find(path, access, aspects)?.ok_or(Errno::ENOENT)
+        self.find(path, access, aspects)?.map_err(|_| Errno::ENOENT)
     }
 
     /// Looks for a node on which the caller has all of `access`. To be told that it is not there,
@@ -355,17 +359,18 @@ impl View<'_> {
         path: &Path,
         access: Access,
         aspects: Aspects,
-    ) -> Result<Option<Node>, Errno> {
+    ) -> Result<Result<Node, Gap>, Errno> {
         if let Some(node) = self.look(path, aspects | Aspects::PERMISSIONS)? {
             return match node.permissions.allow(self.caller, access) {
-                true => Ok(Some(node)),
+                true => Ok(Ok(node)),
                 false => Err(Errno::EACCES),
             };
         }
-        for above in path::and_above(path).skip(1) {
+        for (levels, above) in path::and_above(path).enumerate().skip(1) {
             if let Some(node) = self.look(above, Aspects::PERMISSIONS)? {
-                return match node.permissions.access(self.caller).intersects(access) {
-                    true => Ok(None),
+                let above = node.permissions;
+                return match above.access(self.caller).intersects(access) {
+                    true => Ok(Err(Gap { levels, above })),
                     false => Err(Errno::EACCES),
                 };
             }

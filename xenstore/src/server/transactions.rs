@@ -102,12 +102,18 @@ impl Server {
 
     fn commit(&mut self, client: ClientId, transaction: &Transaction) -> Result<(), Errno> {
         self.work += transaction.size() as u64;
-        let mut changes = transaction.changes(&self.tree, &self.departures)?;
+        // Every change adds to the past.
+        let as_it_was = transaction.since == self.past;
+        let mut changes = transaction.changes(&self.tree, as_it_was, &self.departures)?;
         if !client.is_privileged() {
             self.accounts.permit(&changes)?;
         }
-        self.generation += 1;
-        transaction::apply(&mut self.tree, &mut changes, self.generation);
+        if as_it_was && transaction.is_all(&changes) {
+            self.tree = transaction.work.clone();
+        } else {
+            self.generation += 1;
+            transaction::apply(&mut self.tree, &mut changes, self.generation);
+        }
         self.settle(changes);
         Ok(())
     }
