@@ -21,7 +21,6 @@ const _: () = assert!(offset_of!(VcpuInfo, evtchn_upcall_pending) % 8 == 0);
 const _: () = assert!(offset_of!(VcpuInfo, evtchn_upcall_mask) % 8 == 1);
 
 /// Makes a port pending and tells vCPU `vcpu` and all that poll for it.
-#[inline]
 pub(super) fn set_pending(
     hv: &Hypervisor,
     domain: &Domain,
@@ -29,20 +28,38 @@ pub(super) fn set_pending(
     port: Port,
     vcpu: u32,
 ) {
-    let newly = match table.fifo_and_channel(port) {
+    kick(hv, raise(hv, domain, table, port, vcpu));
+}
+
+/// Has a vCPU look at its events, where [`raise`] says so.
+#[inline]
+pub(super) fn kick(hv: &Hypervisor, vcpu: Option<Arc<Vcpu>>) {
+    if let Some(vcpu) = vcpu {
+        sched::kick(hv, &vcpu);
+    }
+}
+
+/// Makes a port pending and tells all that poll for it. Returns vCPU `vcpu` where it is to be told. That is better done
+/// with the ports unlocked: it may begin at once on another CPU to send events itself, and would wait for this one.
+#[must_use]
+#[inline]
+pub(super) fn raise(
+    hv: &Hypervisor,
+    domain: &Domain,
+    table: &mut Table,
+    port: Port,
+    vcpu: u32,
+) -> Option<Arc<Vcpu>> {
+    let (newly, told) = match table.fifo_and_channel(port) {
         None => two_level::raise(hv, domain, port, vcpu),
         Some((fifo, channel)) => match fifo.raise((port, &mut channel.fifo), vcpu) {
             None => {
                 channel.pending = !fifo.has_word(port);
-                false
+                (false, None)
             }
             Some(raised) => {
-                if raised.upcall
-                    && let Some(vcpu) = domain.vcpu(vcpu)
-                {
-                    mark_pending(hv, &vcpu);
-                }
-                raised.newly
+                let vcpu = raised.upcall.then(|| domain.vcpu(vcpu)).flatten();
+                (raised.newly, vcpu.filter(|vcpu| mark(hv, vcpu)))
             }
         },
     };
@@ -52,6 +69,7 @@ pub(super) fn set_pending(
     if newly && domain.events.pollers.load(Ordering::SeqCst) != 0 {
         wake_pollers(hv, domain, port);
     }
+    told
 }
 
 /// Takes a pending event back.
@@ -69,7 +87,7 @@ pub(super) fn clear_pending(hv: &Hypervisor, domain: &Domain, table: &mut Table,
 /// Unmasks a port and delivers what is pending.
 pub(super) fn unmask(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port, vcpu: u32) {
     match &table.abi {
-        Abi::TwoLevel => two_level::unmask(hv, domain, port, vcpu),
+        Abi::TwoLevel => kick(hv, two_level::unmask(hv, domain, port, vcpu)),
         Abi::Fifo(fifo) => {
             if fifo.unmask(port) {
                 set_pending(hv, domain, table, port, vcpu);
@@ -94,18 +112,18 @@ pub(super) fn is_masked(hv: &Hypervisor, domain: &Domain, table: &Table, port: P
     }
 }
 
-/// Tells a vCPU that it has events.
-pub(super) fn mark_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+/// Marks that a vCPU has events; whether that is new to it.
+pub(super) fn mark(hv: &Hypervisor, vcpu: &Vcpu) -> bool {
     let InfoPlace { mfn, offset } = vcpu.info();
-    if hv.machine.fetch_or_u64(mfn, offset / 8 + UPCALL, 1) & 1 == 0 {
-        sched::kick(hv, vcpu);
-    }
+    hv.machine.fetch_or_u64(mfn, offset / 8 + UPCALL, 1) & 1 == 0
 }
 
 /// Has a vCPU look at all its events: its information moved, and an event may have come in between.
 pub fn mark_all_pending(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     two_level::select_all(hv, vcpu);
-    mark_pending(hv, vcpu);
+    if mark(hv, vcpu) {
+        sched::kick(hv, vcpu);
+    }
 }
 
 /// Whether a vCPU is to be given an upcall: an event is pending, and it does not mask upcalls.

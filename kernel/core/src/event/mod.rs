@@ -266,7 +266,9 @@ pub fn send(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno> {
             Binding::Interdomain { remote, port } => (remote.clone(), *port),
             Binding::Ipi => {
                 let vcpu = channel.vcpu;
-                deliver::set_pending(hv, domain, &mut table, port, vcpu);
+                let told = deliver::raise(hv, domain, &mut table, port, vcpu);
+                drop(table);
+                deliver::kick(hv, told);
                 return Ok(());
             }
             Binding::Unbound { .. } => return Ok(()),
@@ -286,7 +288,9 @@ pub fn send(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<(), Errno> {
         && back.id == domain.id
         && ours == port
     {
-        deliver::set_pending(hv, &remote, &mut table, other_end, vcpu);
+        let told = deliver::raise(hv, &remote, &mut table, other_end, vcpu);
+        drop(table);
+        deliver::kick(hv, told);
     }
     Ok(())
 }

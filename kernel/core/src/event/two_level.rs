@@ -1,5 +1,6 @@
 //! The two-level interface in a domain's shared-info page and its vCPUs' `vcpu_info`.
 
+use alloc::sync::Arc;
 use core::mem::offset_of;
 
 use event_protocol::two_level::{Bits, Raised, place, select};
@@ -7,7 +8,7 @@ use hv_machine::Platform;
 use hypercall_abi::types::Port;
 use hypercall_abi::xen::{SharedInfo, VcpuInfo};
 
-use super::deliver::{UPCALL, mark_pending};
+use super::deliver::{UPCALL, mark};
 use super::word::FrameWord;
 use crate::vcpu::InfoPlace;
 use crate::{Domain, Hypervisor, Vcpu};
@@ -36,27 +37,32 @@ pub(super) fn bits<'a>(
     })
 }
 
-/// Makes a port pending and tells vCPU `vcpu`. Whether it was not pending before.
-pub(super) fn raise(hv: &Hypervisor, domain: &Domain, port: Port, vcpu: u32) -> bool {
+/// Makes a port pending. Whether it was not pending before, and vCPU `vcpu` where that is to look.
+pub(super) fn raise(
+    hv: &Hypervisor,
+    domain: &Domain,
+    port: Port,
+    vcpu: u32,
+) -> (bool, Option<Arc<Vcpu>>) {
     let Some(bits) = bits(hv, domain, port) else {
-        return false;
+        return (false, None);
     };
-    let raised = bits.raise();
-    if raised == Raised::Ready {
-        select_word(hv, domain, vcpu, port);
-    }
-    raised != Raised::Before
-}
-
-/// Unmasks a port and delivers what is pending.
-pub(super) fn unmask(hv: &Hypervisor, domain: &Domain, port: Port, vcpu: u32) {
-    if bits(hv, domain, port).is_some_and(|bits| bits.unmask_for_guest()) {
-        select_word(hv, domain, vcpu, port);
+    match bits.raise() {
+        Raised::Before => (false, None),
+        Raised::Ready => (true, select_word(hv, domain, vcpu, port)),
+        _ => (true, None),
     }
 }
 
-/// Points a vCPU at a port's word of pending bits.
-fn select_word(hv: &Hypervisor, domain: &Domain, id: u32, port: Port) {
+/// Unmasks a port. Returns vCPU `vcpu` where it is to look.
+pub(super) fn unmask(hv: &Hypervisor, domain: &Domain, port: Port, vcpu: u32) -> Option<Arc<Vcpu>> {
+    let bits = bits(hv, domain, port)?;
+    let ready = bits.unmask_for_guest();
+    ready.then(|| select_word(hv, domain, vcpu, port)).flatten()
+}
+
+/// Points a vCPU at a port's word of pending bits. Returns the vCPU where that is to look.
+fn select_word(hv: &Hypervisor, domain: &Domain, id: u32, port: Port) -> Option<Arc<Vcpu>> {
     let word = (port.0 / 64) as usize;
     let selector = |mfn, offset: usize| FrameWord {
         machine: &hv.machine,
@@ -66,16 +72,16 @@ fn select_word(hv: &Hypervisor, domain: &Domain, id: u32, port: Port) {
     match domain.vcpu(id) {
         Some(vcpu) => {
             let InfoPlace { mfn, offset } = vcpu.info();
-            if select(&selector(mfn, offset), word) {
-                mark_pending(hv, &vcpu);
-            }
+            let new = select(&selector(mfn, offset), word) && mark(hv, &vcpu);
+            new.then_some(vcpu)
         }
         // A domain that is being built may get events before it has vCPUs. Vcpu 0 will find them.
         None if id == 0 => {
             select(&selector(domain.shared_info, 0), word);
             hv.machine.fetch_or_u64(domain.shared_info, UPCALL, 1);
+            None
         }
-        None => {}
+        None => None,
     }
 }
 

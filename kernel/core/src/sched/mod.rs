@@ -327,10 +327,10 @@ pub fn pin_override(cx: &mut Current<'_>, cpu: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Ends a vCPU's block or poll.
-pub fn unblock(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+/// Ends a vCPU's block or poll; whether it was in one.
+pub fn unblock(hv: &Hypervisor, vcpu: &Arc<Vcpu>) -> bool {
     if !vcpu.blocked.swap(false, Ordering::SeqCst) {
-        return;
+        return false;
     }
     if vcpu.polling.swap(0, Ordering::SeqCst) != 0 {
         if let Some(domain) = vcpu.domain.upgrade() {
@@ -341,6 +341,7 @@ pub fn unblock(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
         vcpu.blocked.store(false, Ordering::SeqCst);
     }
     wake(hv, vcpu);
+    true
 }
 
 /// Ends a vCPU's poll, if it polls.
@@ -350,9 +351,12 @@ pub fn end_poll(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     }
 }
 
-/// Has a vCPU look at its events: it wakes, or leaves guest mode on the CPU that runs it.
+/// Has a vCPU look at its events: it wakes, or leaves guest mode on the CPU that runs it. One that wakes looks by itself
+/// before it goes on.
 pub fn kick(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
-    unblock(hv, vcpu);
+    if unblock(hv, vcpu) {
+        return;
+    }
     if let Some(cpu) = vcpu.runs_on()
         && cpu != hv.machine.cpu_id()
     {
