@@ -98,6 +98,8 @@ impl Watch {
 pub struct Watches {
     by_path: BTreeMap<String, BTreeMap<ClientId, Vec<Watch>>>,
     by_client: BTreeMap<ClientId, Vec<String>>,
+    /// How many paths of each length are watched: most of those above a node are of none.
+    lengths: Vec<u32>,
     last: u64,
 }
 
@@ -132,6 +134,12 @@ impl Watches {
     pub fn add(&mut self, watch: Watch) {
         let (client, path) = (watch.client, watch.target.path.clone());
         self.by_client.entry(client).or_default().push(path.clone());
+        if !self.by_path.contains_key(&path) {
+            if self.lengths.len() <= path.len() {
+                self.lengths.resize(path.len() + 1, 0);
+            }
+            self.lengths[path.len()] += 1;
+        }
         let here = self.by_path.entry(path).or_default();
         here.entry(client).or_default().push(watch);
     }
@@ -187,6 +195,7 @@ impl Watches {
         let theirs = here.remove(&client).unwrap_or_default();
         if here.is_empty() {
             self.by_path.remove(path);
+            self.lengths[path.len()] -= 1;
         }
         theirs
     }
@@ -206,7 +215,7 @@ impl Watches {
         for (depth, path) in path::and_above(path).enumerate().take(levels) {
             *work += 1;
             // However many watches strangers set on the root, each costs one question.
-            for (client, theirs) in self.by_path.get(path).into_iter().flatten() {
+            for (client, theirs) in self.on(path).into_iter().flatten() {
                 *work += 1;
                 if may(*client) {
                     *work += theirs.len() as u64;
@@ -217,6 +226,13 @@ impl Watches {
         }
         matching.sort_by_key(|watch| watch.number);
         matching
+    }
+
+    fn on(&self, path: &str) -> Option<&BTreeMap<ClientId, Vec<Watch>>> {
+        match self.lengths.get(path.len()) {
+            None | Some(0) => None,
+            Some(_) => self.by_path.get(path),
+        }
     }
 
     /// The watches that a domain's introduction or release fires, of clients that `may` know of it,
