@@ -65,6 +65,9 @@ pub struct Record {
     pub bytes: usize,
     /// Nodes that its client has more of in it.
     pub nodes: isize,
+    /// The node that was there above one that was missing, as it is now, with its permissions: what is created is
+    /// often created beside what was.
+    nearest: Option<(Path, Arc<Permissions>)>,
 }
 
 impl Record {
@@ -191,7 +194,7 @@ impl View<'_> {
         *self.generation += 1;
         for change in &changes {
             self.tree.remove(&change.path, *self.generation);
-            self.charge_nodes(change);
+            self.book(change);
         }
         Ok(changes)
     }
@@ -300,7 +303,7 @@ impl View<'_> {
             self.tree
                 .set(&change.path, node.clone(), change.before.is_none());
         }
-        self.charge_nodes(change);
+        self.book(change);
     }
 
     /// Whether quotas let the caller make changes. A transaction's own copies are the caller's;
@@ -332,7 +335,8 @@ impl View<'_> {
         self.charge_transaction(bytes)
     }
 
-    fn charge_nodes(&mut self, change: &Change) {
+    /// Notes in the transaction's record what became of a node.
+    fn book(&mut self, change: &Change) {
         let owns = |node: &Option<Node>| {
             let owner = node.as_ref().map(|node| node.permissions.owner);
             isize::from(owner == Some(self.caller.domain))
@@ -340,6 +344,7 @@ impl View<'_> {
         let more = owns(&change.after) - owns(&change.before);
         if let Some(record) = &mut self.record {
             record.nodes += more;
+            record.nearest.take_if(|(path, _)| *path == change.path);
         }
     }
 
@@ -367,8 +372,7 @@ impl View<'_> {
             };
         }
         for (levels, above) in path::and_above(path).enumerate().skip(1) {
-            if let Some(node) = self.look(above, Aspects::PERMISSIONS)? {
-                let above = node.permissions;
+            if let Some(above) = self.nearest(above)? {
                 return match above.access(self.caller).intersects(access) {
                     true => Ok(Err(Gap { levels, above })),
                     false => Err(Errno::EACCES),
@@ -376,6 +380,22 @@ impl View<'_> {
             }
         }
         Err(Errno::EACCES)
+    }
+
+    /// The permissions of a node, if it is there, above one that is not.
+    fn nearest(&mut self, path: &str) -> Result<Option<Arc<Permissions>>, Errno> {
+        if let Some(record) = &self.record
+            && let Some((known, permissions)) = &record.nearest
+            && **known == *path
+        {
+            return Ok(Some(permissions.clone()));
+        }
+        let node = self.look(path, Aspects::PERMISSIONS)?;
+        let permissions = node.map(|node| node.permissions);
+        if let (Some(record), Some(permissions)) = (&mut self.record, &permissions) {
+            record.nearest = Some((Path::of_node(path), permissions.clone()));
+        }
+        Ok(permissions)
     }
 
     fn look(&mut self, path: &str, aspects: Aspects) -> Result<Option<Node>, Errno> {
