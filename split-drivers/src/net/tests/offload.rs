@@ -29,6 +29,16 @@ fn a_checksum_is_that_of_rfc_1071() {
 }
 
 #[test]
+fn nobody_has_a_frame_cut_into_thousands_of_segments() {
+    let bytes = [1; 60_000];
+    let most = large_tcp(false, &bytes, 118);
+    assert_eq!(fit(most, &Features::default()).len(), 509);
+    let more = large_tcp(false, &bytes, 117);
+    assert!(!is_sound(&more));
+    assert!(fit(more, &Features::default()).is_empty());
+}
+
+#[test]
 fn what_is_cut_off_or_is_no_tcp_is_not_sound() {
     for v6 in [false, true] {
         let whole = large_tcp(v6, &[1; 100], 50);
