@@ -113,7 +113,7 @@ pub(crate) fn begin_clock(cx: &Current<'_>) {
 }
 
 fn budget(cx: &Current<'_>) -> u64 {
-    cx.machine().tsc_info().khz.saturating_mul(1000) / BUDGET_PER_SECOND
+    cx.machine().tsc_info().hz / BUDGET_PER_SECOND
 }
 
 fn arguments(regs: &CpuUserRegs) -> Args {

@@ -71,7 +71,7 @@ fn give_up(hv: &Hypervisor) -> ! {
         LogLevel::Error,
         format_args!("Restarting in {SECONDS} seconds"),
     );
-    let end = hv.machine.tsc() + SECONDS * 1000 * hv.machine.tsc_info().khz;
+    let end = hv.machine.tsc() + SECONDS * hv.machine.tsc_info().hz;
     while hv.machine.tsc() < end {
         core::hint::spin_loop();
     }

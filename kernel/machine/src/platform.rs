@@ -82,12 +82,19 @@ pub enum Polarity {
 /// What is known of the time-stamp counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TscInfo {
-    /// Its rate in kHz.
-    pub khz: u64,
+    /// Its rate, per second.
+    pub hz: u64,
     /// Its value when the hypervisor started: system time 0.
     pub at_boot: u64,
     /// No CPU's counter was ever seen behind another's.
     pub synchronised: bool,
+}
+
+impl TscInfo {
+    /// Its rate in kHz, rounded down.
+    pub fn khz(&self) -> u64 {
+        self.hz / 1000
+    }
 }
 
 /// The machine, as the core sees it.

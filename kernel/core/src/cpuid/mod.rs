@@ -148,14 +148,14 @@ fn hypervisor_leaf(hv: &Hypervisor, domain: &Domain, index: u32, subleaf: u32) -
         (3, 0) => {
             let features = 1 << 1 | u32::from(hv.cpuid.host.has(RDTSCP)) << 2;
             let tsc = *domain.tsc.lock();
-            let khz = machine.tsc_info().khz as u32;
+            let khz = machine.tsc_info().khz() as u32;
             [features, tsc.mode, khz, tsc.incarnation]
         }
         (3, 1) => {
             let scale = hv.clock.scale();
             [0, 0, scale.mul, i32::from(scale.shift) as u32]
         }
-        (3, 2) => [machine.tsc_info().khz as u32, 0, 0, 0],
+        (3, 2) => [machine.tsc_info().khz() as u32, 0, 0, 0],
         // Of hardware-virtualized guests.
         (4, _) => [0; 4],
         (5, 0) => {

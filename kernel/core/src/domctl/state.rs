@@ -280,7 +280,7 @@ pub(super) fn get_tsc(
     };
     if choice.mode != NEVER_EMULATE {
         let machine = cx.machine();
-        let khz = hv_machine::Platform::tsc_info(machine).khz;
+        let khz = hv_machine::Platform::tsc_info(machine).khz();
         let ticks = hv_machine::Platform::tsc(machine);
         arm.gtsc_khz = khz as u32;
         arm.elapsed_nsec = crate::time::Scale::ratio(NS_PER_MS, khz).apply(ticks);
@@ -298,7 +298,7 @@ pub(super) fn set_tsc(cx: &Current<'_>, domain: &Arc<Domain>, op: &Domctl) -> Re
         return Err(Errno::EINVAL);
     }
     let arm: DomctlTscInfo = op.u.get();
-    let host = hv_machine::Platform::tsc_info(cx.machine()).khz;
+    let host = hv_machine::Platform::tsc_info(cx.machine()).khz();
     let same_rate = arm.gtsc_khz == 0 || u64::from(arm.gtsc_khz) == host;
     match arm.tsc_mode {
         NEVER_EMULATE => {}

@@ -40,7 +40,7 @@ pub(super) fn physinfo(cx: &Current<'_>, op: &mut Sysctl) {
         max_cpu_id: cpus.saturating_sub(1),
         nr_nodes: 1,
         max_node_id: 0,
-        cpu_khz: u32::try_from(machine.tsc_info().khz).unwrap_or(u32::MAX),
+        cpu_khz: u32::try_from(machine.tsc_info().khz()).unwrap_or(u32::MAX),
         capabilities: XEN_SYSCTL_PHYSCAP_PV | grant_versions,
         arch_capabilities: 0,
         pad: 0,

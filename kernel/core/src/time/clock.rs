@@ -85,8 +85,8 @@ impl Clock {
             && machine.cpuid(0x8000_0007, 0)[3] & 1 << 8 != 0;
         Self {
             info,
-            to_nanoseconds: Scale::ratio(1_000_000, info.khz),
-            to_ticks: Scale::ratio(info.khz, 1_000_000),
+            to_nanoseconds: Scale::ratio(SECOND, info.hz),
+            to_ticks: Scale::ratio(info.hz, SECOND),
             stable: info.synchronised && invariant || machine.cpu_count() == 1,
             wall: Mutex::new(WallClock {
                 seconds: machine.boot_wall_clock(),
@@ -162,7 +162,7 @@ mod tests {
     fn clock(khz: u64, at_boot: u64) -> Clock {
         Clock {
             info: TscInfo {
-                khz,
+                hz: khz * 1000,
                 at_boot,
                 synchronised: true,
             },

@@ -324,8 +324,8 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         if apic.is_x2apic() { "x2APIC" } else { "xAPIC" }
     );
     log!(
-        "TSC {} kHz, APIC timer {} kHz, by the {}",
-        rates.tsc_hz / 1000,
+        "TSC {} Hz, APIC timer {} kHz, by the {}",
+        rates.tsc_hz,
         rates.apic_hz / 1000,
         rates.reference
     );
@@ -356,7 +356,7 @@ unsafe extern "C" fn finish(prepared: *mut Prepared) -> ! {
         fpu,
         interrupts,
         tsc: TscInfo {
-            khz: rates.tsc_hz / 1000,
+            hz: rates.tsc_hz,
             synchronised: present.tsc_synchronised,
             at_boot: prepared.tsc_at_boot,
         },

@@ -436,7 +436,7 @@ impl Platform for Machine {
 
     fn tsc_info(&self) -> TscInfo {
         TscInfo {
-            khz: TSC_KHZ,
+            hz: TSC_KHZ * 1000,
             at_boot: 0,
             synchronised: (0..self.cpu_count()).all(|cpu| self.cpu_slot(cpu).tsc_lag == 0),
         }

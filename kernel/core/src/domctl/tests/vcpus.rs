@@ -273,7 +273,7 @@ fn an_nmi_is_what_a_vcpu_can_be_sent() {
 #[test]
 fn the_counter_is_told_and_not_emulated() {
     let host = Host::new();
-    let khz = host.hv.machine.tsc_info().khz as u32;
+    let khz = host.hv.machine.tsc_info().khz() as u32;
     let get = || {
         succeed(
             &host,

@@ -107,7 +107,7 @@ fn physinfo_counts_processors_and_memory() {
     let grants = XEN_SYSCTL_PHYSCAP_GNTTAB_V1 | XEN_SYSCTL_PHYSCAP_GNTTAB_V2;
     assert_eq!(info.capabilities, XEN_SYSCTL_PHYSCAP_PV | grants);
     assert_eq!((info.arch_capabilities, info.pad), (0, 0));
-    assert_eq!(u64::from(info.cpu_khz), host.hv.machine.tsc_info().khz);
+    assert_eq!(u64::from(info.cpu_khz), host.hv.machine.tsc_info().khz());
     assert_eq!(info.total_pages, host.hv.memory.total_frames());
     assert_eq!(info.free_pages, host.hv.memory.free_frames());
     assert_eq!((info.scrub_pages, info.outstanding_pages), (0, 0));
