@@ -1,13 +1,16 @@
 //! `cargo xtask bench`: the figures of the README, measured on this machine.
 
+mod clock;
 mod host;
+mod machine;
 mod operations;
+mod pairs;
 
 use crate::installer::{Consent, Installer};
 use crate::qemu::Accel;
 use crate::toolchain::{Route, Toolchain};
 use crate::workspace::Workspace;
-use crate::{build, setup};
+use crate::{build, run as hosts, setup};
 use anyhow::Result;
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -21,6 +24,8 @@ pub enum Subject {
     Operations,
     /// The same in instructions, which no other load on the machine changes
     Instructions,
+    /// A guest's clock, beside this machine's
+    Clock,
 }
 
 /// Options of the command.
@@ -47,6 +52,7 @@ pub fn run(
     for image in crate::image::Image::all(workspace)? {
         build::image_into_dist(workspace, &toolchain, &image)?;
     }
+    hosts::build_xl(workspace)?;
     let hypervisor = options
         .hypervisor
         .clone()
@@ -59,6 +65,7 @@ pub fn run(
     for subject in subjects {
         match subject {
             Subject::Host => host::run(workspace, &hypervisor)?,
+            Subject::Clock => clock::run(workspace, &hypervisor)?,
             Subject::Operations => operations::run(workspace, &hypervisor, Accel::Tcg)?,
             Subject::Instructions => operations::run(workspace, &hypervisor, Accel::Counted)?,
         }

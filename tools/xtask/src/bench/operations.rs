@@ -1,5 +1,6 @@
 //! Paravirtual operations as the guest `bench` measures them, under our hypervisor and under Xen.
 
+use super::pairs;
 use crate::progress::Step;
 use crate::qemu::{Accel, Boot, Hardware, Module, Qemu};
 use crate::reference;
@@ -7,6 +8,7 @@ use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// How long one run of the guest may take.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -34,17 +36,26 @@ impl Plan {
                 accel,
                 runs: 5,
                 // Many short batches: one of them hits no interrupt.
-                arguments: "rounds=40 batches=300",
+                arguments: "xen.fifo_events=0 rounds=40 batches=300",
                 unit: "ticks",
             },
-            // It comes out the same each time.
+            // It comes out the same each time. Waiting takes no instructions.
             Accel::Counted => Self {
                 accel,
                 runs: 1,
-                arguments: "rounds=100 batches=3 tables=8",
+                arguments: "xen.fifo_events=0 rounds=100 batches=3 tables=8 timer=0",
                 unit: "instructions",
             },
         }
+    }
+
+    /// Makes one run under a hypervisor.
+    fn measure(&self, workspace: &Workspace, image: &Path, figures: &mut Figures) -> Result<()> {
+        figures.improve(&run_guest(workspace, image, self)?);
+        if self.accel != Accel::Counted {
+            figures.improve(&pairs::run(workspace, image)?);
+        }
+        Ok(())
     }
 }
 
@@ -94,9 +105,9 @@ pub fn run(workspace: &Workspace, hypervisor: &Path, accel: Accel) -> Result<()>
     let (mut ours, mut theirs) = (Figures::default(), Figures::default());
     for number in 1..=plan.runs {
         step.at(format!("run {number} of {}", plan.runs));
-        ours.improve(&run_guest(workspace, hypervisor, &plan)?);
+        plan.measure(workspace, hypervisor, &mut ours)?;
         if let Ok(xen) = &xen {
-            theirs.improve(&run_guest(workspace, xen, &plan)?);
+            plan.measure(workspace, xen, &mut theirs)?;
         }
     }
     step.done();
@@ -104,22 +115,34 @@ pub fn run(workspace: &Workspace, hypervisor: &Path, accel: Accel) -> Result<()>
     Ok(())
 }
 
-/// Boots the guest as the hypervisor's dom0; what it wrote.
-fn run_guest(workspace: &Workspace, hypervisor: &Path, plan: &Plan) -> Result<String> {
+/// Boots the guest as the hypervisor's dom0, with these words; the directory is to be kept while it runs.
+pub fn guest(
+    workspace: &Workspace,
+    hypervisor: &Path,
+    accel: Accel,
+    arguments: &str,
+) -> Result<(Qemu, TempDir)> {
     let boot = Boot::Kernel {
         image: hypervisor.to_path_buf(),
-        command_line: "com1=115200,8n1 console=com1 noreboot dom0_mem=256M".to_owned(),
+        command_line: "com1=115200,8n1 console=com1 noreboot dom0_mem=256M dom0_max_vcpus=2"
+            .to_owned(),
         modules: vec![Module {
             file: workspace.guests().join("bench"),
-            arguments: plan.arguments.to_owned(),
+            arguments: arguments.to_owned(),
         }],
     };
     let hardware = Hardware {
-        accel: plan.accel,
+        accel,
         ..Hardware::default()
     };
     let stage = tempfile::tempdir()?;
     let (qemu, _) = Qemu::start(stage.path(), &hardware, &boot)?;
+    Ok((qemu, stage))
+}
+
+/// What the guest wrote when it has measured.
+fn run_guest(workspace: &Workspace, hypervisor: &Path, plan: &Plan) -> Result<String> {
+    let (qemu, _stage) = guest(workspace, hypervisor, plan.accel, plan.arguments)?;
     let log = qemu.log();
     if log
         .wait_for_line("# done", Instant::now() + LIMIT)

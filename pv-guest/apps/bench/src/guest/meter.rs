@@ -10,7 +10,7 @@ pub struct Meter {
 }
 
 /// The value of `NAME=` on the command line.
-fn word(name: &str) -> Option<&'static str> {
+pub fn word(name: &str) -> Option<&'static str> {
     boot::command_line()
         .split_ascii_whitespace()
         .filter_map(|word| word.split_once('='))
@@ -45,6 +45,26 @@ impl Meter {
         }
     }
 
+    /// Operations in a batch.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    /// Batches of each operation.
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    /// How often an operation is made in all, to warm up too.
+    pub fn total(&self) -> u64 {
+        (self.batches + 1) * self.rounds
+    }
+
+    /// Whether an operation is to be measured.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_none_or(|only| only == name)
+    }
+
     /// Measures `operation`, of which the argument tells the round.
     pub fn measure(&self, name: &str, mut operation: impl FnMut(u64)) {
         self.measure_loop(name, |rounds| (0..rounds).for_each(&mut operation));
@@ -52,7 +72,7 @@ impl Meter {
 
     /// Measures an operation that `rounds_of` makes as often as it is told. The first batch warms up.
     pub fn measure_loop(&self, name: &str, mut rounds_of: impl FnMut(u64)) {
-        if self.only.is_some_and(|only| only != name) {
+        if !self.wants(name) {
             return;
         }
         let best = (0..=self.batches)

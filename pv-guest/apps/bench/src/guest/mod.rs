@@ -5,12 +5,16 @@ mod entries;
 mod fill;
 mod meter;
 mod page;
+mod pair;
 mod roots;
+mod sleeper;
+mod time;
+mod turns;
 mod user;
 
 use pv_guest::{boot, clock, println};
 
-use meter::Meter;
+use meter::{Meter, option, word};
 
 pv_guest::entry!(main);
 
@@ -18,10 +22,22 @@ async fn main() {
     println!("# bench on {}", boot::magic());
     println!("bench tsc-hertz {}", clock::tsc_frequency());
     let meter = Meter::from_command_line();
+    if let Some(seconds) = option("clock") {
+        time::run(seconds).await;
+        return;
+    }
+    if let Some(name) = word("pair") {
+        pair::run(&meter, name).await;
+        return;
+    }
     calls::run(&meter);
     page::run(&meter);
     roots::run(&meter);
     entries::run(&meter);
+    turns::switches(&meter);
+    if word("timer") != Some("0") {
+        turns::timer(&meter);
+    }
     user::run(&meter);
     fill::run();
     println!("# done");
