@@ -167,7 +167,8 @@ impl TestHost {
         host.power_off().expect("the host powers off");
     }
 
-    fn domains(&self) -> anyhow::Result<Vec<DomainInfo>> {
+    /// All domains, as they are at one moment.
+    pub fn domains(&self) -> anyhow::Result<Vec<DomainInfo>> {
         let mut client = self.host().connect(Duration::from_secs(2))?;
         let channel = client.open()?;
         match client.call(channel, &Request::ListDomains(None))? {

@@ -70,6 +70,16 @@ impl Timeline {
         of_domain.map(|(_, (start, end))| end - start).sum()
     }
 
+    /// Microseconds that a vCPU waited for a CPU each time, from the shortest to the longest.
+    pub fn waits(&self, domain: &str, vcpu: u64) -> Vec<f64> {
+        let states = self.states.get(&(domain.to_owned(), vcpu));
+        let waits = states.into_iter().flatten();
+        let waits = waits.filter(|(state, _)| state == "runnable");
+        let mut waits: Vec<f64> = waits.map(|(_, (start, end))| end - start).collect();
+        waits.sort_by(f64::total_cmp);
+        waits
+    }
+
     /// Spans for which a CPU was idle while a vCPU waited for one.
     pub fn wasted(&self, cpu: u64, domain: &str, vcpu: u64) -> Vec<Span> {
         let states = self.states.get(&(domain.to_owned(), vcpu));
@@ -106,6 +116,7 @@ mod tests {
         let wasted = timeline.wasted(0, "five", 0);
         assert_eq!(wasted, [(12.0, 14.0), (20.0, 30.0), (45.0, 49.0)]);
         assert_eq!(timeline.time_on(0, 5), 60.0);
+        assert_eq!(timeline.waits("five", 0), [5.0, 20.0]);
         assert_eq!(timeline.length, 100.0);
     }
 }

@@ -9,6 +9,7 @@ mod guest_store;
 mod iso;
 mod lifecycle;
 mod processors;
+mod promises;
 mod ring;
 mod run;
 mod scheduling;

@@ -15,9 +15,14 @@ fn host() -> TestHost {
 
 /// Creates a guest that spins on its vCPU, with these lines in its configuration.
 pub fn spinner(host: &TestHost, name: &str, lines: &str) {
+    stressed(host, name, "spin", lines);
+}
+
+/// Creates a `stress` guest with these words, and these lines in its configuration.
+pub fn stressed(host: &TestHost, name: &str, words: &str, lines: &str) {
     let kernel = dist("guests/stress");
     let text = format!(
-        "name = \"{name}\"\nkernel = \"{}\"\nmemory = 16\nextra = \"spin\"\n{lines}\n",
+        "name = \"{name}\"\nkernel = \"{}\"\nmemory = 16\nextra = \"{words}\"\n{lines}\n",
         kernel.display()
     );
     let config = host.file(&format!("{name}.cfg"), text);

@@ -11,6 +11,7 @@
 //! | `ring` | ring another domain, instead of all that, and be rung | |
 //! | `lines=N` | how many event channels there are for that | 4096 |
 //! | `spin` | nothing but use up the boot vCPU's time, for ever | |
+//! | `wake` | nothing but wake a thousand times a second, for 10 us each, for ever | |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

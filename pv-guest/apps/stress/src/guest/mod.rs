@@ -68,6 +68,9 @@ async fn main() {
     while boot::command_line().split(' ').any(|word| word == "spin") {
         core::hint::spin_loop();
     }
+    if boot::command_line().split(' ').any(|word| word == "wake") {
+        waits::wake_often().await;
+    }
     let (seconds, seed) = (word("seconds=", 10), word("seed=", 1));
     let vcpus = vcpus::count();
     println!("stress: {vcpus} vCPUs for {seconds} s");

@@ -25,6 +25,19 @@ pub async fn sleep_often(mut dice: Dice) {
     }
 }
 
+/// Wakes a thousand times a second, and is busy for 10 us each time.
+pub async fn wake_often() {
+    let mut next = clock::now();
+    loop {
+        next = clock::now().max(next + 1_000_000);
+        clock::sleep_until(next).await;
+        let end = clock::now() + 10_000;
+        while clock::now() < end {
+            core::hint::spin_loop();
+        }
+    }
+}
+
 /// Sleeps for some time; nothing else may be ready then.
 pub async fn block(dice: &mut Dice) {
     sleep(dice.below(1000)).await;
