@@ -119,7 +119,7 @@ fn lines_of(span: Span) -> std::ops::RangeInclusive<usize> {
 pub fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let for_tests = |attribute: &syn::Attribute| match attribute.parse_args::<syn::Meta>() {
-            Ok(syn::Meta::Path(path)) => path.is_ident("test"),
+            Ok(syn::Meta::Path(path)) => path.is_ident("test") || path.is_ident("fuzzing"),
             Ok(syn::Meta::List(list)) => {
                 list.path.is_ident("any") && list.tokens.to_string() == "test , fuzzing"
             }

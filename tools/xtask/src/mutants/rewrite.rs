@@ -25,6 +25,10 @@ const ASKING: [&str; 10] = [
 const OF_TRUTH: [&str; 2] = ["then", "then_some"];
 /// Ways to get a frame of an owner, with their arguments.
 const GETTING: [(&str, usize); 3] = [("get", 2), ("get_typed", 3), ("get_table", 4)];
+/// Beginnings of statements that keep nobody from anything: what is traced, what asks for bugs, and what waits better.
+const NO_CHECKS: [&str; 3] = ["trace::", "lock::check_at_entry()", "hv_machine::relax()"];
+/// End of the condition on which something is traced.
+const IS_TRACED: &str = "tracer.is_on()";
 
 /// A place where constants let more pass than they should: the text there, and what it becomes, in which each `#` is
 /// the number of a mutant more.
@@ -115,12 +119,19 @@ fn last(expr: &Expr) -> &Expr {
 }
 
 impl Rewriter<'_> {
+    fn words(&self, expr: &Expr) -> String {
+        self.draft.words(expr.span().byte_range())
+    }
+
     /// Whether it is a variable that has no value yet, so that it must get one.
     fn is_unset(&self, expr: &Expr) -> bool {
         matches!(expr, Expr::Path(it) if it.path.get_ident().is_some_and(|it| self.unset.contains(it)))
     }
 
     fn condition(&mut self, expr: &Expr, role: Role) {
+        if self.words(expr).ends_with(IS_TRACED) && !is_condition(expr) {
+            return;
+        }
         match expr {
             Expr::Paren(it) => return self.condition(&it.expr, role),
             Expr::Let(it) => return self.visit_expr(&it.expr),
@@ -262,7 +273,10 @@ impl<'ast> Visit<'ast> for Rewriter<'_> {
             }
         {
             let range = expr.span().byte_range();
-            let words = self.draft.words(range.clone());
+            let words = self.words(expr);
+            if NO_CHECKS.iter().any(|it| words.starts_with(it)) {
+                return;
+            }
             // The compiler wants to know where a lock is held.
             if !words.ends_with(".lock()") && !words.starts_with("drop(l") {
                 let id = self.draft.mutant("is left out", range.clone());
@@ -320,7 +334,7 @@ impl<'ast> Visit<'ast> for Rewriter<'_> {
         } else {
             self.visit_expr(&call.receiver);
         }
-        let receiver = self.draft.words(call.receiver.span().byte_range());
+        let receiver = self.words(&call.receiver);
         let gets = GETTING.contains(&(&*method, call.args.len()))
             && (receiver == "self" || receiver.ends_with("memory"));
         if gets {
@@ -398,6 +412,23 @@ mod tests {
             rewritten("fn f() { const { assert!(g()) }; let a; if b { a = 1; } c = 2; }");
         assert!(text.starts_with("fn f() { (); let a;"), "{text}");
         assert_eq!(mutants[2..], ["f.rs f: `c = 2` is left out"]);
+    }
+
+    #[test]
+    fn what_keeps_nobody_from_anything_is_left_alone() {
+        let (_, mutants) = rewritten(
+            "fn f() { if cx.hv.tracer.is_on() { trace::hooking(a == b); } hv_machine::relax(); \
+             lock::check_at_entry(); if tracer.is_on() && a { hv.count(1); } }",
+        );
+        assert_eq!(
+            mutants,
+            [
+                "f.rs f: `tracer.is_on() && a` is true",
+                "f.rs f: `tracer.is_on() && a` is false",
+                "f.rs f: `a` is true",
+                "f.rs f: `hv.count(1)` is left out",
+            ]
+        );
     }
 
     #[test]
