@@ -409,6 +409,12 @@ mod tests {
             assert_eq!(cx.machine().cpu(0).ldt[0], Some(mfn));
             assert_eq!(read(cx, 0x1007), Some(0), "beyond the table");
             assert!(map_ldt_page(cx, 0x10), "a fault on a page that is there");
+            assert_eq!(set_ldt(cx, SCRATCH + 63 * 4096, 512), Ok(()));
+            assert_eq!(cx.machine().cpu(0).ldt[0], Some(mfn), "the same table");
+        });
+        host.as_guest(DOM0, |cx| assert_eq!(cx.machine().cpu(0).ldt[0], None));
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(cx.machine().cpu(0).ldt[0], Some(mfn), "it comes back");
         });
         assert_eq!(host.hv.memory.type_in_use(mfn), FrameType::Descriptors);
         host.as_guest(DOMU, |cx| {
@@ -419,6 +425,8 @@ mod tests {
             assert_eq!(cx.machine().cpu(0).ldt[0], None, "another table");
             assert_eq!(set_ldt(cx, SCRATCH + 63 * 4096, 8), Ok(()));
             assert!(map_ldt_page(cx, 0));
+            assert_eq!(set_ldt(cx, UNMAPPED, 8), Ok(()));
+            assert_eq!(read(cx, 0x0f), None, "no page is there");
         });
         host.as_guest(DOMU, |cx| {
             assert_eq!(set_ldt(cx, 0x1234_5678, 0), Ok(()));

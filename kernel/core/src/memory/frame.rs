@@ -201,12 +201,6 @@ impl Memory {
         }
     }
 
-    /// Takes the only use of a type away of a frame that nobody refers to.
-    pub(super) fn forget_type(&self, frame: &Frame, kind: FrameType) {
-        self.note_last_use(frame);
-        frame.set_word(TypeWord::idle(kind));
-    }
-
     /// Notes that nobody uses the frame any more who did, so that what processors remember of it is as old as this.
     #[inline]
     pub(super) fn note_last_use(&self, frame: &Frame) {

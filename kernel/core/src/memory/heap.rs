@@ -230,6 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_block_is_whole_and_none_is_larger() {
+        let largest = 1 << MAX_ORDER;
+        let mut heap = Heap::new(2 * largest);
+        for first in [0, largest] {
+            heap.free(Mfn(first), MAX_ORDER);
+        }
+        for order in [MAX_ORDER + 1, 63, 64, u32::MAX] {
+            assert_eq!(heap.allocate(order, u64::MAX), None);
+        }
+        let both = [(); 2].map(|()| heap.allocate(MAX_ORDER, u64::MAX));
+        assert_eq!(both, [Some(Mfn(largest)), Some(Mfn(0))]);
+        assert_eq!(heap.free_frames(), 0);
+    }
+
+    #[test]
     fn memory_below_a_limit_is_found_in_a_heap_full_of_holes() {
         let mut heap = Heap::new(1 << 12);
         for frame in (0..1 << 12).step_by(2) {

@@ -310,6 +310,32 @@ mod tests {
     }
 
     #[test]
+    fn a_table_whose_check_was_given_up_half_way_is_not_named() {
+        let host = Host::new();
+        let [table, named, a, b] = idle(&host, 20);
+        assert_eq!(extended(&host, MMUEXT_PIN_L4_TABLE, table), 0);
+        for (index, below) in [(1, a), (2, b)] {
+            let entry = Pte::new(below, RO).0;
+            host.hv.machine.store_u64(named, index, entry);
+        }
+        let op = MmuextOp {
+            cmd: MMUEXT_PIN_L4_TABLE,
+            _pad0: 0,
+            arg1: named.0,
+            arg2: 0,
+        };
+        let args = [host.put(DOMU, &op), 1, 0, SELF];
+        host.hv.machine.set_tsc_step(BUDGET);
+        host.begin_hypercall(DOMU, 0, HYPERVISOR_MMUEXT_OP, &args);
+        assert_eq!(host.go_on(DOMU, 0, 1), None);
+        host.hv.machine.set_tsc_step(0);
+        let stage = host.hv.memory.state(named).map(|state| state.stage);
+        assert!(matches!(stage, Some(Stage::Partial(_))), "{stage:?}");
+        assert_eq!(write(&host, table, 5, Pte::new(named, RO)), INVAL);
+        in_order(&host);
+    }
+
+    #[test]
     fn linear_tables_are_validated_in_pieces_and_go_with_their_domain() {
         let host = Host::new();
         let [named, a, b] = idle(&host, 20);

@@ -313,6 +313,7 @@ mod tests {
     use super::*;
 
     use hv_machine::sim::{Flush, Machine};
+    use hypercall_abi::xen::{HYPERVISOR_UPDATE_VA_MAPPING, UVMF_NONE};
 
     use crate::testing::{DOM0, DOMU, Host, RO, SCRATCH};
 
@@ -332,6 +333,81 @@ mod tests {
         assert_eq!(host.hv.machine.load_u64(mfn, 0), 0);
         memory.allocate(&domain.owner, 0, u64::MAX).expect("room");
         assert_eq!(host.hv.machine.take_flushes(), [], "once is enough");
+    }
+
+    #[test]
+    fn scrubbing_does_as_much_as_is_asked_and_flushes_nobody_who_has() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let owner = &host.domain(DOMU).owner;
+        for _ in 0..3 {
+            let mfn = memory.allocate(owner, 0, u64::MAX).expect("room");
+            assert!(memory.release_allocation(memory.get(mfn, DOMU).expect("its own")));
+        }
+        host.hv.machine.flush_tlb_on(1);
+        host.hv.machine.take_flushes();
+        assert_eq!(memory.scrub(1), 1);
+        assert_eq!(memory.dirty_frames(), 2);
+        assert_eq!(memory.scrub(u64::MAX), 2);
+        assert_eq!(memory.scrub(u64::MAX), 0);
+        assert_eq!(host.hv.machine.take_flushes(), []);
+    }
+
+    #[test]
+    fn a_frame_that_was_only_read_is_out_of_reach_before_it_is_scrubbed() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let mfn = used_as(&host, FrameType::Writable);
+        host.hv.machine.flush_tlb_on(1);
+        let map = |entry: u64| {
+            let args = [SCRATCH + 5 * 4096, entry, UVMF_NONE];
+            assert_eq!(host.hypercall(DOMU, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
+        };
+        map(Pte::new(mfn, RO).0);
+        host.get::<u64>(DOMU, SCRATCH + 5 * 4096);
+        map(0);
+        assert!(memory.release_allocation(memory.get(mfn, DOMU).expect("its own")));
+        host.hv.machine.take_flushes();
+        assert_eq!(memory.scrub(u64::MAX), 1);
+        assert_eq!(host.hv.machine.take_flushes(), [Flush::All(1)]);
+    }
+
+    #[test]
+    fn a_table_is_in_use_until_it_is_taken_apart() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let mfn = used_as(&host, FrameType::Table(Level::L2));
+        host.hv.machine.flush_tlb_on(1);
+        assert!(memory.take_apart(&host.domain(DOMU).owner, &mut || false));
+        host.hv.machine.take_flushes();
+        drop(memory.get_typed(mfn, DOMU, FrameType::Writable));
+        assert_eq!(host.hv.machine.take_flushes(), [Flush::All(1)]);
+    }
+
+    #[test]
+    fn what_serves_the_hypervisor_shows_nothing_of_what_was_there_at_boot() {
+        let machine = MachineRef::new(Machine::new(512));
+        for mfn in (0..512).map(Mfn).filter(|&mfn| !machine.is_private(mfn)) {
+            machine.store_u64(mfn, 511, u64::MAX);
+            machine.set_m2p(mfn, 7);
+        }
+        let memory = Memory::new(machine.clone());
+        let owner = memory.create_owner(DOM0, 0);
+        let mfn = memory.allocate_shared(&owner).expect("room");
+        assert_eq!(
+            (machine.load_u64(mfn, 511), machine.m2p(mfn)),
+            (0, u64::MAX)
+        );
+    }
+
+    #[test]
+    fn what_the_firmware_keeps_is_nobodys_memory() {
+        let mut machine = Machine::new(512);
+        machine.reserve_last(10);
+        let memory = Memory::new(MachineRef::new(machine));
+        assert!(memory.is_ram(Mfn(501)) && !memory.is_ram(Mfn(502)));
+        assert_eq!(memory.free_frames(), memory.total_frames());
+        assert_eq!(memory.free_frames_between(502, 512), 0);
     }
 
     /// A frame of [`DOMU`]'s that was of a type, of which processors remember it, and an end to what is recorded.

@@ -1,10 +1,10 @@
 //! [`Unowned`]: a frame on the way from one owner to another, with all that is in it.
 
-use hv_machine::Platform;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Mfn;
 
 use super::frame::Frame;
+use super::type_word::TypeWord;
 use super::{FrameRef, FrameType, Memory, Owner};
 
 /// A frame that nobody owns or refers to and that is in no list. Dropping it frees it.
@@ -29,7 +29,6 @@ impl Memory {
         let mfn = reference.mfn();
         let frame = self.seize(mfn)?;
         let _ = reference.into_bits();
-        self.machine.set_m2p(mfn, u64::MAX);
         // Of those who read it nobody noted when they let go of it.
         self.note_last_use(frame);
         self.flush_since(self.last_use(frame));
@@ -59,7 +58,7 @@ impl Memory {
         if let Some(owner) = owner {
             owner.count_shared(-1);
         }
-        self.forget_type(frame, FrameType::Writable);
+        frame.set_word(TypeWord::idle(FrameType::Writable));
         self.free(mfn, frame);
         Ok(())
     }

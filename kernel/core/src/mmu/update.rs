@@ -444,6 +444,45 @@ mod tests {
                 errno(Errno::EINVAL)
             );
         }
+        // Nor beside what is there already, where the frame needs no second look.
+        for (table, level) in [(l4, Level::L4), (l3, Level::L3), (l2, Level::L2)] {
+            let index = level.index(SCRATCH);
+            let at = (table.0 << 12) | (8 * index as u64);
+            let entry = host.hv.machine.load_u64(table, index);
+            for flag in [Pte::GLOBAL, Pte::PSE, Pte::PCD] {
+                let result = update(&host, DOMU, at, entry | flag, SELF).0;
+                assert_eq!(result, errno(Errno::EINVAL), "{level:?} {flag:#x}");
+            }
+            assert_eq!(update(&host, DOMU, at, entry | Pte::AVAILABLE, SELF).0, 0);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_not_present_leads_to_no_table() {
+        let host = Host::new();
+        let [_, _, l2, _] = host.layout(DOMU).tables;
+        let table = host.layout(DOMU).scratch[20];
+        assert_eq!(
+            update(&host, DOMU, l1_entry(&host, DOMU, 20), 0, SELF),
+            (0, 1)
+        );
+        let pin = MmuextOp {
+            cmd: MMUEXT_PIN_L1_TABLE,
+            _pad0: 0,
+            arg1: table.0,
+            arg2: 0,
+        };
+        let args = [host.put(DOMU, &pin), 1, 0, SELF];
+        assert_eq!(host.hypercall(DOMU, HYPERVISOR_MMUEXT_OP, &args), 0);
+        let va = SCRATCH + (2 << 20);
+        let at = (l2.0 << 12) | (8 * Level::L2.index(va) as u64);
+        for (flags, result) in [(RW, 0), (RW & !Pte::PRESENT, errno(Errno::EINVAL))] {
+            let entry = Pte::new(table, flags).0;
+            assert_eq!(update(&host, DOMU, at, entry, SELF), (0, 1));
+            let args = [va, 0x1000, UVMF_INVLPG];
+            let updated = host.hypercall(DOMU, HYPERVISOR_UPDATE_VA_MAPPING, &args);
+            assert_eq!(updated, result);
+        }
     }
 
     #[test]

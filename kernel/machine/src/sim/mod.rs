@@ -114,6 +114,20 @@ impl Machine {
         self.command_line = text.into();
     }
 
+    /// Has the last `frames` frames be no RAM that anybody may use, of which the memory map says so.
+    pub fn reserve_last(&mut self, frames: u64) {
+        let size = frames * PAGE_SIZE as u64;
+        if let Some(last) = self.regions.last_mut() {
+            last.size -= size;
+            let base = last.base + last.size;
+            self.regions.push(MemoryRegion {
+                base,
+                size,
+                kind: MemoryKind::Reserved,
+            });
+        }
+    }
+
     /// Adds a boot module, placed at the end of RAM or below the previous one.
     pub fn add_module(&mut self, image: &[u8], command_line: &str) {
         let frames = image.len().div_ceil(PAGE_SIZE) as u64;

@@ -377,7 +377,9 @@ impl Platform for Machine {
 
     fn release_cpus(&self) {}
 
-    fn send_ipi(&self, _cpu: u32) {}
+    fn send_ipi(&self, cpu: u32) {
+        self.record().interrupted |= 1 << cpu;
+    }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         self.record()

@@ -23,6 +23,7 @@ pub(super) struct Record {
     pub(super) entered: Vec<GuestContext>,
     pub(super) flushes: Vec<Flush>,
     pub(super) cache_flushes: u32,
+    pub(super) interrupted: u64,
     pub(super) output: Vec<u8>,
     pub(super) input: VecDeque<u8>,
     pub(super) ports: BTreeMap<u16, u32>,
@@ -59,6 +60,11 @@ impl Machine {
     /// How often caches were flushed, and forgets it.
     pub fn take_cache_flushes(&self) -> u32 {
         std::mem::take(&mut self.record().cache_flushes)
+    }
+
+    /// The CPUs that were sent an interrupt, bit n for CPU n, and forgets them.
+    pub fn take_interrupted(&self) -> u64 {
+        std::mem::take(&mut self.record().interrupted)
     }
 
     /// What was printed on the console, and forgets it.

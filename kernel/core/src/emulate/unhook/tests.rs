@@ -20,7 +20,7 @@ use zerocopy::FromZeros;
 use crate::hypercall::dispatch;
 use crate::lifecycle;
 use crate::memory::{FrameType, Level, recount};
-use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH};
+use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
 use crate::traps::handle_exception;
 
 const SELF: u64 = Domid::SELF.0 as u64;
@@ -177,15 +177,20 @@ fn execute(host: &Host, stores: Stores) -> u32 {
     faults
 }
 
-/// Has the guest store to a table until that is unhooked, and run on; gives the table.
-fn unhooked(host: &Host, n: u64) -> Option<Mfn> {
+/// Has the guest store to an entry of a table, which is to be unhooked when it runs on.
+fn trap(host: &Host, va: u64) {
     host.as_guest(DOMU, |cx| {
         cx.state.table_stores.make_eager();
         let regs = &mut cx.state.context.regs;
-        (regs.rip, regs.rdi, regs.rax) = (CODE, mapped(n), 0);
-        handle_exception(cx, vector::PAGE_FAULT, 7, mapped(n));
+        (regs.rip, regs.rdi, regs.rax) = (CODE, va, 0);
+        handle_exception(cx, vector::PAGE_FAULT, 7, va);
         assert_eq!(cx.state.context.regs.rip, CODE + 3, "carried out");
     });
+}
+
+/// Has the guest store to a table until that is unhooked, and run on; gives the table.
+fn unhooked(host: &Host, n: u64) -> Option<Mfn> {
+    trap(host, mapped(n));
     let unhooked = host.resume(DOMU);
     recount::check(&host.hv).expect("all in order while it is unhooked");
     unhooked
@@ -332,6 +337,89 @@ fn an_access_through_the_table_is_made_again_when_that_is_hooked_back() {
 }
 
 #[test]
+fn a_fault_elsewhere_is_seen_to_at_once() {
+    let host = host();
+    let mut stores = whole_table(0, page(&host, 9));
+    stores.push((UNMAPPED, 0x7777));
+    execute(&host, stores);
+    assert_eq!(counted(&host, Counter::Rehooks), 1);
+    assert_eq!(counted(&host, Counter::Touches), 0);
+    assert_eq!(host.as_guest(DOMU, |cx| cx.state.cr2), UNMAPPED);
+}
+
+#[test]
+fn what_a_guest_wants_after_a_bad_store_is_not_done() {
+    let host = host();
+    let bad = Pte::new(host.layout(DOM0).scratch[0], RO).0;
+    let mut left = None;
+    trap(&host, mapped(0));
+    host.as_guest(DOMU, |cx| {
+        cx.machine().script_program(move |machine, _| {
+            let stored = machine.copy_to_guest(mapped(0) + 8, &bad.to_le_bytes());
+            stored.expect("the table is the guest's to write");
+            Exit::Syscall
+        });
+        enter(cx, Record(&mut left));
+    });
+    assert!(crashed(&host));
+    assert!(left.is_none(), "{left:?}");
+}
+
+#[test]
+fn only_stores_to_one_table_in_a_row_unhook_it() {
+    let host = host();
+    let word = page(&host, 9);
+    let both = |index: u64| [0, 1].map(|n| (mapped(n) + index * 8, word));
+    assert_eq!(execute(&host, (0..20).flat_map(both).collect()), 40);
+    assert_eq!(counted(&host, Counter::Unhooks), 0);
+}
+
+#[test]
+fn as_many_changes_as_stores_that_it_takes_are_worth_it() {
+    for (changes, traps) in [(WORTHWHILE, 1), (WORTHWHILE - 1, PATIENCE)] {
+        let host = host();
+        let word = page(&host, 9);
+        assert!(unhooked(&host, 0).is_some());
+        for index in 1..=u64::from(changes) {
+            store(&host, mapped(0) + index * 8, word);
+        }
+        host.interrupt();
+        assert_eq!(execute(&host, whole_table(1, word)), traps);
+    }
+}
+
+#[test]
+fn what_comes_to_the_same_entry_is_no_change() {
+    let host = host();
+    let word = page(&host, 9);
+    assert_eq!(update(&host, table(&host, 0), 5, word), 0);
+    assert!(unhooked(&host, 0).is_some());
+    store(&host, mapped(0) + 5 * 8, word | Pte::GLOBAL);
+    host.interrupt();
+    assert_eq!(entry(&host, 0, 5), word);
+    assert_eq!(counted(&host, Counter::ChangedEntries), 0);
+}
+
+#[test]
+fn an_entry_that_was_not_stored_to_is_not_checked_again() {
+    let host = host();
+    let registers = Mfn(1 << 20);
+    let owner = &host.domain(DOMU).owner;
+    let allow = |allow| owner.set_io_memory(registers, registers, allow);
+    assert_eq!(allow(true), Ok(()));
+    let uncached = Pte::new(registers, RW | Pte::PWT | Pte::PCD).0;
+    assert_eq!(update(&host, table(&host, 0), 5, uncached), 0);
+    // What is mapped stays so, as on Xen.
+    assert_eq!(allow(false), Ok(()));
+    trap(&host, mapped(0));
+    assert!(host.resume(DOMU).is_some());
+    store(&host, mapped(0) + 8, page(&host, 9));
+    host.interrupt();
+    assert!(!crashed(&host));
+    assert_eq!(entry(&host, 0, 5), uncached);
+}
+
+#[test]
 fn a_table_that_is_used_between_any_two_stores_is_seldom_unhooked() {
     let host = host();
     let word = page(&host, 9);
@@ -360,6 +448,42 @@ fn a_processor_has_no_way_to_an_unhooked_table() {
         assert_eq!(update(&host, above, index, 0), 0);
         assert_eq!(unhooked(&host, 0), Some(table(&host, 0)));
     }
+}
+
+#[test]
+fn an_entry_that_is_not_present_is_no_way_to_a_table() {
+    let host = host();
+    let [_, _, l2, _] = host.layout(DOMU).tables;
+    // Before the one that is.
+    let before = Level::L2.index(range(1)) as u64;
+    let entry = Pte::new(table(&host, 3), RW & !Pte::PRESENT).0;
+    assert_eq!(update(&host, l2, before, entry), 0);
+    assert!(unhooked(&host, 3).is_some());
+    assert_eq!(host.hv.machine.cpu(0).hole, Some(range(3)));
+}
+
+#[test]
+fn only_what_a_kernel_maps_by_an_l1_table_is_unhooked() {
+    let host = host();
+    let [l4, _, l2, _] = host.layout(DOMU).tables;
+    // By the time that the guest runs, its kernel has unmapped it, or does not run.
+    trap(&host, mapped(0));
+    let absent = Pte::new(table(&host, 0), RO & !Pte::PRESENT).0;
+    map(&host, mapped(0), absent);
+    assert_eq!(host.resume(DOMU), None);
+    trap(&host, mapped(2));
+    host.as_guest(DOMU, |cx| cx.state.kernel_mode = false);
+    assert_eq!(host.resume(DOMU), None);
+    host.as_guest(DOMU, |cx| cx.state.kernel_mode = true);
+    // By a root that names itself, what maps it is the entry of a page directory.
+    const SLOT: usize = 300;
+    assert_eq!(update(&host, l4, SLOT as u64, Pte::new(l4, RO).0), 0);
+    let indices = [Level::L4, Level::L3, Level::L2].map(|level| level.index(range(1)));
+    let entry = Pte::new(table(&host, 1), RO).0;
+    assert_eq!(update(&host, l2, indices[2] as u64, entry), 0);
+    let place = indices.iter().fold(SLOT, |all, index| all << 9 | index);
+    trap(&host, 0xffff_0000_0000_0000 | (place as u64) << 12);
+    assert_eq!(host.resume(DOMU), None);
 }
 
 #[test]
@@ -482,6 +606,8 @@ fn nothing_is_unhooked_while_another_vcpu_runs() {
     let second = domain.vcpu(1).expect("the second vCPU");
     second.running.store(true, Ordering::SeqCst);
     assert_eq!(unhooked(&host, 0), None);
+    let claimed = domain.unhooking.cpu.load(Ordering::SeqCst);
+    assert_eq!(claimed, 0, "nobody waits for it");
     second.running.store(false, Ordering::SeqCst);
     assert!(unhooked(&host, 0).is_some());
     host.interrupt();
@@ -498,13 +624,16 @@ fn another_cpu_waits_until_the_table_is_hooked_back() {
     assert!(unhooked(&host, 0).is_some());
     store(&host, mapped(0) + 8, page(&host, 9));
     let (hv, domain) = (&host.hv, &domain);
+    hv.machine.take_interrupted();
     std::thread::scope(|scope| {
         let other = scope.spawn(move || {
             Machine::become_cpu(1);
             let _hold = Hold::new(hv, domain.clone());
             domain.unhooking.cpu.load(Ordering::SeqCst)
         });
-        while domain.unhooking.holds.load(Ordering::SeqCst) == 0 {
+        // The guest would else run on to the end of its time.
+        while hv.machine.take_interrupted() & 1 == 0 {
+            assert!(!other.is_finished());
             std::thread::yield_now();
         }
         assert!(!other.is_finished());

@@ -16,7 +16,7 @@ use hypercall_abi::xen::{HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_UPDATE_VA_MAPPING
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::memory::{FrameType, Pte, recount};
-use crate::testing::{BUDGET, DOM0, DOMU, Host, RW, SCRATCH, UNMAPPED};
+use crate::testing::{BUDGET, DOM0, DOMU, Host, RO, RW, SCRATCH, UNMAPPED};
 
 /// A second ordinary domain.
 const OTHER: Domid = Domid(7);

@@ -135,6 +135,7 @@ fn a_wrong_wish_for_a_table_is_refused() {
 #[test]
 fn the_first_entries_outlive_a_change_of_version() {
     let host = host();
+    let owned = host.domain(DOMU).owner.frames();
     let mfn = host.layout(DOMU).scratch[28];
     grant(&host, DOMU, 1, GTF_PERMIT_ACCESS, OTHER, mfn);
     grant(&host, DOMU, 9, GTF_PERMIT_ACCESS, OTHER, mfn);
@@ -166,6 +167,11 @@ fn the_first_entries_outlive_a_change_of_version() {
     assert_eq!(unmap(&host, OTHER, store.handle, 30), GNTST_OKAY);
     assert_eq!(flags_of(&host, DOMU, 1), GTF_PERMIT_ACCESS);
     in_order(&host);
+    // The frames of statuses are no part of what it may own, neither while it has them nor afterwards.
+    for version in [1, 2, 1] {
+        assert_eq!(set_version(&host, DOMU, version), (0, version));
+        assert_eq!(host.domain(DOMU).owner.frames(), owned);
+    }
 }
 
 #[test]

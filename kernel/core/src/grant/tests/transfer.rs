@@ -76,6 +76,32 @@ fn no_processor_remembers_a_frame_that_was_given() {
     assert_eq!(transfer(&host, mfn, DOMU, 8), GNTST_OKAY);
     assert_eq!(read(), Err(Errno::EFAULT));
     in_order(&host);
+    // Whoever reads takes no type, of which the end would be noted.
+    grant(&host, DOMU, 9, GTF_ACCEPT_TRANSFER, OTHER, Mfn(6));
+    let mfn = host.layout(OTHER).scratch[31];
+    assert_eq!(remap(&host, OTHER, 30, Pte::new(mfn, RO)), 0);
+    assert_eq!(remap(&host, OTHER, 31, Pte(0)), 0);
+    host.hv.machine.flush_tlb_on(1);
+    assert_eq!(read(), Ok(0));
+    assert_eq!(remap(&host, OTHER, 30, Pte(0)), 0);
+    assert_eq!(read(), Ok(0), "nobody has asked for a flush");
+    assert_eq!(transfer(&host, mfn, DOMU, 9), GNTST_OKAY);
+    assert_eq!(read(), Err(Errno::EFAULT));
+    in_order(&host);
+}
+
+#[test]
+fn a_domain_that_goes_is_given_nothing() {
+    let host = host();
+    grant(&host, DOMU, 8, GTF_ACCEPT_TRANSFER, OTHER, Mfn(5));
+    let mfn = unused(&host, 30);
+    // The first step of its end; its table is there until later.
+    host.hv.memory.close(&host.domain(DOMU).owner);
+    let owned = host.domain(DOMU).owner.frames();
+    assert_eq!(transfer(&host, mfn, DOMU, 8), GNTST_GENERAL_ERROR);
+    assert_eq!(host.hv.memory.owner_of(mfn), None);
+    assert_eq!(host.domain(DOMU).owner.frames(), owned);
+    in_order(&host);
 }
 
 #[test]

@@ -151,3 +151,35 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use hv_machine::Platform;
+
+    use crate::memory::Pte;
+    use crate::testing::{DOMU, Host, RW};
+
+    /// So another vCPU of the domain finds it, or the control domain.
+    #[test]
+    fn a_table_that_leaves_is_taken_apart_by_who_wants_it_in_pieces() {
+        let host = Host::new();
+        let memory = &host.hv.memory;
+        let owner = &host.domain(DOMU).owner;
+        let frames = [(); 3].map(|()| memory.allocate(owner, 0, u64::MAX));
+        let [table, a, b] = frames.map(|frame| frame.expect("room"));
+        for (index, below) in [(1, a), (2, b)] {
+            let entry = Pte::new(below, RW).0;
+            host.hv.machine.store_u64(table, index, entry);
+        }
+        let get = |stop: bool| memory.get_table(table, DOMU, Level::L2, &mut || stop);
+        drop(get(false).expect("in order"));
+        assert!(!owner.is_settled());
+        assert_eq!(get(true).err(), Some(Errno::ERESTART));
+        assert!(!owner.is_settled(), "half of it is left");
+        let again = get(false).expect("in order");
+        assert!(owner.is_settled());
+        drop(again);
+    }
+}

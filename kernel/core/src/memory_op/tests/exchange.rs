@@ -329,3 +329,14 @@ fn nothing_is_exchanged_for_a_domain_that_is_taken_apart() {
     assert_eq!(make(&host, DOM0, &wanted), (errno(Errno::EINVAL), 0));
     assert_eq!(host.hv.memory.free_frames(), free);
 }
+
+#[test]
+fn what_is_set_aside_for_a_domain_is_not_used_up_by_what_it_pays_for() {
+    let host = Host::new();
+    let owner = host.domain(DOMU).owner.clone();
+    let claim = extents(0, owner.frames() + 5, 0, DOMU);
+    assert_eq!(call(&host, DOM0, XENMEM_CLAIM_PAGES, &claim), 0);
+    let frames = unmapped(&host, 40..44);
+    assert_eq!(make(&host, DOMU, &exchange(&host, &frames, 0)), (0, 4));
+    assert_eq!((owner.claim(), host.hv.memory.claimed_frames()), (5, 5));
+}
