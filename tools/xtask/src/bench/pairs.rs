@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long one pair may take.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long one pair may take: under emulation it falls into a step, now and then, in which each turn takes 8 ms.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What is measured, and the CPU of each domain.
 const PAIRS: [(&str, [u32; 2]); 2] = [
@@ -28,7 +28,7 @@ pub fn run(workspace: &Workspace, hypervisor: &Path) -> Result<String> {
 fn pair(machine: &Machine, name: &str, cpus: [u32; 2]) -> Result<String> {
     let names = ["first", "second"];
     for (domain, cpu) in names.iter().zip(cpus) {
-        let extra = format!("xen.fifo_events=0 pair={name} rounds=40 batches=300");
+        let extra = format!("xen.fifo_events=0 pair={name} rounds=40 batches=60");
         machine.create(domain, "bench", &extra, &format!("cpus = \"{cpu}\""))?;
     }
     for [own, peer] in [names, ["second", "first"]] {
