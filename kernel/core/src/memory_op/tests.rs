@@ -89,6 +89,12 @@ fn a_reservation_stops_at_the_limit() {
     let wanted = extents(0, 10, 0, Domid::SELF);
     assert_eq!(call(&host, DOMU, XENMEM_INCREASE_RESERVATION, &wanted), 3);
     assert_eq!(call(&host, DOMU, XENMEM_INCREASE_RESERVATION, &wanted), 0);
+    owner.set_max_frames(owner.frames() + 2);
+    let most = u64::from(u32::MAX >> COMMAND_BITS);
+    let mut wanted = extents(0, most, 0, Domid::SELF);
+    // It says something of populated memory alone.
+    wanted.mem_flags = XENMEMF_POPULATE_ON_DEMAND;
+    assert_eq!(call(&host, DOMU, XENMEM_INCREASE_RESERVATION, &wanted), 2);
 }
 
 #[test]

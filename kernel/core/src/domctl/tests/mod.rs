@@ -1,6 +1,7 @@
 //! The operations through the hypercall, as the toolstack makes them.
 
 mod access;
+mod contexts;
 mod info;
 mod life;
 mod policy;

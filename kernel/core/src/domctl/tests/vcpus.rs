@@ -9,7 +9,7 @@ use crate::msr::{MISC_FEATURES_ENABLES, TSC_AUX};
 /// An address that no processor takes.
 const CROOKED: u64 = 1 << 47;
 
-fn context(host: &Host) -> VcpuGuestContext {
+pub(super) fn context(host: &Host) -> VcpuGuestContext {
     let at = host.room(DOM0, size_of::<VcpuGuestContext>());
     let arm = DomctlVcpucontext {
         ctxt: GuestHandle::new(at),
@@ -19,7 +19,7 @@ fn context(host: &Host) -> VcpuGuestContext {
     host.get(DOM0, at)
 }
 
-fn set_context(host: &Host, vcpu: u32, context: &VcpuGuestContext) -> i64 {
+pub(super) fn set_context(host: &Host, vcpu: u32, context: &VcpuGuestContext) -> i64 {
     let arm = DomctlVcpucontext {
         vcpu,
         ctxt: GuestHandle::new(host.put(DOM0, context)),
@@ -29,7 +29,7 @@ fn set_context(host: &Host, vcpu: u32, context: &VcpuGuestContext) -> i64 {
 }
 
 /// A second vCPU of the domain, down.
-fn second(host: &Host) -> Arc<crate::Vcpu> {
+pub(super) fn second(host: &Host) -> Arc<crate::Vcpu> {
     let domain = host.domain(DOMU);
     lifecycle::create_vcpus(&host.hv, &domain, 2).expect("another vCPU");
     domain.vcpu(1).expect("it")
@@ -190,6 +190,7 @@ fn a_vcpu_with_a_context_keeps_its_tables() {
         &|c| c.ctrlreg[1] = c.ctrlreg[3],
         &|c| c.gdt_ents = 1,
         &|c| c.ldt_ents = 1,
+        &|c| c.flags &= !VGCF_IN_KERNEL,
     ];
     for change in others {
         let mut other = now;
@@ -197,6 +198,9 @@ fn a_vcpu_with_a_context_keeps_its_tables() {
         let result = set_context(&host, 0, &other);
         assert_eq!(result, Errno::EOPNOTSUPP.to_return());
     }
+    // Where no LDT is.
+    moved.ldt_base = 0x5000;
+    assert_eq!(set_context(&host, 0, &moved), 0);
 }
 
 #[test]

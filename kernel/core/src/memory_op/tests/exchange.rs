@@ -57,6 +57,8 @@ fn both_sides_are_of_one_size_and_one_domain() {
         changed(&|wanted| wanted.in_.domid = DOM0),
         changed(&|wanted| wanted.out.domid = DOMU),
         changed(&|wanted| wanted.nr_exchanged = 5),
+        changed(&|wanted| wanted.nr_exchanged = 6),
+        changed(&|wanted| wanted.in_.extent_order = 9),
         changed(&|wanted| wanted.nr_exchanged = u64::MAX),
         changed(&|wanted| wanted.nr_exchanged = 1),
         // Sizes that are the same once they have overflown.
@@ -72,6 +74,13 @@ fn both_sides_are_of_one_size_and_one_domain() {
     ] {
         refuse(&host, &bad, Errno::EINVAL);
     }
+    // Here with an extent that would be taken first.
+    let mut overflown = good;
+    let owner = &host.domain(DOMU).owner;
+    let pair = host.hv.memory.allocate(owner, 1, u64::MAX).expect("room");
+    overflown.in_ = extents(host.put(DOMU, &pair.0), 1 << 63, 1, Domid::SELF);
+    overflown.out.nr_extents = 0;
+    refuse(&host, &overflown, Errno::EINVAL);
     for order in [10, 18, 64, u32::MAX] {
         refuse(
             &host,
@@ -161,7 +170,15 @@ fn pages_that_are_not_the_domains_own_and_idle_are_kept() {
     let host = Host::new();
     let layout = host.layout(DOMU);
     let frames = unmapped(&host, 40..43);
+    let dom0 = &host.domain(DOM0).owner;
+    let idle_of_dom0 = host.hv.memory.allocate(dom0, 0, u64::MAX).expect("room");
+    // Given up already, and there as long as it is mapped.
+    let lingering = host.make_read_only(DOMU, 45);
+    let list = extents(host.put(DOMU, &lingering.0), 1, 0, Domid::SELF);
+    assert_eq!(call(&host, DOMU, XENMEM_DECREASE_RESERVATION, &list), 1);
     for bad in [
+        idle_of_dom0.0,
+        lingering.0,
         layout.scratch[50].0,
         layout.tables[0].0,
         layout.tables[3].0,
@@ -253,7 +270,11 @@ fn a_long_exchange_is_interrupted_and_done_once() {
     let wanted = exchange(&host, &frames, 1);
     let owned = host.domain(DOMU).owner.frames();
     host.hv.machine.set_tsc_step(1_000_000);
-    assert_eq!(make(&host, DOMU, &wanted), (0, 16));
+    let args = [XENMEM_EXCHANGE.into(), host.put(DOMU, &wanted)];
+    host.begin_hypercall(DOMU, 0, HYPERVISOR_MEMORY_OP, &args);
+    assert_eq!(host.go_on(DOMU, 0, 1), None);
+    assert_eq!(host.go_on(DOMU, 0, 100), Some(0));
+    assert_eq!(host.get::<MemoryExchange>(DOMU, args[1]).nr_exchanged, 16);
     for index in 0..8 {
         let at = wanted.out.extent_start.address() + 8 * index;
         let first = Mfn(host.get::<u64>(DOMU, at));
@@ -339,4 +360,44 @@ fn what_is_set_aside_for_a_domain_is_not_used_up_by_what_it_pays_for() {
     let frames = unmapped(&host, 40..44);
     assert_eq!(make(&host, DOMU, &exchange(&host, &frames, 0)), (0, 4));
     assert_eq!((owner.claim(), host.hv.memory.claimed_frames()), (5, 5));
+}
+
+#[test]
+fn an_extent_that_cannot_be_had_whole_is_not_had_in_part() {
+    let host = Host::new();
+    let [dom0, domu] = [DOM0, DOMU].map(|id| host.domain(id).owner.clone());
+    let first = host.hv.memory.allocate(&domu, 2, u64::MAX).expect("room");
+    let mut wanted = MemoryExchange::new_zeroed();
+    wanted.in_ = extents(host.put(DOMU, &first.0), 1, 2, Domid::SELF);
+    wanted.out = extents(host.put(DOMU, &[1_u64, 2, 3, 4]), 4, 0, Domid::SELF);
+    dom0.set_max_frames(u64::MAX);
+    let all_but_two = dom0.frames() + host.hv.memory.free_frames() - 2;
+    let claim = extents(0, all_but_two, 0, DOM0);
+    assert_eq!(call(&host, DOM0, XENMEM_CLAIM_PAGES, &claim), 0);
+    let owned = domu.frames();
+    refuse(&host, &wanted, Errno::ENOMEM);
+    assert_eq!(domu.frames(), owned);
+    recount::check(&host.hv).expect("all counts stand");
+}
+
+#[test]
+fn what_must_be_scrubbed_before_it_is_given_is_waited_for() {
+    let host = Host::new();
+    let dom0 = host.domain(DOM0).owner.clone();
+    dom0.set_max_frames(u64::MAX);
+    let all = extents(0, 1 << 20, 0, Domid::SELF);
+    call(&host, DOM0, XENMEM_INCREASE_RESERVATION, &all);
+    let frames = unmapped(&host, 40..44);
+    let dirty = extents(host.put_slice(DOMU, &frames[2..]), 2, 0, Domid::SELF);
+    assert_eq!(call(&host, DOMU, XENMEM_DECREASE_RESERVATION, &dirty), 2);
+    let wanted = exchange(&host, &frames[..2], 0);
+    host.hv.machine.set_tsc_step(1_000_000);
+    assert_eq!(make(&host, DOMU, &wanted), (0, 2));
+    host.hv.machine.set_tsc_step(0);
+    let mut told: [u64; 2] = host.get(DOMU, wanted.out.extent_start.address());
+    told.sort();
+    let mut given = [frames[2], frames[3]];
+    given.sort();
+    assert_eq!(told, given);
+    recount::check(&host.hv).expect("all counts stand");
 }

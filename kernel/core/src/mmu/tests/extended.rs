@@ -371,10 +371,40 @@ fn a_long_list_goes_on_and_counts_right() {
     let mut ops: Vec<_> = (0..COUNT)
         .map(|_| op(MMUEXT_CLEAR_PAGE, page.0, 0))
         .collect();
+    let flushes: Vec<_> = (0..COUNT)
+        .map(|_| op(MMUEXT_TLB_FLUSH_LOCAL, 0, 0))
+        .collect();
+    assert!(is_interrupted(&host, HYPERVISOR_MMUEXT_OP, &flushes));
     host.hv.machine.set_tsc_step(1_000_000);
     let made = list(&host, DOMU, HYPERVISOR_MMUEXT_OP, &ops, SELF);
     assert_eq!(made, (0, COUNT as u32));
     ops[60].cmd = 99;
     let made = list(&host, DOMU, HYPERVISOR_MMUEXT_OP, &ops, SELF);
     assert_eq!(made, (Errno::ENOSYS.to_return(), 60));
+}
+
+#[test]
+fn a_pin_of_another_domain_is_not_the_callers_to_take_away() {
+    let host = Host::new();
+    let root = host.layout(DOM0).tables[0];
+    let pin = (MMUEXT_PIN_L4_TABLE, root.0, 0);
+    assert_eq!(operate(&host, DOM0, pin, SELF), 0);
+    refuse(&host, (MMUEXT_UNPIN_TABLE, root.0, 0), Errno::EINVAL);
+    assert!(host.hv.memory.state(root).is_some_and(|it| it.pinned));
+    recount::check(&host.hv).expect("all counts stand");
+}
+
+#[test]
+fn the_root_that_is_loaded_is_loaded_again_without_what_was_remembered() {
+    let host = Host::new();
+    let layout = host.layout(DOMU);
+    let va = SCRATCH + 40 * 4096;
+    host.put_at(DOMU, va, &1_u64);
+    host.put_at(DOMU, va + 4096, &2_u64);
+    let other = Pte::new(layout.scratch[41], RO).0;
+    let args = [va, other, UVMF_NONE];
+    assert_eq!(host.hypercall(DOMU, HYPERVISOR_UPDATE_VA_MAPPING, &args), 0);
+    assert_eq!(host.get::<u64>(DOMU, va), 1, "nobody has asked for a flush");
+    succeed(&host, (MMUEXT_NEW_BASEPTR, layout.tables[0].0, 0));
+    assert_eq!(host.get::<u64>(DOMU, va), 2);
 }

@@ -37,6 +37,21 @@ fn list<T: IntoBytes + Immutable>(
     (result, host.get(id, done))
 }
 
+/// Whether a list is not done at once where every look at the clock takes longer than a call may; it is given up.
+fn is_interrupted<T: IntoBytes + Immutable>(host: &Host, call: u32, requests: &[T]) -> bool {
+    let args = [
+        host.put_slice(DOMU, requests),
+        requests.len() as u64,
+        0,
+        SELF,
+    ];
+    host.hv.machine.set_tsc_step(1_000_000);
+    host.begin_hypercall(DOMU, 0, call, &args);
+    let interrupted = host.go_on(DOMU, 0, 1).is_none();
+    host.hv.machine.set_tsc_step(0);
+    interrupted
+}
+
 /// Takes the mapping of a scratch page away, so that its frame may become anything; gives the frame.
 fn unmapped(host: &Host, id: Domid, page: usize) -> Mfn {
     let va = SCRATCH + page as u64 * 4096;

@@ -313,6 +313,7 @@ fn a_long_list_goes_on_and_counts_right() {
             val: Pte::new(own, RO).0,
         })
         .collect();
+    assert!(is_interrupted(&host, HYPERVISOR_MMU_UPDATE, &requests));
     host.hv.machine.set_tsc_step(1_000_000);
     let made = list(&host, DOMU, HYPERVISOR_MMU_UPDATE, &requests, SELF);
     assert_eq!(made, (0, COUNT as u32));
