@@ -1,6 +1,7 @@
 //! A model of the hypervisor for tests: it knows frames and their owners, domains, ports and
 //! mappings, refuses what the real one refuses, and can be told to fail at any call.
 
+mod nic;
 mod scheduler;
 pub mod storage;
 mod tracing;
@@ -138,6 +139,7 @@ pub struct Fake {
     pub shares: BTreeMap<Domid, Share>,
     parameters: Parameters,
     pub storage: storage::Disks,
+    pub nic: nic::FakeNic,
     /// The tracer's buffers.
     pub trace: tracing::FakeTrace,
 }
@@ -177,6 +179,7 @@ impl Fake {
                 migration_delay_us: 0,
             },
             storage: storage::Disks::default(),
+            nic: nic::FakeNic::default(),
             trace: tracing::FakeTrace::default(),
         }
     }

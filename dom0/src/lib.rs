@@ -12,6 +12,7 @@
 //! | [`block`] | the guests' disks: block backends, and the volumes under them |
 //! | [`builder`] | a PV domain, built from an image |
 //! | [`console`], [`scrollback`] | a guest's console, and what it has printed |
+//! | [`net`] | the guests' network: backends of their interfaces, and the bridge |
 //! | [`images`] | the kernels and ramdisks that were sent |
 //! | [`store`] | the store, with the guests' rings |
 //! | [`nodes`] | what the toolstack keeps in the store |
@@ -19,7 +20,7 @@
 //! | [`trace`] | the hypervisor's trace, and who reads it |
 //! | [`reaper`] | what follows a domain's end |
 //! | [`acpi`] | the firmware's tables, for switching the machine off |
-//! | [`xen`], [`storage`] | the hypervisor and the disks, as seen from here |
+//! | [`xen`], [`storage`], [`nic`] | the hypervisor, the disks and the network card, as seen from here |
 //!
 //! It uses Xen's public interface alone, and so runs on Xen as well as on Xenolith.
 #![cfg_attr(not(test), no_std)]
@@ -34,6 +35,8 @@ pub mod console;
 #[cfg(test)]
 mod fake;
 pub mod images;
+pub mod net;
+pub mod nic;
 pub mod nodes;
 pub mod reaper;
 pub mod scheduling;

@@ -85,7 +85,10 @@ impl Service {
         let mut fired = pci::ports();
         loop {
             self.toolstack.xen().acknowledge_disks();
-            let busy = self.toolstack.serve_store() | self.toolstack.serve_disks();
+            self.toolstack.xen().acknowledge_nic();
+            let busy = self.toolstack.serve_store()
+                | self.toolstack.serve_disks()
+                | self.toolstack.serve_network();
             self.server.advance(&mut self.toolstack);
             self.serve_stream();
             if let Some(action) = self.server.stop_requested()
@@ -116,7 +119,8 @@ impl Service {
     /// When to go on at the latest.
     fn next_deadline(&mut self) -> u64 {
         let silent = self.stream.as_ref().is_some_and(|it| !it.has_interrupt());
-        let silent = silent || self.toolstack.xen().has_silent_disk();
+        let xen = self.toolstack.xen();
+        let silent = silent || xen.has_silent_disk() || xen.has_silent_nic();
         let poll = silent.then(|| clock::now() + POLL_INTERVAL);
         [poll, self.server.deadline(), self.toolstack.deadline()]
             .into_iter()

@@ -11,6 +11,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Pfn, Port};
 use split_drivers::SharedMemory;
 
+use crate::nic::Nic;
 use crate::scheduling::Scheduler;
 use crate::storage::Storage;
 use crate::trace::Tracing;
@@ -67,7 +68,7 @@ pub struct DomainStatus {
 }
 
 /// The hypervisor.
-pub trait Xen: Scheduler + Storage + Tracing {
+pub trait Xen: Nic + Scheduler + Storage + Tracing {
     /// Foreign frames in this domain's address space, one behind the other. They are unmapped when
     /// it is dropped.
     type Mapping: SharedMemory;

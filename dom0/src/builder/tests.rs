@@ -29,6 +29,7 @@ fn config(mib: u64) -> DomainConfig {
         cmdline: "console=hvc0 quiet".into(),
         scheduling: Default::default(),
         disks: Vec::new(),
+        vifs: Vec::new(),
         on: OnEvent::default(),
     }
 }

@@ -16,6 +16,7 @@ use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::pci::bus::{DeviceFunction, PciRoot};
 
 use super::dma::{Buffer, Host};
+use super::features::Features;
 use super::pci::{self, Configuration, Interrupt};
 
 /// Descriptors of the queue; a request takes up to three.
@@ -310,13 +311,5 @@ impl fmt::Display for Disk {
             Some(interrupt) => write!(f, "{interrupt}"),
             None => f.write_str("without interrupt"),
         }
-    }
-}
-
-bitflags::bitflags! {
-    /// Features as the transport negotiates them.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    struct Features: u64 {
-        const _ = !0;
     }
 }

@@ -18,6 +18,7 @@ use pv_guest::power::{self, Reason};
 use pv_guest::{clock, println};
 use split_drivers::shared_memory_by;
 
+use super::nic::Card;
 use super::storage::Disks;
 use super::{host_info, signals, soft_off};
 
@@ -30,6 +31,7 @@ const LOG: usize = 64 * 1024;
 pub struct Hypervisor {
     ports: BTreeMap<Port, EventChannel>,
     pub(super) disks: Disks,
+    pub(super) nic: Option<Card>,
 }
 
 /// A guest's frames.
@@ -97,11 +99,12 @@ pub(super) fn free_kib(info: &SysctlPhysinfo) -> u64 {
 }
 
 impl Hypervisor {
-    /// The hypervisor, with no guest known, and the host's disks.
+    /// The hypervisor, with no guest known, and the host's disks and network card.
     pub fn new() -> Self {
         Self {
             ports: BTreeMap::new(),
             disks: Disks::find(),
+            nic: Card::find(),
         }
     }
 

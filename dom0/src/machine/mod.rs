@@ -2,8 +2,10 @@
 
 mod disk;
 mod dma;
+mod features;
 mod host_info;
 pub mod hypervisor;
+mod nic;
 pub mod pci;
 mod scheduling;
 pub mod signals;

@@ -18,7 +18,7 @@ use xenstore::wire::TooLong;
 
 use crate::images::Upload;
 use crate::scrollback::Scrollback;
-use crate::toolstack::Toolstack;
+use crate::toolstack::{Device, Toolstack};
 use crate::trace::Piece;
 use crate::xen::Xen;
 
@@ -44,8 +44,8 @@ pub(super) enum State {
     AwaitingShutdown(Domid),
     /// A domain is to acknowledge what it was asked, until the time given.
     AwaitingAcknowledgement(Domid, Stop, u64),
-    /// A disk of a domain is to be gone, until the time given.
-    AwaitingDiskGone(Domid, u32, u64),
+    /// A device of a domain is to be gone, until the time given.
+    AwaitingDeviceGone(Device, u64),
     /// A console is attached.
     Console(Attachment),
     /// The store is attached.

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 use control::{ConsoleEnd, Error, Event, HostAction, Reply, Request, Session};
 
-use crate::toolstack::{Notice, Toolstack};
+use crate::toolstack::{DeviceKind, Notice, Toolstack};
 use crate::xen::Xen;
 use channel::{Channel, Flush, State};
 
@@ -94,7 +94,7 @@ impl Server {
             .values()
             .filter_map(|channel| match channel.state {
                 State::AwaitingGone(_, until)
-                | State::AwaitingDiskGone(_, _, until)
+                | State::AwaitingDeviceGone(_, until)
                 | State::AwaitingAcknowledgement(_, _, until) => Some(until),
                 _ => None,
             })
@@ -143,8 +143,8 @@ impl Server {
                 (State::AwaitingGone(domid, _), Notice::Gone(gone)) if *domid == gone => {
                     channel.finish(Reply::Done);
                 }
-                (State::AwaitingDiskGone(domid, devid, _), Notice::DiskGone(other, gone))
-                    if (*domid, *devid) == (other, gone) =>
+                (State::AwaitingDeviceGone(device, _), Notice::DeviceGone(gone))
+                    if *device == gone =>
                 {
                     channel.finish(Reply::Done);
                 }
@@ -183,7 +183,7 @@ impl Server {
                 State::Store(_) => channel.take_store_output(toolstack),
                 State::Trace => channel.take_trace(toolstack, &mut self.session, number),
                 State::AwaitingGone(_, until)
-                | State::AwaitingDiskGone(_, _, until)
+                | State::AwaitingDeviceGone(_, until)
                 | State::AwaitingAcknowledgement(_, _, until)
                     if toolstack.xen().now() < *until =>
                 {
@@ -198,10 +198,18 @@ impl Server {
                     channel.finish(Reply::Error(error));
                     true
                 }
-                State::AwaitingDiskGone(domid, devid, _) => {
+                State::AwaitingDeviceGone(device, _) => {
+                    let devid = device.devid;
                     let error = Error::BadState {
-                        domid: domid.0,
-                        why: format!("does not let disk {devid} go; --force takes it away"),
+                        domid: device.domid.0,
+                        why: match device.kind {
+                            DeviceKind::Disk => {
+                                format!("does not let disk {devid} go; --force takes it away")
+                            }
+                            DeviceKind::Vif => {
+                                format!("does not let network interface {devid} go")
+                            }
+                        },
                     };
                     channel.finish(Reply::Error(error));
                     true

@@ -8,15 +8,15 @@ use control::{DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage}
 
 use super::channel::{Attachment, Channel, State, StoreLink};
 use crate::scheduling;
-use crate::toolstack::Toolstack;
+use crate::toolstack::{Device, Toolstack};
 use crate::xen::{Context, Xen};
 
 /// What the server calls itself.
 const NAME: &str = concat!("xenolith-dom0 ", env!("CARGO_PKG_VERSION"));
 /// How long a client waits for a destroyed domain to be gone, in nanoseconds.
 const PATIENCE: u64 = 5_000_000_000;
-/// How long a client waits for a guest to let a disk go, in nanoseconds; as libxl does.
-const DISK_PATIENCE: u64 = 10_000_000_000;
+/// How long a client waits for a guest to let a device go, in nanoseconds; as libxl does.
+const DEVICE_PATIENCE: u64 = 10_000_000_000;
 
 impl Channel {
     /// Deals with a request. The host is to stop if it says so.
@@ -57,6 +57,17 @@ impl Channel {
         self.finish(reply_of(
             result.and_then(|()| toolstack.images().finish(*upload)),
         ));
+    }
+
+    fn await_gone<X: Xen>(
+        &mut self,
+        toolstack: &mut Toolstack<X>,
+        device: Device,
+    ) -> Option<HostAction> {
+        let until = toolstack.xen().now().saturating_add(DEVICE_PATIENCE);
+        // The notice that it is gone is on its way, if it is.
+        self.state = State::AwaitingDeviceGone(device, until);
+        None
     }
 
     fn answer<X: Xen>(
@@ -233,12 +244,11 @@ impl Channel {
             Request::Scheduling(request) => scheduling::answer(toolstack, request)?,
             Request::Block(request) => match toolstack.answer_block(request)? {
                 Ok(reply) => reply,
-                Err((domid, devid)) => {
-                    let until = toolstack.xen().now().saturating_add(DISK_PATIENCE);
-                    // The notice that it is gone is on its way, if it is.
-                    self.state = State::AwaitingDiskGone(domid, devid, until);
-                    return Ok(None);
-                }
+                Err(device) => return Ok(self.await_gone(toolstack, device)),
+            },
+            Request::Network(request) => match toolstack.answer_network(request)? {
+                Ok(reply) => reply,
+                Err(device) => return Ok(self.await_gone(toolstack, device)),
             },
             Request::StopHost(action) => {
                 self.reply(Reply::Done);

@@ -4,6 +4,7 @@ mod consoles;
 mod disks;
 mod domains;
 mod ends;
+mod network;
 mod random;
 mod remote;
 mod store;
@@ -64,7 +65,10 @@ impl Host {
 
     fn pump(&mut self) {
         loop {
-            while self.toolstack.serve_store() | self.toolstack.serve_disks() {}
+            while self.toolstack.serve_store()
+                | self.toolstack.serve_disks()
+                | self.toolstack.serve_network()
+            {}
             self.server.advance(&mut self.toolstack);
             let to_client = self.server.take_output(&mut self.toolstack);
             self.client.receive(&to_client);
@@ -177,6 +181,7 @@ impl Host {
             cmdline: String::new(),
             scheduling: Default::default(),
             disks: Vec::new(),
+            vifs: Vec::new(),
             on: OnEvent::default(),
         }
     }

@@ -7,19 +7,16 @@ use control::{BlockReply, BlockRequest, DiskConfig, Error, Reply};
 use hypercall_abi::types::Domid;
 use split_drivers::block::vdev;
 
-use super::{Notice, Phase, StoreContext, Toolstack};
+use super::{Device, DeviceKind, Notice, Phase, StoreContext, Toolstack};
 use crate::xen::Xen;
 
 impl<X: Xen> Toolstack<X> {
-    /// Answers a request about disks; none if it is answered by [`Notice::DiskGone`].
+    /// Answers a request about disks; none if it is answered by [`Notice::DeviceGone`].
     ///
     /// # Errors
     ///
     /// Says why it is not done.
-    pub fn answer_block(
-        &mut self,
-        request: BlockRequest,
-    ) -> Result<Result<Reply, (Domid, u32)>, Error> {
+    pub fn answer_block(&mut self, request: BlockRequest) -> Result<Result<Reply, Device>, Error> {
         match request {
             BlockRequest::Attach { domain, disk } => {
                 let domid = self.resolve(&domain)?;
@@ -31,7 +28,8 @@ impl<X: Xen> Toolstack<X> {
                 force,
             } => {
                 let domid = self.resolve(&domain)?;
-                return self.detach_disk(domid, &vdev, force).map(Err);
+                let devid = self.detach_disk(domid, &vdev, force)?;
+                return Ok(Err(disk(domid, devid)));
             }
             BlockRequest::Devices(domain) => {
                 let domid = self.resolve(&domain)?;
@@ -59,20 +57,15 @@ impl<X: Xen> Toolstack<X> {
         Ok(())
     }
 
-    /// Asks a domain to let a disk go; which disk that is.
-    fn detach_disk(
-        &mut self,
-        domid: Domid,
-        name: &str,
-        force: bool,
-    ) -> Result<(Domid, u32), Error> {
+    /// Asks a domain to let a disk go; its number.
+    fn detach_disk(&mut self, domid: Domid, name: &str, force: bool) -> Result<u32, Error> {
         let phase = self.managed(domid)?.phase;
         let devid = self.blocks.number(domid, name)?;
         // One that has shut down lets nothing go by itself.
         let force = force || phase != Phase::Alive;
         let (store, xen) = (&mut self.store, &mut self.xen);
         self.blocks.detach(store, xen, (domid, devid), force)?;
-        Ok((domid, devid))
+        Ok(devid)
     }
 
     fn disks_of(&mut self, domid: Domid) -> Result<Vec<DeviceInfo>, Error> {
@@ -89,8 +82,13 @@ impl<X: Xen> Toolstack<X> {
         })
     }
 
-    /// Takes all disks of a domain away.
-    pub(super) fn drop_disks(&mut self, domid: Domid) {
+    /// Takes all devices of a domain away.
+    pub(super) fn drop_devices(&mut self, domid: Domid) {
+        self.drop_disks(domid);
+        self.drop_vifs(domid);
+    }
+
+    fn drop_disks(&mut self, domid: Domid) {
         let (store, xen) = (&mut self.store, &mut self.xen);
         if let Err(error) = self.blocks.remove_domain(store, xen, domid) {
             let line = alloc::format!("domain {domid}: the store keeps its disks: {error:?}");
@@ -115,7 +113,16 @@ impl<X: Xen> Toolstack<X> {
                 let other = |disk: &DiskConfig| vdev::number(&disk.vdev) != Some(devid);
                 domain.config.disks.retain(other);
             }
-            self.notices.push_back(Notice::DiskGone(domid, devid));
+            self.notices
+                .push_back(Notice::DeviceGone(disk(domid, devid)));
         }
+    }
+}
+
+fn disk(domid: Domid, devid: u32) -> Device {
+    Device {
+        domid,
+        kind: DeviceKind::Disk,
+        devid,
     }
 }

@@ -41,7 +41,7 @@ impl<X: Xen> Toolstack<X> {
         // As long as we have its pages mapped, the hypervisor cannot free them.
         domain.console.detach(&mut self.xen);
         let uuid = domain.config.uuid;
-        self.drop_disks(domid);
+        self.drop_devices(domid);
         self.forget(domid, &uuid);
         match self.xen.destroy_domain(domid) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -95,7 +95,7 @@ impl<X: Xen> Toolstack<X> {
         if domain.phase != Phase::Dying {
             // Somebody else destroyed it.
             domain.console.detach(&mut self.xen);
-            self.drop_disks(domid);
+            self.drop_devices(domid);
             self.forget(domid, &domain.config.uuid);
             self.notices.push_back(Notice::Ended(domid, None));
         }
@@ -170,8 +170,8 @@ impl<X: Xen> Toolstack<X> {
         domain.config.name = name;
         domain.config.uuid = uuid;
         let (kernel, ramdisk) = (domain.kernel.clone(), domain.ramdisk.clone());
-        // Its successor has the same disks.
-        self.drop_disks(domid);
+        // Its successor has the same devices.
+        self.drop_devices(domid);
         self.start(config, kernel, ramdisk, false).map(|_| ())
     }
 
@@ -198,6 +198,7 @@ impl<X: Xen> Toolstack<X> {
             });
         ends.chain(self.store.deadline())
             .chain(self.blocks.deadline(now))
+            .chain(self.network.deadline(now))
             .chain(self.trace.deadline())
             .min()
     }
@@ -205,6 +206,7 @@ impl<X: Xen> Toolstack<X> {
     /// Does what is due.
     pub fn tick(&mut self) {
         self.blocks.tick();
+        self.network.tick(self.xen.now());
         let due = self
             .domains
             .values()

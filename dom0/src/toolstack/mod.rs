@@ -3,6 +3,7 @@
 mod checks;
 mod disks;
 mod end;
+mod vifs;
 mod wishes;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,6 +21,7 @@ use crate::block::Blocks;
 use crate::builder::{self, Sources};
 use crate::console::Console;
 use crate::images::{CachedImage, ImageCache};
+use crate::net::Network;
 use crate::nodes::{self, Entry};
 use crate::scrollback::Scrollback;
 use crate::store::Store;
@@ -42,8 +44,28 @@ pub enum Notice {
     Ended(Domid, Option<Domid>),
     /// The domain and all that it had is gone.
     Gone(Domid),
-    /// The domain's disk of that number is gone.
-    DiskGone(Domid, u32),
+    /// The device is gone.
+    DeviceGone(Device),
+}
+
+/// What kind of device a domain has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A disk.
+    Disk,
+    /// A network interface.
+    Vif,
+}
+
+/// A device of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Whose it is.
+    pub domid: Domid,
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// Its number among those of its kind.
+    pub devid: u32,
 }
 
 /// Where a domain is in its life.
@@ -77,6 +99,7 @@ pub struct Toolstack<X: Xen> {
     images: ImageCache,
     store: Store<X::Mapping>,
     blocks: Blocks<X>,
+    network: Network<X>,
     trace: Trace<X::TracePages>,
     domains: BTreeMap<Domid, Domain<X::Mapping>>,
     notices: VecDeque<Notice>,
@@ -96,6 +119,7 @@ impl<X: Xen> Toolstack<X> {
         }
         Self {
             blocks: Blocks::new(&xen, image_room / 2),
+            network: Network::new(&xen),
             xen,
             images: ImageCache::new(image_room),
             store,
@@ -142,6 +166,7 @@ impl<X: Xen> Toolstack<X> {
     pub fn create(&mut self, config: DomainConfig, paused: bool) -> Result<Domid, Error> {
         self.check(&config)?;
         self.blocks.check(&config.disks)?;
+        Network::<X>::check(&config.vifs)?;
         let kernel = self.images.get(&config.kernel.hash)?;
         let ramdisk = match &config.ramdisk {
             Some(image) => Some(self.images.get(&image.hash)?),
@@ -168,12 +193,13 @@ impl<X: Xen> Toolstack<X> {
         let uuid = config.uuid;
         let connected = self.connect(&config, built).and_then(|console| {
             self.attach_all(domid, &config.disks)?;
+            self.attach_vifs(domid, &config.vifs)?;
             Ok(console)
         });
         let console = match connected {
             Ok(console) => console,
             Err(error) => {
-                self.drop_disks(domid);
+                self.drop_devices(domid);
                 self.forget(domid, &uuid);
                 // The error that led here is the one to tell.
                 let _ = self.xen.destroy_domain(domid);
@@ -416,7 +442,7 @@ impl<X: Xen> Toolstack<X> {
         if let Some(domid) = self.store.domain_of(port) {
             return self.store.signal(domid);
         }
-        if self.blocks.signal(port) {
+        if self.blocks.signal(port) || self.network.signal(port) {
             return;
         }
         let found = self

@@ -125,7 +125,7 @@ impl<X: Xen> Toolstack<X> {
     pub(super) fn hear(&mut self) {
         while let Some(event) = self.store.next_event() {
             let token = core::str::from_utf8(&event.token).ok();
-            if token.is_some_and(|token| self.blocks.on_watch(token)) {
+            if token.is_some_and(|it| self.blocks.on_watch(it) || self.network.on_watch(it)) {
                 continue;
             }
             let Some(domid) = token.and_then(|token| token.parse().ok()).map(Domid) else {

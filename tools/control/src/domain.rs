@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::DiskConfig;
 use crate::image::Image;
+use crate::net::VifConfig;
 use crate::scheduling::Scheduling;
 
 /// How the user named a domain. As in xl, a word of digits alone is a domid, all else a name.
@@ -165,6 +166,8 @@ pub struct DomainConfig {
     pub scheduling: Scheduling,
     /// Its disks, at most [`DiskConfig::MAX_DISKS`].
     pub disks: Vec<DiskConfig>,
+    /// Its network interfaces, at most [`VifConfig::MAX_VIFS`].
+    pub vifs: Vec<VifConfig>,
     /// What follows when it stops.
     pub on: OnEvent,
 }

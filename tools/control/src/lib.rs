@@ -62,6 +62,7 @@ pub mod image;
 pub mod message;
 #[cfg(feature = "std")]
 pub mod mux;
+pub mod net;
 pub mod scheduling;
 pub mod session;
 pub mod trace;
@@ -74,6 +75,7 @@ pub use error::Error;
 pub use host::{HostInfo, Usage};
 pub use image::{Image, ImageHash, ImageHasher};
 pub use message::{ConsoleEnd, HostAction, Reply, Request, Stop};
+pub use net::{NetworkReply, NetworkRequest, VifConfig};
 pub use scheduling::{Scheduling, SchedulingReply, SchedulingRequest};
 pub use session::{CloseReason, Event, SendError, Session};
 pub use trace::{TraceReply, TraceRequest};
@@ -81,4 +83,4 @@ pub use trace::{TraceReply, TraceRequest};
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;

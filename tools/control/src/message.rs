@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::frame::MAX_PAYLOAD;
 use crate::host::{HostInfo, Usage};
 use crate::image::ImageHash;
+use crate::net::{NetworkReply, NetworkRequest};
 use crate::scheduling::{SchedulingReply, SchedulingRequest};
 use crate::trace::{TraceReply, TraceRequest};
 
@@ -174,6 +175,8 @@ pub enum Request {
     Scheduling(SchedulingRequest),
     /// About disks. Answer: [`Reply::Block`] or [`Reply::Done`], as the request says.
     Block(BlockRequest),
+    /// About network interfaces. Answer: [`Reply::Network`] or [`Reply::Done`], as the request says.
+    Network(NetworkRequest),
     /// About the hypervisor's trace. Answer: [`Reply::Done`] and [`Reply::Trace`], as the request says.
     Trace(TraceRequest),
 }
@@ -262,6 +265,8 @@ pub enum Reply {
     Scheduling(SchedulingReply),
     /// About disks.
     Block(BlockReply),
+    /// About network interfaces.
+    Network(NetworkReply),
     /// Of the hypervisor's trace.
     Trace(TraceReply),
 }

@@ -126,6 +126,16 @@ pub enum Command {
     },
     /// Destroy a domain's virtual block device
     BlockDetach(BlockDetachArgs),
+    /// Create a new virtual network device
+    NetworkAttach(NetworkAttachArgs),
+    /// List virtual network interfaces for a domain
+    NetworkList {
+        /// The domains' ids or names
+        #[arg(value_name = "Domain", required = true)]
+        domains: Vec<String>,
+    },
+    /// Destroy a domain's virtual network device
+    NetworkDetach(NetworkDetachArgs),
     /// The volumes that disks of domains can be
     Volume {
         /// What to do.
@@ -525,6 +535,28 @@ pub struct BlockDetachArgs {
     /// Do not ask the guest
     #[arg(long)]
     pub force: bool,
+}
+
+/// Options of `network-attach`.
+#[derive(Debug, Args)]
+pub struct NetworkAttachArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// What is said of the interface, as in xl.cfg; several words are its parts
+    #[arg(value_name = "key=value")]
+    pub vif: Vec<String>,
+}
+
+/// Options of `network-detach`.
+#[derive(Debug, Args)]
+pub struct NetworkDetachArgs {
+    /// The domain's id or name
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The interface's number or address
+    #[arg(value_name = "DevId|mac")]
+    pub vif: String,
 }
 
 /// What to do with volumes.

@@ -169,6 +169,7 @@ impl Wanted {
             cmdline: spec.cmdline,
             scheduling: spec.scheduling,
             disks: spec.disks,
+            vifs: spec.vifs,
             on: spec.on,
         };
         Ok(Some(Wanted {

@@ -23,6 +23,7 @@ mod image;
 mod info;
 mod lifecycle;
 mod list;
+mod network;
 mod requests;
 mod sched_credit;
 pub mod shell;
@@ -120,6 +121,9 @@ fn run(cli: &Cli) -> Outcome {
         Command::BlockAttach(args) => block::attach(&mut connect()?, args),
         Command::BlockList { domains } => block::list(&mut connect()?, domains),
         Command::BlockDetach(args) => block::detach(&mut connect()?, args),
+        Command::NetworkAttach(args) => network::attach(&mut connect()?, args),
+        Command::NetworkList { domains } => network::list(&mut connect()?, domains),
+        Command::NetworkDetach(args) => network::detach(&mut connect()?, args),
         Command::Volume { command } => block::volume(&mut connect()?, command),
         Command::VmList => list::vm_list(&mut connect()?),
         Command::ConfigUpdate(args) => create::update(args, cli.dry_run, connect),

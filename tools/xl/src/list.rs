@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use control::scheduling::CpuSet;
 use control::{
-    Action, DiskConfig, DomainConfig, DomainInfo, DomainRef, DomainState, Reply, Request,
+    Action, DiskConfig, DomainConfig, DomainInfo, DomainRef, DomainState, Reply, Request, VifConfig,
 };
 use serde_json::{Map, Value, json};
+use split_drivers::net::Mac;
 
 use crate::cli::{ListArgs, UptimeArgs};
 use crate::host::{Connection, is_no_such_domain, wrong};
@@ -185,6 +186,7 @@ pub fn config_json(config: &DomainConfig) -> Value {
         },
         "b_info": build,
         "disks": config.disks.iter().map(disk_json).collect::<Value>(),
+        "nics": config.vifs.iter().enumerate().map(vif_json).collect::<Value>(),
         "on_poweroff": action_json(config.on.poweroff),
         "on_reboot": action_json(config.on.reboot),
         "on_watchdog": action_json(config.on.watchdog),
@@ -204,6 +206,23 @@ fn disk_json(disk: &DiskConfig) -> Value {
         "is_cdrom": 0,
         "discard_enable": if disk.discard { "True" } else { "False" },
     })
+}
+
+fn vif_json((devid, vif): (usize, &VifConfig)) -> Value {
+    let mut json = json!({
+        "devid": devid,
+        "mac": Mac(vif.mac).to_string(),
+        "bridge": vif.bridge,
+        "nictype": "vif",
+    });
+    if let (Some(object), Some(name)) = (json.as_object_mut(), &vif.name) {
+        object.insert("ifname".into(), name.as_str().into());
+    }
+    if let (Some(object), Some(rate)) = (json.as_object_mut(), &vif.rate) {
+        object.insert("rate_bytes_per_interval".into(), rate.bytes.into());
+        object.insert("rate_interval_usecs".into(), rate.interval_us.into());
+    }
+    json
 }
 
 /// What is known of a domain that no configuration describes.

@@ -32,9 +32,9 @@ fn host() -> Host {
 }
 
 /// A page of the guest's, granted for as long as the guest lives.
-struct Page {
+pub(super) struct Page {
     mapping: Mapping,
-    gref: GrantRef,
+    pub gref: GrantRef,
 }
 
 shared_memory_by!(Page, page => page.mapping);
@@ -46,9 +46,9 @@ impl GrantedPage for Page {
 }
 
 /// The guest's frames that it has not granted yet.
-struct Frames<'a> {
-    xen: &'a mut Fake,
-    domid: Domid,
+pub(super) struct Frames<'a> {
+    pub xen: &'a mut Fake,
+    pub domid: Domid,
 }
 
 impl Pages for Frames<'_> {
@@ -145,7 +145,7 @@ impl Guest {
 }
 
 impl Host {
-    fn write(&mut self, path: &str, value: &str) {
+    pub(super) fn write(&mut self, path: &str, value: &str) {
         let (store, xen) = self.toolstack.store();
         store.nodes(xen).write(path, value).unwrap();
     }

@@ -353,12 +353,12 @@ mod tests {
 
     #[test]
     fn unknown_and_unsupported_keys_are_warned_about_with_their_place() {
-        let document = document("name='n'\n  kernal='x'\nvif=['']");
+        let document = document("name='n'\n  kernal='x'\nvfb=['']");
         assert_eq!(
             document.warnings(),
             [
                 "a.cfg:2:3: warning: unknown key kernal is ignored",
-                "a.cfg:3:1: warning: vif is not supported by Xenolith yet and is ignored",
+                "a.cfg:3:1: warning: vfb is not supported by Xenolith yet and is ignored",
             ]
         );
     }

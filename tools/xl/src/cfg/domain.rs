@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use control::{Action, DiskConfig, DomainConfig, DomainRef, OnEvent, Scheduling, Uuid};
+use control::{Action, DiskConfig, DomainConfig, DomainRef, OnEvent, Scheduling, Uuid, VifConfig};
 
 use super::document::{ConfigError, Document};
-use super::{cpus, disk};
+use super::{cpus, disk, vif};
 
 /// xl's memory for a domain that says nothing about it, in MiB.
 const DEFAULT_MEMORY: u64 = 32;
@@ -43,6 +43,8 @@ pub struct DomainSpec {
     pub scheduling: Scheduling,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
+    /// Its network interfaces.
+    pub vifs: Vec<VifConfig>,
     /// What follows when it stops.
     pub on: OnEvent,
 }
@@ -145,6 +147,7 @@ impl DomainSpec {
             cmdline,
             scheduling,
             disks: disk::disks(document)?,
+            vifs: vif::vifs(document)?,
             on: OnEvent {
                 poweroff: action(document, "on_poweroff", defaults.poweroff)?,
                 reboot: action(document, "on_reboot", defaults.reboot)?,

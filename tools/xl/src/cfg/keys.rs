@@ -36,6 +36,7 @@ const SUPPORTED: &[&str] = &[
     "type",
     "uuid",
     "vcpus",
+    "vif",
 ];
 
 /// The other keys of `xl.cfg(5)`, sorted.
@@ -152,7 +153,6 @@ const UNSUPPORTED: &[&str] = &[
     "vfb",
     "vga",
     "videoram",
-    "vif",
     "vif2",
     "viridian",
     "vkb",
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn keys_are_told_apart() {
         assert_eq!(look_up("kernel"), Key::Supported);
-        assert_eq!(look_up("vif"), Key::Unsupported);
+        assert_eq!(look_up("vif2"), Key::Unsupported);
         assert_eq!(look_up("kernal"), Key::Unknown);
     }
 }

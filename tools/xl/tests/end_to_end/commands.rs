@@ -215,11 +215,11 @@ fn what_is_wrong_with_a_config_is_told_with_its_place() {
 #[test]
 fn keys_without_effect_are_warned_about() {
     let bench = Bench::new();
-    let config = bench.config("hello", "vif = ['']\nkernal = 'x'");
+    let config = bench.config("hello", "vfb = ['']\nkernal = 'x'");
     let run = bench.xl(&["create", &config]);
     let expected = format!(
         "Parsing config from {config}\n\
-         {config}:3:1: warning: vif is not supported by Xenolith yet and is ignored\n\
+         {config}:3:1: warning: vfb is not supported by Xenolith yet and is ignored\n\
          {config}:4:1: warning: unknown key kernal is ignored\n"
     );
     assert_eq!((run.code, run.err), (0, expected));

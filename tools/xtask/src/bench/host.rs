@@ -113,6 +113,7 @@ fn measure_creations(workspace: &Workspace, host: &Host) -> Result<Creations> {
         cmdline: String::new(),
         scheduling: Default::default(),
         disks: Vec::new(),
+        vifs: Vec::new(),
         on: OnEvent::default(),
     };
     let create = Request::CreateDomain {
