@@ -30,6 +30,7 @@
 //! | `events` | event channels: bind, wait, notify, mask |
 //! | `grants` | memory that other domains may use, and theirs |
 //! | `block` | disks |
+//! | `net` | network interfaces, with TCP (feature `net`) |
 //! | `memory` | frames, DMA memory, memory on demand, foreign and device mappings, page tables |
 //! | `ports` | I/O ports |
 //! | `balloon` | memory that follows the toolstack's target |
@@ -98,11 +99,15 @@ pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod events;
 #[cfg(target_os = "none")]
+mod frontend;
+#[cfg(target_os = "none")]
 pub mod grants;
 #[cfg(target_os = "none")]
 pub mod hotplug;
 #[cfg(target_os = "none")]
 pub mod memory;
+#[cfg(all(target_os = "none", feature = "net"))]
+pub mod net;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]

@@ -1,6 +1,5 @@
 //! The task of a disk: it follows the backend's state, connects, and takes responses.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -8,100 +7,49 @@ use core::future::poll_fn;
 use core::task::{Context, Poll};
 
 use hypercall_abi::errno::Errno;
-use hypercall_abi::types::Domid;
 use split_drivers::block::front::Front;
 use split_drivers::block::{Connection, Device, QueueNodes, Transport};
 use split_drivers::xenbus::State;
 use split_drivers::xenbus::frontend::{Frontend, Step};
 
-use super::pages::{Ring, Source};
 use super::{Disk, Link, Options};
 use crate::events::EventChannel;
+use crate::frontend::{Place, Ring, Source};
 use crate::store::{Error, Store, Watch};
 
-/// Where the two ends have their nodes.
-struct Place {
-    store: Store,
-    front: String,
-    back: String,
-    domain: Domid,
-}
-
-impl Place {
-    /// Waits until the device has its nodes.
-    async fn find(store: Store, front: String) -> Result<Self, Error> {
-        let mut watch = store.watch(&front);
-        loop {
-            watch.next().await?;
-            let back = store.parse::<String>(&format!("{front}/backend")).await;
-            let domain = store.parse(&format!("{front}/backend-id")).await;
-            if let (Ok(back), Ok(domain)) = (back, domain) {
-                let domain = Domid(domain);
-                return Ok(Self {
-                    store,
-                    front,
-                    back,
-                    domain,
-                });
-            }
-        }
+/// Makes rings and ports, and tells the backend of them.
+async fn connect(place: &Place, options: Options, number: u64) -> Result<Link, Error> {
+    let offers = place.offers().await;
+    let transport = Transport::read(|name| offers.get(name).cloned());
+    let pages = 1 << options.ring_order.min(transport.max_ring_order);
+    let mut rings = Vec::new();
+    let mut channels = Vec::new();
+    for _ in 0..options.queues.clamp(1, transport.max_queues) {
+        let failed = |_| Error::Refused(Errno::ENOMEM);
+        rings.push(Ring::new(place.domain, pages).map_err(failed)?);
+        channels.push(EventChannel::alloc_unbound(place.domain).map_err(failed)?);
     }
-
-    async fn value(&self, path: &str) -> Option<String> {
-        String::from_utf8(self.store.read(path).await.ok()?).ok()
+    let connection = Connection {
+        queues: rings
+            .iter()
+            .zip(&channels)
+            .map(|(ring, channel)| QueueNodes {
+                ring: ring.references(),
+                port: channel.port(),
+            })
+            .collect(),
+        persistent: options.persistent,
+    };
+    for (name, value) in connection.nodes() {
+        let path = format!("{}/{name}", place.front);
+        place.store.write(&path, value).await?;
     }
-
-    /// All that the backend says, by name.
-    async fn offers(&self) -> BTreeMap<String, String> {
-        let mut offers = BTreeMap::new();
-        let names = self.store.directory(&self.back).await;
-        for name in names.unwrap_or_default() {
-            if let Some(value) = self.value(&format!("{}/{name}", self.back)).await {
-                offers.insert(name, value);
-            }
-        }
-        offers
-    }
-
-    async fn back_state(&self) -> State {
-        let value = self.value(&format!("{}/state", self.back)).await;
-        State::parse(value.as_deref())
-    }
-
-    /// Makes rings and ports, and tells the backend of them.
-    async fn connect(&self, options: Options, number: u64) -> Result<Link, Error> {
-        let offers = self.offers().await;
-        let transport = Transport::read(|name| offers.get(name).cloned());
-        let pages = 1 << options.ring_order.min(transport.max_ring_order);
-        let mut rings = Vec::new();
-        let mut channels = Vec::new();
-        for _ in 0..options.queues.clamp(1, transport.max_queues) {
-            let failed = |_| Error::Refused(Errno::ENOMEM);
-            rings.push(Ring::new(self.domain, pages).map_err(failed)?);
-            channels.push(EventChannel::alloc_unbound(self.domain).map_err(failed)?);
-        }
-        let connection = Connection {
-            queues: rings
-                .iter()
-                .zip(&channels)
-                .map(|(ring, channel)| QueueNodes {
-                    ring: ring.references(),
-                    port: channel.port(),
-                })
-                .collect(),
-            persistent: options.persistent,
-        };
-        for (name, value) in connection.nodes() {
-            let path = format!("{}/{name}", self.front);
-            self.store.write(&path, value).await?;
-        }
-        Ok(Link {
-            front: Front::new(rings, options.persistent),
-            source: Source(self.domain),
-            channels,
-            number,
-        })
-    }
+    Ok(Link {
+        front: Front::new(rings, options.persistent),
+        source: Source(place.domain),
+        channels,
+        number,
+    })
 }
 
 pub(super) async fn drive(disk: Disk, store: Store, path: String, options: Options) {
@@ -155,7 +103,7 @@ async fn step(
         Step::Wait => return false,
         Step::Connect => {
             let number = disk.0.borrow().connections + 1;
-            match place.connect(options, number).await {
+            match connect(place, options, number).await {
                 Ok(link) => {
                     let mut state = disk.0.borrow_mut();
                     state.connections = number;

@@ -6,7 +6,6 @@
 //! [`Disk::ready`] waits until it is there.
 
 mod driver;
-mod pages;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -22,9 +21,9 @@ use split_drivers::block::SECTOR;
 use split_drivers::block::front::{Failure, Front, Refused, Request, RequestId};
 
 use crate::events::EventChannel;
+use crate::frontend::{GuestPage, Ring, Source};
 use crate::spawn;
 use crate::store::Store;
-use pages::{GuestPage, Ring, Source};
 
 /// How a disk is to be connected, as far as its backend offers it.
 #[derive(Clone, Copy, Debug)]

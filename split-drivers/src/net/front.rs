@@ -106,6 +106,11 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
         self.sent.len()
     }
 
+    /// Whether the connection has ended.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Whether a frame in one page is sure to have room.
     pub fn has_room(&self) -> bool {
         !self.lost && self.tx.room() >= 2

@@ -97,9 +97,8 @@ impl Layout {
         self.transport + if self.protocol == TCP { 16 } else { 6 }
     }
 
-    /// The transport's checksum.
-    fn fill_checksum(&self, bytes: &mut [u8]) {
-        put(bytes, self.checksum_at(), &[0; 2]);
+    /// The sum of addresses, length and protocol.
+    fn pseudo_sum(&self, bytes: &[u8]) -> Sum {
         let addresses = match self.v6 {
             true => self.ip + 8..self.ip + 40,
             false => self.ip + 12..self.ip + 20,
@@ -109,6 +108,13 @@ impl Layout {
         sum.add(bytes.get(addresses).unwrap_or_default());
         sum.add(&length.to_be_bytes());
         sum.add(&[0, self.protocol]);
+        sum
+    }
+
+    /// The transport's checksum.
+    fn fill_checksum(&self, bytes: &mut [u8]) {
+        put(bytes, self.checksum_at(), &[0; 2]);
+        let mut sum = self.pseudo_sum(bytes);
         sum.add(bytes.get(self.transport..self.end).unwrap_or_default());
         let value = match sum.finish() {
             // Zero would say that there is none.
@@ -206,6 +212,16 @@ pub fn complete(frame: &mut Frame) -> bool {
     layout.fill_checksum(&mut frame.bytes);
     frame.checksum = Checksum::Valid;
     true
+}
+
+/// Leaves the checksum of a frame to others, if it has one: what is in its place is the sum of addresses and
+/// length, as they expect it.
+pub fn leave(frame: &mut Frame) {
+    if let Some(layout) = Layout::of(&frame.bytes) {
+        let sum = !layout.pseudo_sum(&frame.bytes).finish();
+        put(&mut frame.bytes, layout.checksum_at(), &sum.to_be_bytes());
+        frame.checksum = Checksum::Blank;
+    }
 }
 
 /// Cuts a frame into segments, all with checksums; none if it is not [sound](is_sound).

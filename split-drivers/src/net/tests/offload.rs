@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::net::offload::{complete, fit, is_checksum_right, is_sound};
+use crate::net::offload::{complete, fit, is_checksum_right, is_sound, leave};
 use crate::net::world::{large_tcp, plain, tcp};
 use crate::net::{Checksum, Features, Frame, Gso, GsoKind};
 
@@ -36,6 +36,20 @@ fn nobody_has_a_frame_cut_into_thousands_of_segments() {
     let more = large_tcp(false, &bytes, 117);
     assert!(!is_sound(&more));
     assert!(fit(more, &Features::default()).is_empty());
+}
+
+#[test]
+fn a_checksum_that_is_left_to_others_has_the_sum_of_the_addresses_in_its_place() {
+    let mut frame = tcp(false, &[1, 2, 3]);
+    leave(&mut frame);
+    // 10.0.0.1, 10.0.0.2, TCP, 23 bytes.
+    let sum: u16 = 0x0a00 + 1 + 0x0a00 + 2 + 6 + 23;
+    assert_eq!(frame.bytes[50..52], sum.to_be_bytes());
+    assert_eq!(frame.checksum, Checksum::Blank);
+    assert!(complete(&mut frame) && is_checksum_right(&frame.bytes));
+    let mut other = plain(60, 1);
+    leave(&mut other);
+    assert_eq!(other, plain(60, 1));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::memory::{Access, DmaMemory};
 use crate::pte::PAGE_SIZE;
 
 /// The pages of a ring, granted until it is dropped.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     memory: Arc<DmaMemory>,
     grants: Vec<Grant>,
 }
@@ -34,7 +34,7 @@ impl Ring {
 shared_memory_by!(Ring, ring => **ring.memory);
 
 /// A page for data.
-pub(super) struct GuestPage {
+pub(crate) struct GuestPage {
     memory: Arc<DmaMemory>,
     grant: Grant,
 }
@@ -48,7 +48,7 @@ impl GrantedPage for GuestPage {
 }
 
 /// Pages for the backend's domain.
-pub(super) struct Source(pub Domid);
+pub(crate) struct Source(pub Domid);
 
 impl Pages for Source {
     type Page = GuestPage;
