@@ -27,6 +27,7 @@ fn host_with(disks: &[(&str, &NamedTempFile)]) -> TestHost {
         .map(|(serial, file)| Disk {
             serial: (*serial).to_owned(),
             file: file.path().to_owned(),
+            read_only: false,
         })
         .collect();
     TestHost::boot_on(&Hardware {

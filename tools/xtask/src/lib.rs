@@ -11,6 +11,9 @@
 //! | [`log`] | what a machine writes to its serial port |
 //! | [`qemu`] | a machine |
 //! | [`host`] | a machine whose dom0 answers `xl` |
+//! | [`qmp`] | its monitor |
+//! | [`forward`] | ports that lead to guests |
+//! | [`site`] | the disk of the demonstration's web server |
 //! | [`interrupt`] | signals that end a command |
 //! | [`source`] | sizes of source code |
 //! | [`reference`] | Xen itself, the yardstick |
@@ -19,6 +22,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod forward;
 pub mod fuzz;
 pub mod host;
 pub mod image;
@@ -30,9 +34,11 @@ pub mod log;
 pub mod mutants;
 pub mod progress;
 pub mod qemu;
+pub mod qmp;
 pub mod reference;
 pub mod run;
 pub mod setup;
+pub mod site;
 pub mod source;
 pub mod test;
 pub mod tool;

@@ -5,6 +5,7 @@
 //! alone.
 
 use crate::log::Log;
+use crate::qmp::Monitor;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// Name of the port that carries the control protocol.
 pub const CONTROL_PORT: &str = "org.xenolith.control";
+
+/// Name of the socket of QEMU's monitor, in the machine's directory.
+const MONITOR: &str = "monitor.sock";
 
 /// How long QEMU may take from its start to its control connection.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -47,6 +51,8 @@ pub struct Disk {
     pub serial: String,
     /// A raw or qcow2 file.
     pub file: PathBuf,
+    /// Whether it can only be read, by several hosts at a time.
+    pub read_only: bool,
 }
 
 /// The longest serial number of a virtio disk.
@@ -66,6 +72,7 @@ impl FromStr for Disk {
                 Ok(Self {
                     serial: serial.to_owned(),
                     file: file.into(),
+                    read_only: false,
                 })
             }
             _ => Err("expected SERIAL=FILE".to_owned()),
@@ -161,6 +168,7 @@ pub struct Qemu {
     child: Arc<Mutex<Child>>,
     log: Arc<Log>,
     keeper: Option<JoinHandle<()>>,
+    dir: PathBuf,
 }
 
 impl Qemu {
@@ -201,6 +209,7 @@ impl Qemu {
             child,
             log,
             keeper: Some(keeper),
+            dir: dir.to_owned(),
         };
         let control = qemu.accept(&listener)?;
         // The link has served its purpose.
@@ -233,6 +242,14 @@ impl Qemu {
     /// What the machine wrote to its first serial port, with QEMU's own complaints.
     pub fn log(&self) -> &Arc<Log> {
         &self.log
+    }
+
+    /// A connection to QEMU's monitor.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn monitor(&self) -> Result<Monitor> {
+        Monitor::connect(&self.dir.join(MONITOR))
     }
 
     /// QEMU's process id.
@@ -316,20 +333,33 @@ fn command_line(dir: &Path, hardware: &Hardware, boot: &Boot) -> Result<Command>
         "-serial",
         "chardev:log",
     ]);
+    qemu.args([
+        "-chardev",
+        &format!("socket,id=monitor,path={MONITOR},server=on,wait=off"),
+        "-mon",
+        "chardev=monitor,mode=control",
+    ]);
     qemu.args(["-chardev", "socket,id=control,path=qemu.sock"]);
     qemu.args(["-device", "virtio-serial-pci,disable-legacy=on"]);
     qemu.args([
         "-device",
         &format!("virtconsole,chardev=control,name={CONTROL_PORT}"),
     ]);
+    // A network of QEMU's own, which needs no privileges: it has a DHCP server, and leads out.
+    qemu.args(["-netdev", "user,id=net"]);
+    qemu.args([
+        "-device",
+        "virtio-net-pci,disable-legacy=on,netdev=net,romfile=",
+    ]);
     for (index, disk) in hardware.disks.iter().enumerate() {
         let file = fs::canonicalize(&disk.file)
             .with_context(|| format!("cannot find disk {}", disk.file.display()))?;
         let format = disk.format()?;
+        let read_only = if disk.read_only { "on" } else { "off" };
         let file = escaped(&file)?;
         qemu.args([
             "-drive",
-            &format!("if=none,id=disk{index},format={format},file={file}"),
+            &format!("if=none,id=disk{index},format={format},readonly={read_only},file={file}"),
         ]);
         let serial = disk.serial.replace(',', ",,");
         let device = format!("virtio-blk-pci,disable-legacy=on,drive=disk{index},serial={serial}");
@@ -475,6 +505,7 @@ mod tests {
         let disk = Disk {
             serial: "data".into(),
             file: "/nonexistent/disk".into(),
+            read_only: false,
         };
         let hardware = Hardware {
             disks: vec![disk],

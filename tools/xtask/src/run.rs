@@ -1,5 +1,6 @@
 //! `cargo xtask run`: a host in QEMU, with demonstration guests and a prompt, or for one command.
 
+use crate::forward::{self, Forward, Forwarder};
 use crate::host::Host;
 use crate::image::Image;
 use crate::installer::{Consent, Installer};
@@ -9,7 +10,7 @@ use crate::progress::Step;
 use crate::qemu::{Accel, Boot, Disk, Hardware, Module};
 use crate::toolchain::{Route, Toolchain, host_cargo};
 use crate::workspace::Workspace;
-use crate::{build, setup};
+use crate::{build, setup, site};
 use anyhow::{Context, Result};
 use control::hosts::{Hosts, HostsError};
 use std::ffi::OsString;
@@ -25,7 +26,10 @@ use std::time::{Duration, Instant};
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Guests that a host without a command starts with.
-const DEMONSTRATIONS: [&str; 1] = ["hello"];
+const DEMONSTRATIONS: [&str; 2] = ["hello", "httpd"];
+
+/// The files that the demonstration's web server serves.
+const SITE: &str = "pv-guest/apps/httpd/www";
 
 /// How long a demonstration guest must have been silent for its banner to be complete.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -54,6 +58,9 @@ pub struct Options {
     /// A virtio disk; dom0 names it by its serial number
     #[arg(long = "disk", value_name = "SERIAL=FILE")]
     pub disks: Vec<Disk>,
+    /// A port of this machine that leads to a port of a guest
+    #[arg(long = "forward", value_name = "HOSTPORT:GUEST:PORT")]
+    pub forwards: Vec<Forward>,
     /// What runs the instructions
     #[arg(long, value_enum, default_value_t)]
     pub accel: Accel,
@@ -96,11 +103,16 @@ pub fn run(
     consent: Consent,
     options: &Options,
 ) -> Result<u8> {
+    forward::check(&options.forwards)?;
     let boot = prepare(workspace, route, consent, options)?;
+    let mut disks = options.disks.clone();
+    if options.command.is_empty() {
+        disks.push(site(workspace)?);
+    }
     let hardware = Hardware {
         cpus: options.cpus,
         memory: options.memory,
-        disks: options.disks.clone(),
+        disks,
         accel: options.accel,
     };
     let interrupts = Interrupts::note()?;
@@ -116,6 +128,7 @@ pub fn run(
         return Err(error);
     }
 
+    let _forwarder = Forwarder::start(&host, &options.forwards)?;
     let xl = Xl {
         bin: bin(workspace),
         host: host.name().to_owned(),
@@ -152,6 +165,17 @@ pub fn run(
         eprintln!("xtask: {error:#}");
     }
     Ok(code)
+}
+
+/// The disk of the demonstration's web server.
+fn site(workspace: &Workspace) -> Result<Disk> {
+    let file = workspace.dist().join("www.img");
+    site::make(&workspace.root().join(SITE), &file)?;
+    Ok(Disk {
+        serial: "www".to_owned(),
+        file,
+        read_only: true,
+    })
 }
 
 /// Builds all that a host needs, and says what to boot.
