@@ -254,7 +254,9 @@ pub fn read(cx: &mut Current<'_>, selector: u16) -> Option<u64> {
 mod tests {
     use super::*;
 
-    use hypercall_abi::xen::{HYPERVISOR_SET_GDT, HYPERVISOR_UPDATE_DESCRIPTOR};
+    use hypercall_abi::xen::{
+        HYPERVISOR_SET_GDT, HYPERVISOR_UPDATE_DESCRIPTOR, HYPERVISOR_UPDATE_VA_MAPPING,
+    };
 
     use crate::testing::{DOM0, DOMU, Host, SCRATCH, UNMAPPED};
 
@@ -427,6 +429,18 @@ mod tests {
             assert!(map_ldt_page(cx, 0));
             assert_eq!(set_ldt(cx, UNMAPPED, 8), Ok(()));
             assert_eq!(read(cx, 0x0f), None, "no page is there");
+        });
+        let absent = [
+            SCRATCH + 61 * 4096,
+            host.layout(DOMU).scratch[62].0 << 12,
+            0,
+        ];
+        let unmapped = host.hypercall(DOMU, HYPERVISOR_UPDATE_VA_MAPPING, &absent);
+        assert_eq!(unmapped, 0);
+        host.make_read_only(DOMU, 62);
+        host.as_guest(DOMU, |cx| {
+            assert_eq!(set_ldt(cx, absent[0], 8), Ok(()));
+            assert_eq!(read(cx, 0x0f), None, "nor one that an absent entry names");
         });
         host.as_guest(DOMU, |cx| {
             assert_eq!(set_ldt(cx, 0x1234_5678, 0), Ok(()));

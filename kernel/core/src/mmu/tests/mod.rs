@@ -184,3 +184,88 @@ fn a_list_does_not_go_on_at_the_first_address_behind_the_last() {
         assert_eq!(host.get::<u32>(DOMU, done), count as u32);
     }
 }
+
+/// Makes an L2 table with two L1 tables below it; gives it.
+fn small_tree(host: &Host) -> Mfn {
+    let [table, a, b] = [20, 21, 22].map(|page| unmapped(host, DOMU, page));
+    for (index, below) in [(1, a), (2, b)] {
+        let entry = Pte::new(below, RW).0;
+        host.hv.machine.store_u64(table, index, entry);
+    }
+    table
+}
+
+#[test]
+fn a_list_at_the_end_of_the_lower_half_goes_on_there_until_its_tables_are_taken_apart() {
+    let host = Host::new();
+    host.map_top(DOMU);
+    let [l4, l3, ..] = host.layout(DOMU).tables;
+    let entry = |table: Mfn, index: u64, val| MmuUpdate {
+        ptr: (table.0 << 12) | (index * 8),
+        val,
+    };
+    let tree = small_tree(&host);
+    let set = [
+        entry(l4, 255, Pte::new(l3, RW).0),
+        entry(l3, 100, Pte::new(tree, RW).0),
+    ];
+    let end = 1 << 47;
+    assert_eq!(list(&host, DOMU, HYPERVISOR_MMU_UPDATE, &set, SELF).0, 0);
+    let last = end - size_of::<MmuUpdate>() as u64;
+    host.put_at(DOMU, last, &entry(l3, 100, 0));
+    host.hv.machine.set_tsc_step(1_000_000);
+    let args = [last, 1, 0, SELF];
+    assert_eq!(host.hypercall(DOMU, HYPERVISOR_MMU_UPDATE, &args), 0);
+    let operation = |cmd| MmuextOp {
+        cmd,
+        _pad0: 0,
+        arg1: tree.0,
+        arg2: 0,
+    };
+    let pin = [operation(MMUEXT_PIN_L2_TABLE)];
+    assert_eq!(list(&host, DOMU, HYPERVISOR_MMUEXT_OP, &pin, SELF).0, 0);
+    let last = end - size_of::<MmuextOp>() as u64;
+    host.put_at(DOMU, last, &operation(MMUEXT_UNPIN_TABLE));
+    let args = [last, 1, 0, SELF];
+    assert_eq!(host.hypercall(DOMU, HYPERVISOR_MMUEXT_OP, &args), 0);
+    host.hv.machine.set_tsc_step(0);
+    recount::check(&host.hv).expect("all counts stand");
+}
+
+#[test]
+fn without_a_counter_nothing_is_written_where_address_0_is_mapped() {
+    let host = Host::new();
+    let [_, l3, l2, _] = host.layout(DOMU).tables;
+    let first = host.put(DOMU, &0x7777_7777_u64);
+    assert_eq!(first, SCRATCH);
+    let again = MmuUpdate {
+        ptr: l3.0 << 12,
+        val: Pte::new(l2, RW).0,
+    };
+    let set = [again];
+    assert_eq!(list(&host, DOMU, HYPERVISOR_MMU_UPDATE, &set, SELF).0, 0);
+    for call in [HYPERVISOR_MMU_UPDATE, HYPERVISOR_MMUEXT_OP] {
+        for count in [0, 1 << 31] {
+            assert_eq!(host.hypercall(DOMU, call, &[UNMAPPED, count, 0, SELF]), 0);
+        }
+        assert_eq!(host.get::<u64>(DOMU, 0), 0x7777_7777);
+    }
+}
+
+#[test]
+fn what_failed_in_a_paused_domains_tables_is_taken_apart_before_the_caller_is_told() {
+    let host = Host::new();
+    let tree = small_tree(&host);
+    let bad = Pte::new(host.layout(DOM0).scratch[0], RW).0;
+    host.hv.machine.store_u64(tree, 3, bad);
+    crate::lifecycle::toolstack_pause(&host.hv, &host.domain(DOMU));
+    let request = MmuUpdate {
+        ptr: (host.layout(DOMU).tables[1].0 << 12) | (100 * 8),
+        val: Pte::new(tree, RW).0,
+    };
+    let foreign = u64::from(DOMU.0 + 1) << 16 | u64::from(DOMU.0);
+    let made = list(&host, DOM0, HYPERVISOR_MMU_UPDATE, &[request], foreign);
+    assert_eq!(made, (Errno::EINVAL.to_return(), 0));
+    assert!(host.domain(DOMU).owner.is_settled());
+    recount::check(&host.hv).expect("all counts stand");
+}
