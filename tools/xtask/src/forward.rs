@@ -146,7 +146,7 @@ impl Place {
             Ok(Reply::Network(NetworkReply::Interfaces(vifs))) => {
                 vifs.iter().find_map(|vif| vif.address)
             }
-            // There is no such guest, for now.
+            // The guest is not running. It may come.
             Ok(_) | Err(ClientError::Refused(_)) => None,
             Err(error) => return Err(error.into()),
         };
