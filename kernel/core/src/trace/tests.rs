@@ -13,6 +13,7 @@ use hypercall_abi::version::XENVER_PAGESIZE;
 use hypercall_abi::xen::*;
 use zerocopy::FromZeros;
 
+use crate::hypervisor::SPARE_HEAP;
 use crate::memory::{Pte, recount};
 use crate::sched;
 use crate::testing::{DOM0, DOMU, Host, RO, RW, SCRATCH, SCRATCH_PAGES, UNMAPPED};
@@ -188,18 +189,36 @@ fn buffers_are_made_once_and_of_a_size_that_can_be_described() {
     assert_eq!(words, pages | first << 16 | second << 32 | third << 48);
 }
 
-#[test]
-fn without_memory_no_buffer_is_made_and_none_is_kept() {
+/// A host with one CPU that has so many frames left.
+fn host_with(frames: u64) -> Host {
     let host = Host::new();
     let hog = host.hv.memory.create_owner(Domid(77), u64::MAX);
-    let take = || host.hv.memory.allocate(&hog, 0, u64::MAX);
-    while host.hv.memory.free_frames() > 20 {
-        take().expect("a frame");
+    while host.hv.memory.free_frames() > frames {
+        host.hv.memory.allocate(&hog, 0, u64::MAX).expect("a frame");
     }
-    let free = host.hv.memory.free_frames();
-    assert_eq!(set_size(&host, 30), Errno::ENOMEM.to_return());
-    assert_eq!(host.hv.memory.free_frames(), free);
-    assert_eq!(info(&host).buffer_mfn, 0);
+    host
+}
+
+#[test]
+fn without_memory_no_buffer_is_made_and_none_is_kept() {
+    let host = host_with(4);
+    // The description needs a frame as well.
+    for too_much in [30, 4] {
+        assert_eq!(set_size(&host, too_much), Errno::ENOMEM.to_return());
+        assert_eq!(host.hv.memory.free_frames(), 4);
+        assert_eq!(info(&host).buffer_mfn, 0);
+    }
+    assert_eq!(set_size(&host, 3), 0);
+}
+
+#[test]
+fn buffers_leave_the_rest_of_the_heap_to_other_calls() {
+    let host = host_with(20);
+    let needed = SPARE_HEAP + INFO_WORDS * 2 * size_of::<Mfn>();
+    host.hv.machine.set_heap_free(needed - 1);
+    assert_eq!(set_size(&host, 4), Errno::ENOMEM.to_return());
+    assert_eq!(host.hv.memory.free_frames(), 20);
+    host.hv.machine.set_heap_free(needed);
     assert_eq!(set_size(&host, 4), 0);
 }
 
