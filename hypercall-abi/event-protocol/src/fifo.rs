@@ -77,43 +77,68 @@ pub struct Raised {
     pub upcall: bool,
 }
 
-/// The hypervisor: makes a port pending, whose word is `word`, and puts it on the queue that its priority and `vcpu`
-/// have, unless it is masked or on a queue.
-pub fn raise<A: Array>(
-    array: &A,
-    control: &impl Control,
-    tails: &mut [Tails],
-    (port, word, channel): (Port, &A::Word, &mut Channel),
-    vcpu: u8,
-) -> Raised {
-    let newly = word.fetch_or(PENDING) & PENDING == 0;
-    if word.load() & MASKED != 0 || word.fetch_or(LINKED) & LINKED != 0 {
-        return Raised {
-            newly,
-            upcall: false,
-        };
+/// The hypervisor's end of a port.
+pub struct End<'a, A: Array, C> {
+    /// The words of the domain's ports.
+    pub array: A,
+    /// The control block of the vCPU that serves the port.
+    pub control: C,
+    /// By vCPU, the ends of its queues.
+    pub tails: &'a mut [Tails],
+    /// The port.
+    pub port: Port,
+    /// Its word.
+    pub word: A::Word,
+    /// What is known of it.
+    pub channel: &'a mut Channel,
+    /// The vCPU that serves it.
+    pub vcpu: u8,
+}
+
+impl<A: Array, C: Control> End<'_, A, C> {
+    /// Makes the port pending, and puts it on the queue that its priority and its vCPU have, unless it is masked or on
+    /// a queue.
+    pub fn raise(self) -> Raised {
+        let newly = self.word.fetch_or(PENDING) & PENDING == 0;
+        let upcall = self.word.load() & MASKED == 0 && self.enqueue();
+        Raised { newly, upcall }
     }
-    // Where it was a queue's last, that queue is empty: nothing may be linked behind it there any more.
-    let (last_priority, last_vcpu) = channel.last;
-    if let Some(tail) = tail_of(tails, last_vcpu, last_priority)
-        && *tail == port.0
-    {
-        *tail = 0;
+
+    /// Unmasks the port for the guest, and puts it on its queue if it is pending. Whether the vCPU is to be told that
+    /// it has events.
+    ///
+    /// It does not make the port pending: another vCPU of the guest may have served the event just now.
+    pub fn unmask(self) -> bool {
+        self.word.fetch_and(!MASKED) & PENDING != 0 && self.enqueue()
     }
-    let priority = channel.priority;
-    channel.last = (priority, vcpu);
-    let mut linked = false;
-    if let Some(tail) = tail_of(tails, vcpu, priority) {
-        let before = core::mem::replace(tail, port.0);
-        linked = before != 0 && array.word(Port(before)).is_some_and(|it| link(&it, port));
+
+    /// Puts the port on its queue, unless it is on one. Whether the vCPU is to be told that it has events.
+    fn enqueue(self) -> bool {
+        if self.word.fetch_or(LINKED) & LINKED != 0 {
+            return false;
+        }
+        let (port, priority) = (self.port, self.channel.priority);
+        // Where it was a queue's last, that queue is empty: nothing may be linked behind it there any more.
+        let (last_priority, last_vcpu) = self.channel.last;
+        if let Some(tail) = tail_of(self.tails, last_vcpu, last_priority)
+            && *tail == port.0
+        {
+            *tail = 0;
+        }
+        self.channel.last = (priority, self.vcpu);
+        let mut linked = false;
+        if let Some(tail) = tail_of(self.tails, self.vcpu, priority) {
+            let before = core::mem::replace(tail, port.0);
+            let before = (before != 0).then(|| self.array.word(Port(before)));
+            linked = before.flatten().is_some_and(|it| link(&it, port));
+        }
+        let queue = usize::from(priority);
+        !linked && {
+            self.control.head(queue).store(port.0);
+            let bit = 1 << queue;
+            self.control.ready().fetch_or(bit) & bit == 0
+        }
     }
-    let queue = usize::from(priority);
-    let upcall = !linked && {
-        control.head(queue).store(port.0);
-        let bit = 1 << queue;
-        control.ready().fetch_or(bit) & bit == 0
-    };
-    Raised { newly, upcall }
 }
 
 fn tail_of(tails: &mut [Tails], vcpu: u8, priority: u8) -> Option<&mut u32> {
@@ -230,9 +255,9 @@ impl Consumer {
         };
         let next = unlink(&word);
         self.0[queue] = next;
-        // The look comes after it is off the queue: an event that comes later puts it there again.
-        if word.load() & (PENDING | MASKED) == PENDING {
-            word.fetch_and(!PENDING);
+        // The look comes after it is off the queue: an event that comes later puts it there again, perhaps on that of
+        // another vCPU, which may take it first.
+        if word.load() & (PENDING | MASKED) == PENDING && word.fetch_and(!PENDING) & PENDING != 0 {
             serve(port);
         }
         next != 0

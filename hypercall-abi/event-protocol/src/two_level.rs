@@ -124,8 +124,10 @@ pub fn take_pending<W: Word<u64>>(
             while ready != 0 {
                 let bit = ready.trailing_zeros();
                 ready &= ready - 1;
-                pending.fetch_and(!(1 << bit));
-                serve(Port(word * 64 + bit));
+                // Another vCPU may have taken it since: the port moved there.
+                if pending.fetch_and(!(1 << bit)) & 1 << bit != 0 {
+                    serve(Port(word * 64 + bit));
+                }
             }
         }
     }

@@ -15,6 +15,12 @@ const PORTS: usize = 4;
 #[derive(Default)]
 struct Shared {
     words: [Word32; PORTS],
+    vcpus: [Vcpu; 2],
+}
+
+/// What each vCPU has.
+#[derive(Default)]
+struct Vcpu {
     ready: Word32,
     heads: [Word32; QUEUES],
     upcall: Word8,
@@ -28,7 +34,7 @@ impl<'a> Array for &'a Shared {
     }
 }
 
-impl<'a> Control for &'a Shared {
+impl<'a> Control for &'a Vcpu {
     type Word = &'a Word32;
 
     fn ready(&self) -> &'a Word32 {
@@ -42,8 +48,10 @@ impl<'a> Control for &'a Shared {
 
 /// What is behind the lock of the domain's ports.
 struct Queues {
-    tails: [Tails; 1],
+    tails: [Tails; 2],
     channels: [Channel; PORTS],
+    /// The vCPU that serves the ports.
+    server: u8,
 }
 
 struct Domain {
@@ -64,21 +72,27 @@ impl Domain {
             upcalls: Number::default(),
             unmasked: Number::default(),
             queues: Mutex::new(Queues {
-                tails: [[0; QUEUES]],
+                tails: [[0; QUEUES]; 2],
                 channels: [Channel::NEW; PORTS],
+                server: 0,
             }),
         })
     }
 
-    fn raise(&self, queues: &mut Queues, port: usize) {
-        let shared = &self.shared;
-        let ends = (
-            Port(port as u32),
-            &&shared.words[port],
-            &mut queues.channels[port],
-        );
-        let raised = raise(&shared, &shared, &mut queues.tails, ends, 0);
-        if raised.upcall && shared.upcall.fetch_or(1) == 0 {
+    /// The hypervisor does something with a port that may have its vCPU told.
+    fn with(&self, port: usize, act: impl FnOnce(End<&Shared, &Vcpu>) -> bool) {
+        let queues = &mut *self.queues.lock().unwrap();
+        let vcpu = &self.shared.vcpus[usize::from(queues.server)];
+        let upcall = act(End {
+            array: &self.shared,
+            control: vcpu,
+            tails: &mut queues.tails,
+            port: Port(port as u32),
+            word: &self.shared.words[port],
+            channel: &mut queues.channels[port],
+            vcpu: queues.server,
+        });
+        if upcall && vcpu.upcall.fetch_or(1) == 0 {
             self.upcalls.add();
         }
     }
@@ -86,7 +100,7 @@ impl Domain {
     /// The hypervisor sends an event.
     fn send(&self, port: usize) {
         self.lines[port].write();
-        self.raise(&mut self.queues.lock().unwrap(), port);
+        self.with(port, |end| end.raise().upcall);
     }
 
     fn set_priority(&self, port: usize, priority: u8) {
@@ -97,20 +111,27 @@ impl Domain {
     fn unmask(&self, port: usize) {
         if !unmask(&self.shared.words[port]) {
             self.unmasked.add();
-            let mut queues = self.queues.lock().unwrap();
-            self.shared.words[port].fetch_and(!MASKED);
-            if self.shared.words[port].load() & PENDING != 0 {
-                self.raise(&mut queues, port);
-            }
+            self.with(port, |end| end.unmask());
         }
     }
 
-    /// The guest's upcall, if one is due.
-    fn upcall(&self, consumer: &mut Consumer) {
-        let shared = &self.shared;
-        consumer.take_pending(&shared.upcall, &shared, &shared, |Port(port)| {
+    /// The guest has another vCPU serve the ports (`EVTCHNOP_bind_vcpu`).
+    fn move_to(&self, port: usize, vcpu: u8) {
+        mask(&self.shared.words[port]);
+        self.queues.lock().unwrap().server = vcpu;
+        self.unmask(port);
+    }
+
+    /// The guest's upcall on a vCPU, if one is due.
+    fn upcall_on(&self, vcpu: usize, consumer: &mut Consumer) {
+        let (shared, vcpu) = (&self.shared, &self.shared.vcpus[vcpu]);
+        consumer.take_pending(&vcpu.upcall, &vcpu, &shared, |Port(port)| {
             self.lines[port as usize].read();
         });
+    }
+
+    fn upcall(&self, consumer: &mut Consumer) {
+        self.upcall_on(0, consumer);
     }
 
     fn check(&self, consumer: &mut Consumer) {
@@ -192,6 +213,28 @@ fn a_port_that_changes_its_queue_loses_no_event_of_either() {
     meet(move_it, |domain, consumer| {
         domain.upcall(consumer);
         domain.upcall(consumer);
+    });
+}
+
+#[test]
+fn a_port_that_moves_to_another_vcpu_is_served_once_for_each_event() {
+    explore(3, || {
+        let domain = Domain::new();
+        domain.send(1);
+        let other = {
+            let domain = domain.clone();
+            thread::spawn(move || {
+                let mut consumer = Consumer::new();
+                domain.move_to(1, 1);
+                domain.upcall_on(1, &mut consumer);
+                consumer
+            })
+        };
+        let mut consumer = Consumer::new();
+        domain.upcall(&mut consumer);
+        let mut others = other.join().unwrap();
+        domain.upcall_on(1, &mut others);
+        domain.check(&mut consumer);
     });
 }
 

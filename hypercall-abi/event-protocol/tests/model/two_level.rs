@@ -9,12 +9,20 @@ use loom::thread;
 use crate::words::{Number, Word8, Word64};
 use crate::{Line, explore};
 
+/// What each vCPU has.
+#[derive(Default)]
+struct Vcpu {
+    selector: Word64,
+    upcall: Word8,
+}
+
 #[derive(Default)]
 struct Domain {
     pending: [Word64; 1],
     mask: [Word64; 1],
-    selector: Word64,
-    upcall: Word8,
+    vcpus: [Vcpu; 2],
+    /// The vCPU that serves the ports.
+    server: Number,
     lines: [Line; 2],
     /// Upcalls that the hypervisor caused.
     upcalls: Number,
@@ -34,7 +42,8 @@ impl Domain {
     }
 
     fn select(&self) {
-        if select(&self.selector, 0) && self.upcall.fetch_or(1) == 0 {
+        let vcpu = &self.vcpus[self.server.get()];
+        if select(&vcpu.selector, 0) && vcpu.upcall.fetch_or(1) == 0 {
             self.upcalls.add();
         }
     }
@@ -64,11 +73,21 @@ impl Domain {
         }
     }
 
-    /// The guest's upcall, if one is due.
-    fn upcall(&self) {
+    /// The guest has another vCPU serve the ports (`EVTCHNOP_bind_vcpu`).
+    fn move_to(&self, port: u32, vcpu: usize) {
+        self.bits(port).mask();
+        {
+            let _lock = self.lock.lock().unwrap();
+            self.server.set(vcpu);
+        }
+        self.unmask(port);
+    }
+
+    /// The guest's upcall on a vCPU, if one is due.
+    fn upcall_on(&self, vcpu: usize) {
         take_pending(
-            &self.upcall,
-            &self.selector,
+            &self.vcpus[vcpu].upcall,
+            &self.vcpus[vcpu].selector,
             &self.pending,
             &self.mask,
             |_| u64::MAX,
@@ -76,8 +95,13 @@ impl Domain {
         );
     }
 
+    fn upcall(&self) {
+        self.upcall_on(0);
+    }
+
     fn check(&self) {
         self.upcall();
+        self.upcall_on(1);
         self.lines.iter().for_each(Line::check);
         let causes = self.lines.iter().map(|line| line.sent.get()).sum::<usize>();
         assert!(self.upcalls.get() <= causes + self.unmasked.get());
@@ -113,6 +137,24 @@ fn a_port_that_is_masked_and_unmasked_while_events_come_loses_none() {
         domain.unmask(0);
         domain.upcall();
         sender.join().unwrap();
+        domain.check();
+    });
+}
+
+#[test]
+fn a_port_that_moves_to_another_vcpu_is_served_once_for_each_event() {
+    explore(3, || {
+        let domain = Arc::new(Domain::default());
+        domain.send(0);
+        let other = {
+            let domain = domain.clone();
+            thread::spawn(move || {
+                domain.move_to(0, 1);
+                domain.upcall_on(1);
+            })
+        };
+        domain.upcall();
+        other.join().unwrap();
         domain.check();
     });
 }

@@ -58,8 +58,8 @@ pub(super) fn raise(
                 (false, None)
             }
             Some(raised) => {
-                let vcpu = raised.upcall.then(|| domain.vcpu(vcpu)).flatten();
-                (raised.newly, vcpu.filter(|vcpu| mark(hv, vcpu)))
+                let told = raised.upcall.then(|| told(hv, domain, vcpu));
+                (raised.newly, told.flatten())
             }
         },
     };
@@ -86,14 +86,19 @@ pub(super) fn clear_pending(hv: &Hypervisor, domain: &Domain, table: &mut Table,
 
 /// Unmasks a port and delivers what is pending.
 pub(super) fn unmask(hv: &Hypervisor, domain: &Domain, table: &mut Table, port: Port, vcpu: u32) {
-    match &table.abi {
-        Abi::TwoLevel => kick(hv, two_level::unmask(hv, domain, port, vcpu)),
-        Abi::Fifo(fifo) => {
-            if fifo.unmask(port) {
-                set_pending(hv, domain, table, port, vcpu);
-            }
+    let told = match table.fifo_and_channel(port) {
+        None => two_level::unmask(hv, domain, port, vcpu),
+        Some((fifo, channel)) => {
+            let upcall = fifo.unmask((port, &mut channel.fifo), vcpu);
+            upcall.then(|| told(hv, domain, vcpu)).flatten()
         }
-    }
+    };
+    kick(hv, told);
+}
+
+/// Marks that a vCPU has events in its queues. Returns the vCPU where that is new to it.
+fn told(hv: &Hypervisor, domain: &Domain, vcpu: u32) -> Option<Arc<Vcpu>> {
+    domain.vcpu(vcpu).filter(|vcpu| mark(hv, vcpu))
 }
 
 /// Whether a port is pending.

@@ -6,10 +6,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
+use event_protocol::Word;
 use event_protocol::fifo::{
-    Array, Channel, Control, MASKED, PENDING, QUEUES, Raised, Tails, raise,
+    Array, Channel, Control, End, LINKED, MASKED, PENDING, QUEUES, Raised, Tails,
 };
-use event_protocol::{Word, fifo};
 use hv_machine::{MachineRef, PAGE_SIZE};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EvtchnFifoControlBlock};
@@ -118,20 +118,47 @@ impl Fifo {
 
     /// Makes a port pending and puts it on a queue of vCPU `vcpu`. Where its word is not there yet, that is left to
     /// [`expand_array`]; where the vCPU has no control block yet, the event is lost, and the guest's mistake.
-    pub(super) fn raise(&mut self, ends: (Port, &mut Channel), vcpu: u32) -> Option<Raised> {
-        let words = &self.words;
-        let (port, channel) = ends;
-        let word = words.word(port)?;
+    pub(super) fn raise(&mut self, port: (Port, &mut Channel), vcpu: u32) -> Option<Raised> {
+        self.end(port, vcpu).map(End::raise)
+    }
+
+    /// Unmasks a port. Whether it went to a queue of vCPU `vcpu`, and that is to be told.
+    pub(super) fn unmask(&mut self, port: (Port, &mut Channel), vcpu: u32) -> bool {
+        let number = port.0;
+        match self.end(port, vcpu) {
+            Some(end) => end.unmask(),
+            None => {
+                self.keep(number, !MASKED);
+                false
+            }
+        }
+    }
+
+    fn end<'a>(
+        &'a mut self,
+        (port, channel): (Port, &'a mut Channel),
+        vcpu: u32,
+    ) -> Option<End<'a, &'a Words, Block<'a>>> {
+        let (array, tails) = (&self.words, self.tails.as_mut_slice());
+        let word = array.word(port)?;
         let &Some((mfn, offset)) = self.blocks.get(vcpu as usize)? else {
             return None;
         };
-        let block = Block(FrameWord {
-            machine: &words.machine,
+        let control = Block(FrameWord {
+            machine: &array.machine,
             mfn,
             index: offset / size_of::<u32>(),
         });
-        let port = (port, &word, channel);
-        Some(raise(&words, &block, &mut self.tails, port, vcpu as u8))
+        let vcpu = vcpu as u8;
+        Some(End {
+            array,
+            control,
+            tails,
+            port,
+            word,
+            channel,
+            vcpu,
+        })
     }
 
     /// Whether there is a word for a port.
@@ -156,18 +183,12 @@ impl Fifo {
 
     /// Whether a port is on a queue, so that it must not be used anew.
     pub(super) fn is_linked(&self, port: Port) -> bool {
-        self.is_set(port, fifo::LINKED).unwrap_or(false)
+        self.is_set(port, LINKED).unwrap_or(false)
     }
 
     /// Takes a pending event back. Where it is on a queue it stays there: the guest passes over it.
     pub(super) fn clear_pending(&self, port: Port) {
         self.keep(port, !PENDING);
-    }
-
-    /// Unmasks a port. Whether it is pending, and so to be raised again.
-    pub(super) fn unmask(&self, port: Port) -> bool {
-        self.keep(port, !MASKED);
-        self.is_pending(port)
     }
 
     fn keep(&self, port: Port, bits: u32) {
