@@ -25,6 +25,8 @@ use crate::{Outcome, tell};
 const DETACH: u8 = 0x1d;
 /// How many typed bytes are kept for a domain that reads none.
 const MAX_PENDING: usize = 64 * 1024;
+/// How many bytes are read at once.
+const READ: usize = 4096;
 /// A script that detaches gets what is printed until so long nothing was.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -37,9 +39,12 @@ pub fn console(host: &mut Connection, args: &ConsoleArgs) -> Outcome {
 /// An attached console.
 pub struct Console {
     channel: Channel,
-    /// Typed and not sent yet.
-    pending: VecDeque<u8>,
+    pending: Pending,
 }
+
+/// What was typed and not sent yet.
+#[derive(Default)]
+struct Pending(VecDeque<u8>);
 
 /// What to read from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,7 +71,7 @@ impl Console {
         )? {
             Reply::Domid(_) => Ok(Console {
                 channel,
-                pending: VecDeque::new(),
+                pending: Pending::default(),
             }),
             other => Err(wrong(&other).into()),
         }
@@ -119,7 +124,7 @@ impl Console {
             let mut timeout = None;
             if let Input::Detached(since) = &mut input {
                 // What it typed before must be taken first.
-                if printed || !self.pending.is_empty() {
+                if printed || !self.pending.0.is_empty() {
                     *since = Instant::now();
                 }
                 match QUIET.checked_sub(since.elapsed()) {
@@ -130,7 +135,7 @@ impl Console {
             // A terminal is always read, or Ctrl-] would not be seen.
             let wants_input = match input {
                 Input::Terminal => true,
-                Input::Script => self.pending.len() < MAX_PENDING,
+                Input::Script => self.pending.has_room(),
                 Input::Ended | Input::Detached(_) => false,
             };
             let (from_host, from_input, signal) = wait(client, wants_input, terminal, timeout)?;
@@ -141,7 +146,7 @@ impl Console {
                 client.pump()?;
             }
             if from_input {
-                input = match (self.read()?, input) {
+                input = match (self.pending.read(io::stdin())?, input) {
                     (Typed::Bytes, same) => same,
                     (Typed::End | Typed::Detach, Input::Terminal) => return Ok(None),
                     (Typed::End, _) => Input::Ended,
@@ -153,22 +158,30 @@ impl Console {
 
     /// Sends what was typed, as far as the domain has room for it.
     fn send(&mut self, client: &mut Client) -> anyhow::Result<()> {
-        while !self.pending.is_empty() {
-            let bytes: Vec<u8> = self.pending.iter().copied().take(MAX_CHUNK).collect();
+        let pending = &mut self.pending.0;
+        while !pending.is_empty() {
+            let bytes: Vec<u8> = pending.iter().copied().take(MAX_CHUNK).collect();
             let length = bytes.len();
             if !client.try_send(self.channel, &Request::ConsoleInput(bytes))? {
                 break;
             }
-            self.pending.drain(..length);
+            pending.drain(..length);
         }
         Ok(())
     }
+}
 
-    /// Reads once from standard input.
-    fn read(&mut self) -> io::Result<Typed> {
-        let mut buffer = [0; 4096];
+impl Pending {
+    /// Whether all is kept that is read at once.
+    fn has_room(&self) -> bool {
+        self.0.len() + READ <= MAX_PENDING
+    }
+
+    /// Reads once. What there is no room for is lost.
+    fn read(&mut self, from: impl AsFd) -> io::Result<Typed> {
+        let mut buffer = [0; READ];
         // Not through io::stdin, whose buffer would keep bytes from the shell that may follow.
-        let length = match rustix::io::read(io::stdin(), &mut buffer) {
+        let length = match rustix::io::read(from, &mut buffer) {
             Ok(length) => length,
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(Typed::Bytes),
             Err(error) => return Err(error.into()),
@@ -178,9 +191,9 @@ impl Console {
             return Ok(Typed::End);
         }
         let end = bytes.iter().position(|&byte| byte == DETACH);
-        let room = MAX_PENDING.saturating_sub(self.pending.len());
+        let room = MAX_PENDING.saturating_sub(self.0.len());
         let typed = bytes.get(..end.unwrap_or(length)).unwrap_or_default();
-        self.pending.extend(typed.iter().take(room));
+        self.0.extend(typed.iter().take(room));
         Ok(if end.is_some() {
             Typed::Detach
         } else {
@@ -289,5 +302,24 @@ impl Signals {
             // Where this fails the process goes on, as if there had been no signal.
             let _ = low_level::emulate_default_handler(signal);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_read_as_long_as_nothing_is_lost() {
+        let (input, mut script) = io::pipe().unwrap();
+        let mut pending = Pending::default();
+        let mut written = 0;
+        while pending.has_room() {
+            script.write_all(&[b'x'; 1001]).unwrap();
+            written += 1001;
+            assert!(matches!(pending.read(&input), Ok(Typed::Bytes)));
+            assert_eq!(pending.0.len(), written);
+        }
+        assert!(written + READ > MAX_PENDING);
     }
 }
