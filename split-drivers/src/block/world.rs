@@ -235,9 +235,9 @@ fn segment(choices: &mut Choices<'_>, pages: &[GuestPage]) -> Option<[u8; 8]> {
     let [first, last] = choices.bytes()?;
     let segment = BlkifRequestSegment {
         gref: gref(choices, pages)?,
-        // Mostly good.
-        first_sect: if first < 250 { first % 8 } else { first },
-        last_sect: if last < 250 { last % 8 } else { last },
+        // Mostly good, and else just behind the end.
+        first_sect: if first < 250 { first % 8 } else { first - 242 },
+        last_sect: if last < 250 { last % 8 } else { last - 242 },
         _pad0: 0,
     };
     segment.as_bytes().try_into().ok()

@@ -18,6 +18,7 @@ pub fn run(workspace: &Workspace, route: Option<Route>, consent: Consent) -> Res
 pub fn all(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     format(workspace)?;
     host(workspace)?;
+    fuzzed(workspace)?;
     for image in Image::all(workspace)? {
         bare(workspace, toolchain, &image)?;
     }
@@ -64,6 +65,20 @@ fn host(workspace: &Workspace) -> Result<()> {
         .args(["clippy", "--workspace", "--all-targets"])
         .current_dir(workspace.root());
     step.cargo(deny_warnings(&mut cargo))?;
+    step.done();
+    Ok(())
+}
+
+/// What fuzz targets look at is compiled for nothing else, and fails where nobody sees it.
+fn fuzzed(workspace: &Workspace) -> Result<()> {
+    let step = Step::start("check what is fuzzed");
+    let mut cargo = host_cargo();
+    cargo
+        .args(["check", "--target-dir", "target/fuzzing"])
+        .args(["-p", "hv-core", "-p", "split-drivers", "-p", "xenstore"])
+        .env("RUSTFLAGS", "--cfg fuzzing -D warnings")
+        .current_dir(workspace.root());
+    step.cargo(&mut cargo)?;
     step.done();
     Ok(())
 }

@@ -58,7 +58,7 @@ impl EventChannels {
     }
 
     /// The frames that the domain gave for its events.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn frames(&self) -> alloc::vec::Vec<hypercall_abi::types::Mfn> {
         match &self.table.lock().abi {
             table::Abi::TwoLevel => alloc::vec::Vec::new(),
