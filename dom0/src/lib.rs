@@ -10,6 +10,7 @@
 //! | [`toolstack`] | the whole: the domains there are, and what happens to them |
 //! | [`server`] | the connections from `xl`, each with a request in progress |
 //! | [`block`] | the guests' disks: block backends, and the volumes under them |
+//! | [`device`] | what the backends of all devices have in common |
 //! | [`builder`] | a PV domain, built from an image |
 //! | [`console`], [`scrollback`] | a guest's console, and what it has printed |
 //! | [`net`] | the guests' network: backends of their interfaces, and the bridge |
@@ -32,6 +33,7 @@ pub mod acpi;
 pub mod block;
 pub mod builder;
 pub mod console;
+pub mod device;
 #[cfg(test)]
 mod fake;
 pub mod images;

@@ -5,11 +5,9 @@
 
 mod device;
 pub mod gpt;
-mod nodes;
 mod ram;
 mod volume;
 
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -21,25 +19,20 @@ use hypercall_abi::types::{Domid, Port};
 use split_drivers::block::back::Finished;
 use split_drivers::block::vdev;
 
+use crate::device::Devices;
 use crate::store::Store;
 use crate::xen::Xen;
-use device::{Device, Tags};
-use nodes::Paths;
+use device::{Tags, Vbd};
 use volume::{User, Volumes};
-
-/// How often whoever waits for room is looked at, in nanoseconds.
-const RETRY: u64 = 10_000_000;
-/// What the tokens of our watches begin with.
-const TOKEN: &str = "vbd/";
 
 /// All disks of guests.
 pub struct Blocks<X: Xen> {
     volumes: Volumes,
-    devices: Vec<Device<X>>,
+    devices: Devices<Vbd<X>>,
+    /// Disks that are no more, but have operations under way.
+    leaving: Vec<Vbd<X>>,
     tags: Tags,
     next_key: u64,
-    /// Devices that have come to their end since the last time.
-    gone: VecDeque<(Domid, u32)>,
 }
 
 impl<X: Xen> Blocks<X> {
@@ -47,10 +40,10 @@ impl<X: Xen> Blocks<X> {
     pub fn new(xen: &X, room: u64) -> Self {
         Self {
             volumes: Volumes::new(xen.disks(), room),
-            devices: Vec::new(),
+            devices: Devices::new(),
+            leaving: Vec::new(),
             tags: Tags::new(),
             next_key: 0,
-            gone: VecDeque::new(),
         }
     }
 
@@ -128,7 +121,7 @@ impl<X: Xen> Blocks<X> {
         self.check(core::slice::from_ref(disk))?;
         let volume = self.volumes.check(disk)?;
         let devid = vdev::number(&disk.vdev).unwrap_or_default();
-        if self.find(domid, devid).is_some() {
+        if self.devices.find(domid, devid).is_some() {
             return Err(Error::BadConfig {
                 field: "disk".to_string(),
                 why: format!("the domain has a disk {} already", disk.vdev),
@@ -137,34 +130,33 @@ impl<X: Xen> Blocks<X> {
         let Some(description) = self.volumes.get(volume).map(|it| it.device(disk)) else {
             return Err(Error::NoSuchVolume(disk.volume.clone()));
         };
-        let paths = Paths::new(domid, devid);
-        let made = paths
-            .add(&mut store.nodes(xen), disk, description.read_only)
-            .and_then(|()| watch(store, xen, &paths, domid, devid, true));
-        if let Err(errno) = made {
-            // The error that led here is the one to tell.
-            let _ = watch(store, xen, &paths, domid, devid, false);
-            let _ = paths.remove(&mut store.nodes(xen));
-            return Err(refused("to add a disk", errno));
-        }
-        let key = self.next_key;
+        let (key, writes) = (self.next_key, !description.read_only);
+        let vbd = Vbd::new(key, disk.clone(), volume, description);
+        let front = [
+            ("virtual-device", devid.to_string()),
+            ("device-type", "disk".to_string()),
+        ];
+        let back = [
+            ("params", format!("/dev/{}", disk.volume)),
+            ("removable", "0".to_string()),
+            ("bootable", "1".to_string()),
+            ("dev", disk.vdev.clone()),
+            ("type", "phy".to_string()),
+            ("mode", if writes { "w" } else { "r" }.to_string()),
+            ("device-type", "disk".to_string()),
+            ("discard-enable", u8::from(disk.discard).to_string()),
+        ];
+        self.devices
+            .add(store, xen, (domid, devid), vbd, (&front, &back))?;
         self.next_key += 1;
         let user = User {
             device: key,
             domid,
-            writes: !description.read_only,
+            writes,
             leaving: false,
         };
         self.volumes.claim(volume, user);
-        let device = Device::new(key, (domid, devid), disk.clone(), volume, description);
-        self.devices.push(device);
         Ok(())
-    }
-
-    fn find(&mut self, domid: Domid, devid: u32) -> Option<&mut Device<X>> {
-        self.devices
-            .iter_mut()
-            .find(|it| it.domid == domid && it.devid == devid && !it.dropped)
     }
 
     /// The number of a disk by its name or number.
@@ -172,10 +164,10 @@ impl<X: Xen> Blocks<X> {
     /// # Errors
     ///
     /// If the domain has no such disk.
-    pub fn number(&mut self, domid: Domid, name: &str) -> Result<u32, Error> {
+    pub fn number(&self, domid: Domid, name: &str) -> Result<u32, Error> {
         let devid = name.parse().ok().or_else(|| vdev::number(name));
         devid
-            .filter(|devid| self.find(domid, *devid).is_some())
+            .filter(|devid| self.devices.find(domid, *devid).is_some())
             .ok_or_else(|| Error::BadState {
                 domid: domid.0,
                 why: format!("has no disk {name:?}"),
@@ -191,20 +183,10 @@ impl<X: Xen> Blocks<X> {
         &mut self,
         store: &mut Store<X::Mapping>,
         xen: &mut X,
-        (domid, devid): (Domid, u32),
+        device: (Domid, u32),
         force: bool,
     ) -> Result<(), Error> {
-        if force {
-            return self
-                .drop_devices(store, xen, |it| it.domid == domid && it.devid == devid)
-                .map_err(|errno| refused("to remove a disk", errno));
-        }
-        match self.find(domid, devid) {
-            Some(device) => device
-                .close(store, xen)
-                .map_err(|errno| refused("to close a disk", errno)),
-            None => Ok(()),
-        }
+        self.devices.detach(store, xen, device, force)
     }
 
     /// A domain is over: lets go of all that it has.
@@ -218,69 +200,39 @@ impl<X: Xen> Blocks<X> {
         xen: &mut X,
         domid: Domid,
     ) -> Result<(), Errno> {
-        self.drop_devices(store, xen, |it| it.domid == domid)
-    }
-
-    fn drop_devices(
-        &mut self,
-        store: &mut Store<X::Mapping>,
-        xen: &mut X,
-        which: impl Fn(&Device<X>) -> bool,
-    ) -> Result<(), Errno> {
-        let mut result = Ok(());
-        for device in &mut self.devices {
-            if device.dropped || !which(device) {
-                continue;
-            }
-            device.disconnect(xen);
-            device.dropped = true;
-            self.volumes.leave(device.volume, device.key);
-            let (domid, devid) = (device.domid, device.devid);
-            self.gone.push_back((domid, devid));
-            let watched = watch(store, xen, &device.paths, domid, devid, false);
-            let removed = device.paths.remove(&mut store.nodes(xen));
-            result = result.and(watched).and(removed);
-        }
-        self.sweep();
-        result
-    }
-
-    /// Forgets devices of which nothing is under way any more.
-    fn sweep(&mut self) {
-        let volumes = &mut self.volumes;
-        self.devices.retain(|device| {
-            let over = device.dropped && device.under_way == 0;
-            if over {
-                volumes.release(device.volume, device.key);
-            }
-            !over
-        });
+        self.devices
+            .remove(store, xen, |it| it.paths.domid == domid)
     }
 
     /// A disk that has come to its end.
     pub fn next_gone(&mut self) -> Option<(Domid, u32)> {
-        self.gone.pop_front()
+        let gone = self.devices.next_gone()?;
+        let vbd = gone.driver;
+        self.volumes.leave(vbd.volume, vbd.key);
+        self.leaving.push(vbd);
+        self.sweep();
+        Some((gone.paths.domid, gone.paths.devid))
+    }
+
+    /// Forgets disks of which nothing is under way any more.
+    fn sweep(&mut self) {
+        let volumes = &mut self.volumes;
+        self.leaving.retain(|vbd| {
+            if vbd.under_way == 0 {
+                volumes.release(vbd.volume, vbd.key);
+            }
+            vbd.under_way > 0
+        });
     }
 
     /// An event came on a port; whether it is one of ours.
     pub fn signal(&mut self, port: Port) -> bool {
-        let device = self.devices.iter_mut().find(|it| it.has_port(port));
-        device.map(|device| device.signalled = true).is_some()
+        self.devices.signal(port)
     }
 
     /// A watch of the toolstack's fired; whether it is one of ours.
     pub fn on_watch(&mut self, token: &str) -> bool {
-        let Some(rest) = token.strip_prefix(TOKEN) else {
-            return false;
-        };
-        let ids = rest.split_once('/').and_then(|(domid, devid)| {
-            let domid = Domid(domid.parse().ok()?);
-            Some((domid, devid.parse().ok()?))
-        });
-        if let Some(device) = ids.and_then(|(domid, devid)| self.find(domid, devid)) {
-            device.look = true;
-        }
-        true
+        self.devices.on_watch(token)
     }
 
     /// Gives each device its turn; whether there is more to do at once.
@@ -291,127 +243,67 @@ impl<X: Xen> Blocks<X> {
             let Some((key, tag)) = self.tags.remove(&tag) else {
                 continue;
             };
-            if let Some(device) = self.devices.iter_mut().find(|it| it.key == key) {
-                device.take_finished(Finished { tag, done, buffer });
+            let finished = Finished { tag, done, buffer };
+            let mut devices = self.devices.iter_mut();
+            if let Some(device) = devices.find(|it| it.driver.key == key) {
+                device.signalled |= device.driver.take_finished(finished);
+            } else if let Some(vbd) = self.leaving.iter_mut().find(|it| it.key == key) {
+                vbd.take_finished(finished);
             }
         }
         if any {
             self.sweep();
         }
-        for nth in 0..self.devices.len() {
-            let Some(device) = self.devices.get_mut(nth) else {
-                break;
-            };
-            if device.dropped {
-                continue;
-            }
+        for device in self.devices.iter_mut() {
             if device.signalled || any && device.starved {
-                device.turn(store, xen, &mut self.volumes, &mut self.tags);
-            }
-            if device.look {
-                self.follow(store, xen, nth);
-            }
-        }
-        // Whoever has had more than a turn's worth goes behind the others.
-        if self.devices.len() > 1 {
-            self.devices.rotate_left(1);
-        }
-        self.devices.iter().any(|device| device.signalled)
-    }
-
-    fn follow(&mut self, store: &mut Store<X::Mapping>, xen: &mut X, nth: usize) {
-        let Some(device) = self.devices.get_mut(nth) else {
-            return;
-        };
-        let draining = self.volumes.is_draining(device.volume);
-        match device.follow(store, xen, draining) {
-            Ok(false) => {}
-            Ok(true) => {
-                let key = device.key;
-                let dropped = self.drop_devices(store, xen, |it| it.key == key);
-                if let Err(errno) = dropped {
-                    xen.log(&format!("a disk's nodes cannot be removed: {errno:?}"));
-                }
-            }
-            Err(errno) => {
-                let path = &device.paths.back;
-                xen.log(&format!("{path}: the store refuses: {errno:?}"));
+                let domid = device.paths.domid;
+                let (volumes, tags) = (&mut self.volumes, &mut self.tags);
+                let turn = device.driver.turn(domid, xen, volumes, tags);
+                device.after_turn(store, xen, turn);
             }
         }
+        let volumes = &self.volumes;
+        self.devices
+            .follow(store, xen, |vbd| !volumes.is_draining(vbd.volume));
+        self.devices.end_round()
     }
 
     /// When [`Self::serve`] is to be called although nothing came, in nanoseconds of system time.
     pub fn deadline(&self, now: u64) -> Option<u64> {
-        self.devices
-            .iter()
-            .any(|device| device.starved || device.look)
-            .then(|| now.saturating_add(RETRY))
+        self.devices.deadline(now)
     }
 
     /// Has those who wait for room looked at.
     pub fn tick(&mut self) {
-        for device in &mut self.devices {
-            device.signalled |= device.starved;
-        }
+        self.devices.tick();
     }
 
     /// A domain's disks as they are.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
     pub fn list(
         &self,
         store: &mut Store<X::Mapping>,
         xen: &mut X,
         domid: Domid,
-    ) -> Result<Vec<DeviceInfo>, Errno> {
-        let mut list = Vec::new();
-        for device in &self.devices {
-            if device.domid != domid || device.dropped {
-                continue;
-            }
-            let front = &device.paths.front;
-            let mut number = |name: &str| {
-                let path = format!("{front}/{name}");
-                let value = store.nodes(xen).read(&path).ok().flatten();
-                value.and_then(|value| value.trim().parse().ok())
+    ) -> Vec<DeviceInfo> {
+        let devices = self.devices.of(domid).into_iter();
+        let info = devices.map(|device| {
+            let paths = &device.paths;
+            let mut either = |name: &str| {
+                paths
+                    .front_number(store, xen, name)
+                    .or_else(|| paths.front_number(store, xen, &format!("queue-0/{name}")))
             };
-            let mut either =
-                |name: &str| number(name).or_else(|| number(&format!("queue-0/{name}")));
             let event_channel = either("event-channel");
             let ring_ref = either("ring-ref").or_else(|| either("ring-ref0"));
-            list.push(DeviceInfo {
-                devid: device.devid,
+            DeviceInfo {
+                devid: paths.devid,
                 domid: domid.0,
-                state: number("state").unwrap_or(0),
+                state: paths.front_number(store, xen, "state").unwrap_or(0),
                 event_channel,
                 ring_ref,
-                path: device.paths.back.clone(),
-            });
-        }
-        list.sort_by_key(|device| device.devid);
-        Ok(list)
+                path: paths.back.clone(),
+            }
+        });
+        info.collect()
     }
-}
-
-fn refused(what: &str, errno: Errno) -> Error {
-    Error::Store {
-        what: what.to_string(),
-        errno: errno as i32,
-    }
-}
-
-/// Watches a frontend's state, or stops to.
-fn watch<X: Xen>(
-    store: &mut Store<X::Mapping>,
-    xen: &mut X,
-    paths: &Paths,
-    domid: Domid,
-    devid: u32,
-    on: bool,
-) -> Result<(), Errno> {
-    let path = format!("{}/state", paths.front);
-    let token = format!("{TOKEN}{domid}/{devid}");
-    store.watch(xen, &path, &token, on)
 }

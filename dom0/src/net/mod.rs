@@ -5,11 +5,9 @@
 //! frames then. What a guest does not take is dropped, so that none waits for another.
 
 pub mod bridge;
-mod nodes;
 mod snoop;
 mod vif;
 
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -20,16 +18,12 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 use split_drivers::net::{Features, Frame, Mac, offload};
 
+use crate::device::Devices;
 use crate::store::Store;
 use crate::xen::Xen;
 use bridge::{Bridge, PortId};
-use nodes::Paths;
 use vif::Vif;
 
-/// How often whoever waits for memory is looked at, in nanoseconds.
-const RETRY: u64 = 10_000_000;
-/// What the tokens of our watches begin with.
-const TOKEN: &str = "vif/";
 /// The bridge's port for the host's network card.
 const NIC: PortId = 0;
 /// Frames that are taken from the network card before others have their turn.
@@ -40,10 +34,8 @@ const MAX_OUT: usize = 1514;
 /// All interfaces of guests, and the bridge.
 pub struct Network<X: Xen> {
     bridge: Bridge,
-    vifs: Vec<Vif<X>>,
+    vifs: Devices<Vif<X>>,
     next_port: PortId,
-    /// Interfaces that have come to their end since the last time.
-    gone: VecDeque<(Domid, u32, Mac)>,
 }
 
 impl<X: Xen> Network<X> {
@@ -55,9 +47,8 @@ impl<X: Xen> Network<X> {
         }
         Self {
             bridge,
-            vifs: Vec::new(),
+            vifs: Devices::new(),
             next_port: NIC + 1,
-            gone: VecDeque::new(),
         }
     }
 
@@ -114,39 +105,41 @@ impl<X: Xen> Network<X> {
         config: &VifConfig,
     ) -> Result<u32, Error> {
         Self::check(core::slice::from_ref(config))?;
-        let used = |devid: &u32| {
-            self.vifs
-                .iter()
-                .any(|it| it.domid == domid && it.devid == *devid)
-        };
-        let Some(devid) = (0..VifConfig::MAX_VIFS as u32).find(|devid| !used(devid)) else {
+        let free = |devid: &u32| self.vifs.find(domid, *devid).is_none();
+        let Some(devid) = (0..VifConfig::MAX_VIFS as u32).find(free) else {
             return Err(Error::BadState {
                 domid: domid.0,
                 why: format!("has {} interfaces already", VifConfig::MAX_VIFS),
             });
         };
-        let paths = Paths::new(domid, devid);
-        let made = paths
-            .add(&mut store.nodes(xen), config)
-            .and_then(|()| watch(store, xen, &paths, domid, devid, true));
-        if let Err(errno) = made {
-            // The error that led here is the one to tell.
-            let _ = watch(store, xen, &paths, domid, devid, false);
-            let _ = paths.remove(&mut store.nodes(xen));
-            return Err(refused("to add an interface", errno));
+        let (handle, mac) = (devid.to_string(), Mac(config.mac).to_string());
+        let front = [
+            ("handle", handle.clone()),
+            ("mac", mac.clone()),
+            ("mtu", "1500".to_string()),
+        ];
+        let mut back = Vec::from([
+            ("script", "/etc/xen/scripts/vif-bridge".to_string()),
+            ("mac", mac),
+            ("bridge", config.bridge.clone()),
+            ("handle", handle),
+            ("type", "vif".to_string()),
+            // There is no script that would say so.
+            ("hotplug-status", "connected".to_string()),
+        ]);
+        if let Some(name) = &config.name {
+            back.push(("vifname", name.clone()));
+        }
+        if let Some(rate) = &config.rate {
+            back.push(("rate", format!("{},{}", rate.bytes, rate.interval_us)));
         }
         let port = self.next_port;
+        let vif = Vif::new(port, config.clone());
+        self.vifs
+            .add(store, xen, (domid, devid), vif, (&front, &back))?;
         self.next_port += 1;
         self.bridge.add(port);
-        self.vifs
-            .push(Vif::new(port, (domid, devid), config.clone()));
         Ok(devid)
-    }
-
-    fn find(&mut self, domid: Domid, devid: u32) -> Option<&mut Vif<X>> {
-        self.vifs
-            .iter_mut()
-            .find(|it| it.domid == domid && it.devid == devid)
     }
 
     /// The number of an interface by its number or address.
@@ -157,10 +150,10 @@ impl<X: Xen> Network<X> {
     pub fn number(&self, domid: Domid, name: &str) -> Result<u32, Error> {
         let mac = Mac::parse(name);
         self.vifs
+            .of(domid)
             .iter()
-            .filter(|it| it.domid == domid)
-            .find(|it| name.parse() == Ok(it.devid) || mac == Some(Mac(it.config.mac)))
-            .map(|it| it.devid)
+            .find(|it| name.parse() == Ok(it.paths.devid) || mac == Some(Mac(it.driver.config.mac)))
+            .map(|it| it.paths.devid)
             .ok_or_else(|| Error::BadState {
                 domid: domid.0,
                 why: format!("has no network interface {name:?}"),
@@ -177,20 +170,10 @@ impl<X: Xen> Network<X> {
         &mut self,
         store: &mut Store<X::Mapping>,
         xen: &mut X,
-        (domid, devid): (Domid, u32),
+        vif: (Domid, u32),
         force: bool,
     ) -> Result<(), Error> {
-        if force {
-            return self
-                .remove(store, xen, |it| it.domid == domid && it.devid == devid)
-                .map_err(|errno| refused("to remove an interface", errno));
-        }
-        match self.find(domid, devid) {
-            Some(vif) => vif
-                .close(store, xen)
-                .map_err(|errno| refused("to close an interface", errno)),
-            None => Ok(()),
-        }
+        self.vifs.detach(store, xen, vif, force)
     }
 
     /// A domain is over: lets go of all that it has.
@@ -204,53 +187,25 @@ impl<X: Xen> Network<X> {
         xen: &mut X,
         domid: Domid,
     ) -> Result<(), Errno> {
-        self.remove(store, xen, |it| it.domid == domid)
-    }
-
-    fn remove(
-        &mut self,
-        store: &mut Store<X::Mapping>,
-        xen: &mut X,
-        which: impl Fn(&Vif<X>) -> bool,
-    ) -> Result<(), Errno> {
-        let mut result = Ok(());
-        for vif in self.vifs.iter_mut().filter(|vif| which(vif)) {
-            vif.disconnect(xen);
-            self.bridge.remove(vif.port);
-            let (domid, devid) = (vif.domid, vif.devid);
-            self.gone.push_back((domid, devid, Mac(vif.config.mac)));
-            let watched = watch(store, xen, &vif.paths, domid, devid, false);
-            let removed = vif.paths.remove(&mut store.nodes(xen));
-            result = result.and(watched).and(removed);
-        }
-        self.vifs.retain(|vif| !which(vif));
-        result
+        self.vifs.remove(store, xen, |it| it.paths.domid == domid)
     }
 
     /// An interface that has come to its end, with its address.
     pub fn next_gone(&mut self) -> Option<(Domid, u32, Mac)> {
-        self.gone.pop_front()
+        let gone = self.vifs.next_gone()?;
+        self.bridge.remove(gone.driver.port);
+        let mac = Mac(gone.driver.config.mac);
+        Some((gone.paths.domid, gone.paths.devid, mac))
     }
 
     /// An event came on a port; whether it is one of ours.
     pub fn signal(&mut self, port: Port) -> bool {
-        let vif = self.vifs.iter_mut().find(|it| it.has_port(port));
-        vif.map(|vif| vif.signalled = true).is_some()
+        self.vifs.signal(port)
     }
 
     /// A watch of the toolstack's fired; whether it is one of ours.
     pub fn on_watch(&mut self, token: &str) -> bool {
-        let Some(rest) = token.strip_prefix(TOKEN) else {
-            return false;
-        };
-        let ids = rest.split_once('/').and_then(|(domid, devid)| {
-            let domid = Domid(domid.parse().ok()?);
-            Some((domid, devid.parse().ok()?))
-        });
-        if let Some(vif) = ids.and_then(|(domid, devid)| self.find(domid, devid)) {
-            vif.look = true;
-        }
-        true
+        self.vifs.on_watch(token)
     }
 
     /// Passes frames on; whether there is more to do at once.
@@ -267,26 +222,21 @@ impl<X: Xen> Network<X> {
             }
         }
         let mut out = Vec::new();
-        for nth in 0..self.vifs.len() {
-            let Some(vif) = self.vifs.get_mut(nth) else {
-                break;
-            };
+        let mut nth = 0;
+        while let Some(vif) = self.vifs.nth(nth) {
+            nth += 1;
             if vif.signalled {
-                vif.turn(store, xen, &mut out);
+                let turn = vif.driver.turn(vif.paths.domid, xen, &mut out);
+                vif.after_turn(store, xen, turn);
             }
-            let (port, look) = (vif.port, vif.look);
+            let port = vif.driver.port;
             for frame in out.drain(..) {
                 self.forward(xen, port, frame);
             }
-            if look {
-                self.follow(store, xen, port);
-            }
         }
-        // Whoever has had more than a turn's worth goes behind the others.
-        if self.vifs.len() > 1 {
-            self.vifs.rotate_left(1);
-        }
-        more || self.vifs.iter().any(|vif| vif.signalled)
+        self.vifs.follow(store, xen, |_| true);
+        let waits = self.vifs.end_round();
+        more || waits
     }
 
     fn forward(&mut self, xen: &mut X, from: PortId, frame: Frame) {
@@ -302,8 +252,8 @@ impl<X: Xen> Network<X> {
 
     fn deliver(&mut self, xen: &mut X, port: PortId, frame: Frame) {
         if port != NIC {
-            if let Some(vif) = self.vifs.iter_mut().find(|vif| vif.port == port) {
-                vif.deliver(frame);
+            if let Some(vif) = self.vifs.iter_mut().find(|it| it.driver.port == port) {
+                vif.signalled |= vif.driver.deliver(frame);
             }
             return;
         }
@@ -316,90 +266,42 @@ impl<X: Xen> Network<X> {
         }
     }
 
-    fn follow(&mut self, store: &mut Store<X::Mapping>, xen: &mut X, port: PortId) {
-        let Some(vif) = self.vifs.iter_mut().find(|vif| vif.port == port) else {
-            return;
-        };
-        match vif.follow(store, xen) {
-            Ok(false) => {}
-            Ok(true) => {
-                if let Err(errno) = self.remove(store, xen, |it| it.port == port) {
-                    xen.log(&format!(
-                        "an interface's nodes cannot be removed: {errno:?}"
-                    ));
-                }
-            }
-            Err(errno) => {
-                let path = &vif.paths.back;
-                xen.log(&format!("{path}: the store refuses: {errno:?}"));
-            }
-        }
-    }
-
     /// When [`Self::serve`] is to be called although nothing came, in nanoseconds of system time.
     pub fn deadline(&self, now: u64) -> Option<u64> {
-        let retry = self
-            .vifs
-            .iter()
-            .any(|vif| vif.starved || vif.look)
-            .then(|| now.saturating_add(RETRY));
-        let wakes = self.vifs.iter().filter_map(|vif| vif.wake_at);
-        wakes.chain(retry).min()
+        let wakes = self.vifs.iter().filter_map(|vif| vif.driver.wake_at);
+        wakes.chain(self.vifs.deadline(now)).min()
     }
 
     /// Has those who wait for memory or for credit looked at.
     pub fn tick(&mut self, now: u64) {
-        for vif in &mut self.vifs {
-            vif.signalled |= vif.starved || vif.wake_at.is_some_and(|at| at <= now);
+        self.vifs.tick();
+        for vif in self.vifs.iter_mut() {
+            vif.signalled |= vif.driver.wake_at.is_some_and(|at| at <= now);
         }
     }
 
     /// A domain's interfaces as they are.
     pub fn list(&self, store: &mut Store<X::Mapping>, xen: &mut X, domid: Domid) -> Vec<VifInfo> {
-        let mut list = Vec::new();
-        for vif in self.vifs.iter().filter(|it| it.domid == domid) {
-            let front = &vif.paths.front;
-            let mut number = |name: &str| {
-                let path = format!("{front}/{name}");
-                let value = store.nodes(xen).read(&path).ok().flatten();
-                value.and_then(|value| value.trim().parse().ok())
-            };
-            let (sent, received) = vif.traffic();
-            list.push(VifInfo {
-                devid: vif.devid,
-                mac: vif.config.mac,
-                address: vif.address,
-                state: number("state").unwrap_or(0),
-                event_channel: number("event-channel").or_else(|| number("event-channel-tx")),
-                tx_ring: number("tx-ring-ref"),
-                rx_ring: number("rx-ring-ref"),
-                path: vif.paths.back.clone(),
+        let vifs = self.vifs.of(domid).into_iter();
+        let info = vifs.map(|vif| {
+            let paths = &vif.paths;
+            let mut number = |name: &str| paths.front_number(store, xen, name);
+            let event_channel = number("event-channel").or_else(|| number("event-channel-tx"));
+            let (tx_ring, rx_ring) = (number("tx-ring-ref"), number("rx-ring-ref"));
+            let (sent, received) = vif.driver.traffic();
+            VifInfo {
+                devid: paths.devid,
+                mac: vif.driver.config.mac,
+                address: vif.driver.address,
+                state: paths.front_number(store, xen, "state").unwrap_or(0),
+                event_channel,
+                tx_ring,
+                rx_ring,
+                path: paths.back.clone(),
                 sent,
                 received,
-            });
-        }
-        list.sort_by_key(|vif| vif.devid);
-        list
+            }
+        });
+        info.collect()
     }
-}
-
-fn refused(what: &str, errno: Errno) -> Error {
-    Error::Store {
-        what: what.to_string(),
-        errno: errno as i32,
-    }
-}
-
-/// Watches a frontend's state, or stops to.
-fn watch<X: Xen>(
-    store: &mut Store<X::Mapping>,
-    xen: &mut X,
-    paths: &Paths,
-    domid: Domid,
-    devid: u32,
-    on: bool,
-) -> Result<(), Errno> {
-    let path = format!("{}/state", paths.front);
-    let token = format!("{TOKEN}{domid}/{devid}");
-    store.watch(xen, &path, &token, on)
 }

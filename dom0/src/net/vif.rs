@@ -1,23 +1,20 @@
-//! A network interface of a guest: the backend's life and its connection.
+//! A network interface of a guest: its connection to the frontend.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use control::VifConfig;
 use control::net::Traffic;
-use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, GrantRef, Port};
-use split_drivers::grants::{Copy, Grants};
 use split_drivers::net::back::{Back, Policy};
 use split_drivers::net::credit::Rate;
 use split_drivers::net::{Connection, Counters, Features, Frame, Mac, Ports};
-use split_drivers::xenbus::State;
-use split_drivers::xenbus::backend::{Backend, Step};
 
 use super::bridge::PortId;
-use super::nodes::Paths;
 use super::snoop::{self, Address};
+use crate::device::{Class, Driver, GuestGrants, Paths, Turn};
 use crate::store::Store;
 use crate::xen::Xen;
 
@@ -36,60 +33,28 @@ struct Link<X: Xen> {
 pub struct Vif<X: Xen> {
     /// Its port of the bridge, a number of its own among all there have ever been.
     pub port: PortId,
-    /// Whose it is.
-    pub domid: Domid,
-    /// Its number in the domain.
-    pub devid: u32,
     /// As it is configured.
     pub config: VifConfig,
-    /// Where its nodes are.
-    pub paths: Paths,
     /// The IPv4 address that the guest was last seen to use.
     pub address: Option<Address>,
-    life: Backend,
-    /// As the store has it.
-    written: State,
-    online: bool,
     link: Option<Link<X>>,
     /// Of the connections before.
     before: (Counters, Counters),
-    /// The nodes may have changed.
-    pub look: bool,
-    /// There may be frames either way.
-    pub signalled: bool,
-    /// It waits for memory.
-    pub starved: bool,
     /// When the guest may send again, in nanoseconds.
     pub wake_at: Option<u64>,
 }
 
 impl<X: Xen> Vif<X> {
-    /// An interface whose nodes the toolstack has made.
-    pub fn new(port: PortId, (domid, devid): (Domid, u32), config: VifConfig) -> Self {
+    /// An interface without a connection.
+    pub fn new(port: PortId, config: VifConfig) -> Self {
         Self {
             port,
-            domid,
-            devid,
             config,
-            paths: Paths::new(domid, devid),
             address: None,
-            life: Backend::new(),
-            written: State::Initialising,
-            online: true,
             link: None,
             before: Default::default(),
-            look: true,
-            signalled: false,
-            starved: false,
             wake_at: None,
         }
-    }
-
-    /// Whether one of its event-channel ports is this.
-    pub fn has_port(&self, port: Port) -> bool {
-        self.link
-            .as_ref()
-            .is_some_and(|link| link.tx == port || link.rx == Some(port))
     }
 
     /// What the guest has sent, and what it was given.
@@ -101,115 +66,84 @@ impl<X: Xen> Vif<X> {
         (sum(&self.before.0, &sent), sum(&self.before.1, &received))
     }
 
-    /// Queues a frame for the guest, if it is there.
-    pub fn deliver(&mut self, frame: Frame) {
-        if let Some(link) = &mut self.link {
-            self.address = snoop::given(&frame, Mac(self.config.mac)).or(self.address);
-            link.back.deliver(frame);
-            self.signalled |= link.back.has_queued();
-        }
+    /// Queues a frame for the guest, if it is there; whether any waits.
+    pub fn deliver(&mut self, frame: Frame) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
+        self.address = snoop::given(&frame, Mac(self.config.mac)).or(self.address);
+        link.back.deliver(frame);
+        link.back.has_queued()
     }
 
-    /// Asks the frontend to let the interface go.
+    /// Takes what the guest sends, which goes to `out`, and gives it what waits for it.
     ///
     /// # Errors
     ///
-    /// The store's.
-    pub fn close(&mut self, store: &mut Store<X::Mapping>, xen: &mut X) -> Result<(), Errno> {
-        self.online = false;
-        self.look = true;
-        self.life.close();
-        let path = format!("{}/online", self.paths.back);
-        store.nodes(xen).write(&path, "0")?;
-        self.write_state(store, xen)
-    }
-
-    /// Lets go of all that is the guest's, whatever it says.
-    pub fn disconnect(&mut self, xen: &mut X) {
-        if let Some(link) = self.link.take() {
-            for (before, now) in [
-                (&mut self.before.0, link.back.sent()),
-                (&mut self.before.1, link.back.received()),
-            ] {
-                before.frames += now.frames;
-                before.bytes += now.bytes;
-                before.dropped += now.dropped;
-            }
-            for port in [Some(link.tx), link.rx].into_iter().flatten() {
-                // Should the domain be gone already, so is the port.
-                let _ = xen.close_port(port);
-            }
-        }
-        self.signalled = false;
-        self.starved = false;
+    /// Says how the frontend breaks the protocol.
+    pub fn turn(
+        &mut self,
+        domid: Domid,
+        xen: &mut X,
+        out: &mut Vec<Frame>,
+    ) -> Result<Turn, String> {
         self.wake_at = None;
-    }
-
-    fn write_state(&mut self, store: &mut Store<X::Mapping>, xen: &mut X) -> Result<(), Errno> {
-        if self.written == self.life.state() {
-            return Ok(());
+        let Some(link) = &mut self.link else {
+            return Ok(Turn::default());
+        };
+        let first = out.len();
+        let now = xen.now();
+        let shared = RefCell::new(&mut *xen);
+        let mut grants = GuestGrants {
+            xen: &shared,
+            domid,
+        };
+        let turn = link.back.turn(&mut grants, now, BUDGET, out);
+        for frame in out.iter().skip(first) {
+            self.address = snoop::senders(frame).or(self.address);
         }
-        self.written = self.life.state();
-        let path = format!("{}/state", self.paths.back);
-        store.nodes(xen).write(&path, &self.written.to_string())
-    }
-
-    /// Does what the states of the two ends ask for; whether the interface is over.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub fn follow(&mut self, store: &mut Store<X::Mapping>, xen: &mut X) -> Result<bool, Errno> {
-        self.look = false;
-        loop {
-            let path = format!("{}/state", self.paths.front);
-            // What is no text is no state.
-            let value = store.nodes(xen).read(&path).unwrap_or_default();
-            let step = self
-                .life
-                .advance(State::parse(value.as_deref()), self.online);
-            match step {
-                Step::Wait | Step::Remove => {
-                    self.write_state(store, xen)?;
-                    return Ok(step == Step::Remove);
-                }
-                Step::Offer => {
-                    let mut store = store.nodes(xen);
-                    for (name, value) in Features::ALL.nodes() {
-                        store.write(&format!("{}/{name}", self.paths.back), &value)?;
-                    }
-                    self.life.offered();
-                }
-                Step::Connect => match self.connect(store, xen) {
-                    Ok(link) => {
-                        self.link = Some(link);
-                        self.signalled = true;
-                        self.life.connected();
-                    }
-                    Err(why) => {
-                        self.complain(store, xen, &why);
-                        self.life.fail();
-                    }
-                },
-                Step::Disconnect => {
-                    self.disconnect(xen);
-                    self.life.disconnected();
-                }
+        let turn = turn.map_err(|violation| violation.to_string())?;
+        let rx = link.rx.unwrap_or(link.tx);
+        for (notify, port) in [(turn.notify_tx, link.tx), (turn.notify_rx, rx)] {
+            if notify {
+                // Should the guest be gone already, nobody waits.
+                let _ = xen.notify(port);
             }
-            self.write_state(store, xen)?;
         }
+        self.wake_at = turn.wake_at;
+        Ok(Turn {
+            more: turn.more,
+            starved: turn.starved,
+        })
+    }
+}
+
+impl<X: Xen> Driver<X> for Vif<X> {
+    const CLASS: Class = Class::Vif;
+
+    fn name(&self, devid: u32) -> String {
+        format!("vif {devid}")
     }
 
-    /// Maps the frontend's rings and binds its ports.
-    fn connect(&self, store: &mut Store<X::Mapping>, xen: &mut X) -> Result<Link<X>, String> {
-        let front = &self.paths.front;
-        let connection = Connection::read(&Features::ALL, |name| {
-            let path = format!("{front}/{name}");
-            store.nodes(xen).read(&path).unwrap_or_default()
-        })
-        .map_err(|node| format!("{front}/{node}"))?;
+    fn offer(&self) -> Vec<(String, String)> {
+        let nodes = Features::ALL.nodes().into_iter();
+        nodes
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect()
+    }
+
+    fn connect(
+        &mut self,
+        paths: &Paths,
+        store: &mut Store<X::Mapping>,
+        xen: &mut X,
+    ) -> Result<(), String> {
+        let domid = paths.domid;
+        let connection =
+            Connection::read(&Features::ALL, |name| paths.read_front(store, xen, name))
+                .map_err(|node| format!("{}/{node}", paths.front))?;
         let mut ring = |gref: GrantRef| {
-            xen.map_ring(self.domid, &[gref])
+            xen.map_ring(domid, &[gref])
                 .map_err(|errno| format!("its ring cannot be mapped: {errno:?}"))
         };
         let (tx, rx) = (ring(connection.tx)?, ring(connection.rx)?);
@@ -224,7 +158,7 @@ impl<X: Xen> Vif<X> {
         let back = Back::attach(tx, rx, connection.features, policy, now)
             .map_err(|violation| violation.to_string())?;
         let mut bind = |port: Port| {
-            xen.bind_interdomain(self.domid, port)
+            xen.bind_interdomain(domid, port)
                 .map_err(|errno| format!("its port cannot be bound: {errno:?}"))
         };
         let (tx, rx) = match connection.ports {
@@ -240,55 +174,32 @@ impl<X: Xen> Vif<X> {
                 }
             }
         };
-        Ok(Link { back, tx, rx })
+        self.link = Some(Link { back, tx, rx });
+        Ok(())
     }
 
-    /// Says why the frontend is given up: in the log, and where libxl's users look for it.
-    fn complain(&self, store: &mut Store<X::Mapping>, xen: &mut X, why: &str) {
-        let (domid, devid) = (self.domid, self.devid);
-        xen.log(&format!("domain {domid}: vif {devid}: {why}; given up"));
-        let path = format!("{}/error", self.paths.back);
-        // It is in the log in any case.
-        let _ = store.nodes(xen).write(&path, why);
-    }
-
-    /// Takes what the guest sends, which goes to `out`, and gives it what waits for it.
-    pub fn turn(&mut self, store: &mut Store<X::Mapping>, xen: &mut X, out: &mut Vec<Frame>) {
-        self.signalled = false;
-        self.starved = false;
+    fn disconnect(&mut self, xen: &mut X) {
+        if let Some(link) = self.link.take() {
+            for (before, now) in [
+                (&mut self.before.0, link.back.sent()),
+                (&mut self.before.1, link.back.received()),
+            ] {
+                before.frames += now.frames;
+                before.bytes += now.bytes;
+                before.dropped += now.dropped;
+            }
+            for port in [Some(link.tx), link.rx].into_iter().flatten() {
+                // Should the domain be gone already, so is the port.
+                let _ = xen.close_port(port);
+            }
+        }
         self.wake_at = None;
-        let Some(link) = &mut self.link else {
-            return;
-        };
-        let first = out.len();
-        let now = xen.now();
-        let mut grants = GuestGrants {
-            xen,
-            domid: self.domid,
-        };
-        match link.back.turn(&mut grants, now, BUDGET, out) {
-            Ok(turn) => {
-                let rx = link.rx.unwrap_or(link.tx);
-                for (notify, port) in [(turn.notify_tx, link.tx), (turn.notify_rx, rx)] {
-                    if notify {
-                        // Should the guest be gone already, nobody waits.
-                        let _ = xen.notify(port);
-                    }
-                }
-                self.signalled = turn.more;
-                self.starved = turn.starved;
-                self.wake_at = turn.wake_at;
-            }
-            Err(violation) => {
-                self.complain(store, xen, &violation.to_string());
-                self.disconnect(xen);
-                self.life.fail();
-                self.look = true;
-            }
-        }
-        for frame in out.iter().skip(first) {
-            self.address = snoop::senders(frame).or(self.address);
-        }
+    }
+
+    fn has_port(&self, port: Port) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.tx == port || link.rx == Some(port))
     }
 }
 
@@ -297,28 +208,5 @@ fn sum(before: &Counters, now: &Counters) -> Traffic {
         frames: before.frames + now.frames,
         bytes: before.bytes + now.bytes,
         dropped: before.dropped + now.dropped,
-    }
-}
-
-/// The grants of a guest.
-struct GuestGrants<'a, X> {
-    xen: &'a mut X,
-    domid: Domid,
-}
-
-impl<X: Xen> Grants for GuestGrants<'_, X> {
-    type Buffer = X::Buffer;
-    type Page = X::Granted;
-
-    fn buffer(&mut self, bytes: usize) -> Option<X::Buffer> {
-        self.xen.buffer(bytes)
-    }
-
-    fn copy(&mut self, copies: &[Copy<'_, X::Buffer, X::Granted>]) -> Vec<bool> {
-        self.xen.copy(self.domid, copies)
-    }
-
-    fn map(&mut self, grants: &[GrantRef]) -> Vec<Option<X::Granted>> {
-        self.xen.map_pages(self.domid, grants)
     }
 }

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use control::block::{DeviceInfo, VolumeInfo};
+use control::block::VolumeInfo;
 use control::{BlockReply, BlockRequest, DiskConfig, Error, Reply};
 use hypercall_abi::types::Domid;
 use split_drivers::block::vdev;
 
-use super::{Device, DeviceKind, Notice, Phase, StoreContext, Toolstack};
+use super::{Device, DeviceKind, Notice, Phase, Toolstack};
 use crate::xen::Xen;
 
 impl<X: Xen> Toolstack<X> {
@@ -33,7 +33,7 @@ impl<X: Xen> Toolstack<X> {
             }
             BlockRequest::Devices(domain) => {
                 let domid = self.resolve(&domain)?;
-                let devices = self.disks_of(domid)?;
+                let devices = self.blocks.list(&mut self.store, &mut self.xen, domid);
                 return Ok(Ok(Reply::Block(BlockReply::Devices(devices))));
             }
             BlockRequest::Volumes => {
@@ -66,12 +66,6 @@ impl<X: Xen> Toolstack<X> {
         let (store, xen) = (&mut self.store, &mut self.xen);
         self.blocks.detach(store, xen, (domid, devid), force)?;
         Ok(devid)
-    }
-
-    fn disks_of(&mut self, domid: Domid) -> Result<Vec<DeviceInfo>, Error> {
-        self.blocks
-            .list(&mut self.store, &mut self.xen, domid)
-            .asked("for disks")
     }
 
     /// Gives a new domain its disks.
