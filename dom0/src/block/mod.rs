@@ -263,8 +263,10 @@ impl<X: Xen> Blocks<X> {
             }
         }
         let volumes = &self.volumes;
-        self.devices
-            .follow(store, xen, |vbd| !volumes.is_draining(vbd.volume));
+        // What a frontend before this one has left under way is none of its business.
+        self.devices.follow(store, xen, |vbd| {
+            vbd.under_way == 0 && !volumes.is_draining(vbd.volume)
+        });
         self.devices.end_round()
     }
 

@@ -416,6 +416,43 @@ fn a_guest_that_breaks_the_protocol_is_given_up_and_may_begin_anew() {
 }
 
 #[test]
+fn what_a_frontend_has_left_under_way_is_no_answer_to_the_next() {
+    let mut host = host();
+    host.with_disks("web", &[disk("data", "xvda", false)]);
+    let mut guest = Guest::connect(&mut host, 1);
+    let short = Ask::Read {
+        sector: 0,
+        count: 1,
+    };
+    guest.ask(&mut host, short);
+    guest.front.ring(0).store_index(0, 1000);
+    let remote = host.node(&guest.node("event-channel")).unwrap();
+    let port = host.our_port(1, Port(remote.parse().unwrap()));
+    host.toolstack.on_port(Port(port));
+    host.pump();
+    guest.say(&mut host, Life::Closed);
+    guest.say(&mut host, Life::Initialising);
+    assert_eq!(
+        guest.hears(&mut host),
+        Life::Closed,
+        "not while the disk is at work"
+    );
+    assert!(host.xen().storage.step());
+    host.pump();
+    assert_eq!(guest.hears(&mut host), Life::InitWait);
+    let mut guest = Guest::connect(&mut host, 1);
+    let long = Ask::Read {
+        sector: 0,
+        count: 8,
+    };
+    let read = guest.ask(&mut host, long);
+    assert_eq!(guest.ended(read, &mut []), None);
+    assert!(host.xen().storage.step());
+    host.pump();
+    assert_eq!(guest.ended(read, &mut [0; 8 * SECTOR]), Some(true));
+}
+
+#[test]
 fn nodes_that_make_no_sense_connect_to_nothing() {
     let mut host = host();
     host.with_disks("web", &[disk("data", "xvda", false)]);
