@@ -3,7 +3,7 @@
 use crate::program::{self, Ended, Running};
 use crate::{deadline, dist, hypervisor};
 use control::hosts::Hosts;
-use control::{DomainInfo, Reply, Request};
+use control::{DomainInfo, HostInfo, Reply, Request};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -110,6 +110,20 @@ impl TestHost {
         self.xl(&format!("create {options} {}", config.display()))
     }
 
+    /// Creates a guest on one of the apps, with lines that give it its device and with words for it; its
+    /// console.
+    #[track_caller]
+    pub fn create_app(&self, app: &str, name: &str, lines: &str, words: &str) -> Running {
+        let kernel = dist(&format!("guests/{app}"));
+        let kernel = kernel.display();
+        let text = format!(
+            "name = \"{name}\"\nkernel = \"{kernel}\"\nmemory = 32\n{lines}\nextra = \"{words}\"\n"
+        );
+        let config = self.file(&format!("{name}.cfg"), text);
+        self.xl(&format!("create -q {}", config.display())).ok();
+        self.start_xl(&format!("console {name}"))
+    }
+
     /// Writes the configuration of a `hello` guest called `name`, with `extra` lines.
     pub fn hello(&self, name: &str, extra: &str) -> PathBuf {
         let kernel = dist("guests/hello");
@@ -165,6 +179,16 @@ impl TestHost {
     pub fn power_off(mut self) {
         let host = self.host.take().expect("the host is up");
         host.power_off().expect("the host powers off");
+    }
+
+    /// What dom0 tells of the host.
+    pub fn host_info(&self) -> anyhow::Result<HostInfo> {
+        let mut client = self.host().connect(Duration::from_secs(10))?;
+        let channel = client.open()?;
+        match client.call(channel, &Request::HostInfo)? {
+            Reply::HostInfo(info) => Ok(*info),
+            other => anyhow::bail!("{other:?}"),
+        }
     }
 
     /// All domains, as they are at one moment.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bare;
+pub mod books;
 pub mod host;
 pub mod program;
 pub mod timeline;
@@ -46,6 +47,11 @@ pub fn reference() -> Option<PathBuf> {
     xtask::reference::xen(&WORKSPACE)
         .inspect_err(|error| eprintln!("skipped under Xen 4.17: {error:#}"))
         .ok()
+}
+
+/// Whether tests are to take the time that they need to be sure, not that of CI: if `XENOLITH_THOROUGH` is set.
+pub fn thorough() -> bool {
+    std::env::var_os("XENOLITH_THOROUGH").is_some()
 }
 
 /// The end of a wait that starts now.

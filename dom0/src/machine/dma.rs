@@ -95,6 +95,13 @@ impl Memory {
     }
 }
 
+/// Bytes of buffers that nobody has, and that are kept.
+pub fn spare_bytes() -> u64 {
+    let memory = MEMORY.lock();
+    let spare = memory.spare_buffers.values().flatten();
+    spare.map(|it| it.size() as u64).sum()
+}
+
 /// The control domain, to `virtio-drivers`.
 #[derive(Debug)]
 pub enum Host {}

@@ -5,10 +5,13 @@ use core::fmt::Write;
 
 use control::HostInfo;
 use hypercall_abi::domctl::*;
+use hypercall_abi::event_channel::EVTCHNSTAT_CLOSED;
 use hypercall_abi::sysctl::*;
-use pv_guest::hypercall::system;
-use pv_guest::{boot, clock};
+use hypercall_abi::types::{Domid, Port};
+use pv_guest::hypercall::{event_channel, system};
+use pv_guest::{boot, clock, memory};
 
+use super::dma;
 use super::hypervisor::free_kib;
 use super::scheduling::scheduler;
 
@@ -50,7 +53,16 @@ pub fn read(physinfo: &SysctlPhysinfo) -> HostInfo {
         cc_compile_date: text(&compile.compile_date),
         build_id: String::new(),
         uptime_ms: clock::now() / 1_000_000,
+        dom0_ports: ports(),
+        dom0_used: memory::used_bytes().saturating_sub(dma::spare_bytes()),
     }
+}
+
+/// How many ports of this domain are not free.
+fn ports() -> u32 {
+    let states = (0..).map_while(|port| event_channel::status(Domid::SELF, Port(port)).ok());
+    let used = states.filter(|state| state.status != EVTCHNSTAT_CLOSED);
+    used.count() as u32
 }
 
 /// The value of `name=value` on this domain's command line.

@@ -80,6 +80,11 @@ unsafe impl RawMutex for SectionLock {
     }
 }
 
+/// What the heap has and does not use, in bytes.
+pub fn available() -> usize {
+    HEAP.lock().counters().available_bytes
+}
+
 /// Gives the heap frames.
 #[derive(Debug)]
 struct FrameSource {

@@ -121,6 +121,12 @@ pub fn free_bytes() -> usize {
     frames::free_bytes()
 }
 
+/// Memory that is in use, in bytes, but for what holes between allocations waste.
+pub fn used_bytes() -> u64 {
+    let free = frames::free_bytes() + heap::available();
+    (frame_count() * PAGE_SIZE as u64).saturating_sub(free as u64)
+}
+
 /// The root of this guest's page tables.
 pub fn root() -> Mfn {
     layout().root

@@ -103,6 +103,8 @@ impl Network {
         let buffer = || SocketBuffer::new(vec![0; BUFFER]);
         let mut socket = Socket::new(buffer(), buffer());
         socket.set_timeout(Some(Duration::from_secs(PATIENCE)));
+        // Whoever only listens would not notice that the other end is gone.
+        socket.set_keep_alive(Some(Duration::from_secs(PATIENCE / 3)));
         socket.set_nagle_enabled(false);
         Ok(TcpStream {
             network: self.clone(),

@@ -11,7 +11,7 @@ use xtask::qemu::{Disk, Hardware};
 const MIB: u64 = 1 << 20;
 
 /// An empty disk's file.
-fn disk_file(bytes: u64) -> NamedTempFile {
+pub fn disk_file(bytes: u64) -> NamedTempFile {
     let file = NamedTempFile::new().expect("a temporary file");
     File::options()
         .write(true)
@@ -21,14 +21,19 @@ fn disk_file(bytes: u64) -> NamedTempFile {
     file
 }
 
+/// A disk of the host's.
+pub fn disk(serial: &str, file: &NamedTempFile) -> Disk {
+    Disk {
+        serial: serial.to_owned(),
+        file: file.path().to_owned(),
+        read_only: false,
+    }
+}
+
 fn host_with(disks: &[(&str, &NamedTempFile)]) -> TestHost {
     let disks = disks
         .iter()
-        .map(|(serial, file)| Disk {
-            serial: (*serial).to_owned(),
-            file: file.path().to_owned(),
-            read_only: false,
-        })
+        .map(|(serial, file)| disk(serial, file))
         .collect();
     TestHost::boot_on(&Hardware {
         disks,
@@ -50,7 +55,7 @@ fn create(host: &TestHost, name: &str, disk: &str, words: &str) -> Ended {
 
 /// The row of `xl volume list` for a volume, by columns.
 #[track_caller]
-fn volume(host: &TestHost, name: &str) -> Option<Vec<String>> {
+pub fn volume(host: &TestHost, name: &str) -> Option<Vec<String>> {
     let list = host.xl("volume list").ok();
     list.lines()
         .map(|line| line.split_whitespace().map(str::to_owned).collect())

@@ -12,6 +12,7 @@ mod network;
 mod processors;
 mod promises;
 mod ring;
+mod rug;
 mod run;
 mod scheduling;
 mod selftest;

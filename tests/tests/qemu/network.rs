@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
 use std::{fs, io};
 
+use tests::books::Books;
 use tests::host::TestHost;
-use tests::{dist, wait_for};
+use tests::{LIMIT, dist, thorough, wait_for};
 use xtask::forward::{Forward, Forwarder};
 use xtask::qemu::{Disk, Hardware};
 use xtask::site;
@@ -116,6 +117,10 @@ fn files_of_a_guests_disk_are_fetched_through_a_forwarded_port() {
 fn an_interface_that_cannot_be_had_is_refused_in_a_line_and_leaves_nothing() {
     let host = TestHost::boot();
     host.create("user", "vif = ['']", "").ok();
+    wait_for("the guest to have written what it writes", || {
+        let wish = host.xl("xenstore read /local/domain/1/control/feature-reboot");
+        (wish.ok().trim() == "1").then_some(())
+    });
     let before = host.xl("xenstore ls -f").ok();
     for (vif, why) in [
         ("bridge=br1", "there is no bridge \"br1\""),
@@ -138,5 +143,35 @@ fn an_interface_that_cannot_be_had_is_refused_in_a_line_and_leaves_nothing() {
         assert_eq!(host.xl("xenstore ls -f").ok(), before);
     }
     host.xl("network-detach user 7").refused();
+    host.power_off();
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn what_one_guest_sends_another_by_tcp_arrives_and_leaves_nothing() {
+    let host = TestHost::boot_on(&Hardware {
+        cpus: 2,
+        ..Hardware::default()
+    });
+    let lines = "vcpus = 2\nvif = ['']";
+    let send = |mib: u64| {
+        let words = format!("address=10.0.2.51 to=10.0.2.50 mib={mib}");
+        let receiver = host.create_app("netcheck", "receiver", lines, "address=10.0.2.50");
+        let sender = host.create_app("netcheck", "sender", lines, &words);
+        let arrived = format!("netcheck: {mib} MiB sent");
+        // A busy machine sends 2 MiB in a second.
+        sender.expect_line_within(&arrived, LIMIT + Duration::from_secs(mib / 2));
+        sender.expect("all arrived");
+        receiver.expect(&format!("netcheck: {mib} MiB received, as they were sent"));
+        eprintln!("{}", sender.text());
+        for name in ["sender", "receiver"] {
+            host.xl(&format!("destroy {name}")).ok();
+        }
+    };
+    // The first has dom0 keep the kernel, and what it needs at a time.
+    send(16);
+    let before = Books::of(&host);
+    send(if thorough() { 1024 } else { 64 });
+    Books::of(&host).assert_quiet_as_before(&before);
     host.power_off();
 }

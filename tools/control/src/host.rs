@@ -90,4 +90,8 @@ pub struct HostInfo {
     pub build_id: String,
     /// Time since the host booted, in milliseconds.
     pub uptime_ms: u64,
+    /// Event-channel ports that dom0 has, as the hypervisor counts them.
+    pub dom0_ports: u32,
+    /// Memory that dom0 uses, in bytes, but for buffers that it only keeps.
+    pub dom0_used: u64,
 }

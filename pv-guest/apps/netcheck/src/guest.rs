@@ -53,12 +53,10 @@ async fn main() {
             }
         }
         None => loop {
-            let received = match network.listen(port).accept().await {
-                Ok(stream) => receive(stream).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = received {
-                println!("netcheck: {error}");
+            match network.listen(port).accept().await {
+                // One whose other end is silent keeps no other waiting.
+                Ok(stream) => spawn(serve(stream)).detach(),
+                Err(error) => println!("netcheck: {error}"),
             }
         },
     }
@@ -109,6 +107,12 @@ async fn send(network: &Network, peer: IpEndpoint, bytes: u64) -> Result<(), Err
         println!("netcheck: WRONG: {right} of {sent} bytes arrived");
     }
     Ok(())
+}
+
+async fn serve(stream: TcpStream) {
+    if let Err(error) = receive(stream).await {
+        println!("netcheck: {error}");
+    }
 }
 
 async fn receive(stream: TcpStream) -> Result<(), Error> {

@@ -5,7 +5,7 @@
 //! | word | what it is for | if not given |
 //! |---|---|---|
 //! | `address=` | its address, in a network of 256 | by DHCP |
-//! | `to=` | whom to send to | it receives, one connection after the other |
+//! | `to=` | whom to send to | it receives, from any number at a time |
 //! | `port=` | on which port | 5001 |
 //! | `mib=` | how much to send; 0 for no end | 64 |
 #![cfg_attr(target_os = "none", no_std, no_main)]
