@@ -5,7 +5,7 @@ use std::fs::File;
 use tempfile::NamedTempFile;
 use tests::host::TestHost;
 use tests::program::Ended;
-use tests::{dist, wait_for};
+use tests::{LIMIT, dist, thorough, wait_for};
 use xtask::qemu::{Disk, Hardware};
 
 const MIB: u64 = 1 << 20;
@@ -125,10 +125,17 @@ fn what_a_guest_writes_it_reads_again_while_its_disk_goes_and_comes_back() {
     assert_eq!(tree(&host), before);
     assert_eq!(host.info("free_memory"), free);
 
-    let words = "mib=32 tasks=4 queues=2 order=1 persistent=0";
-    create(&host, "next", "['phy:data,raw,xvda,w']", words).ok();
+    let (total, step) = if thorough() { (1024, 128) } else { (32, 16) };
+    let words = format!("mib={total} tasks=4 queues=2 order=1 persistent=0");
+    create(&host, "next", "['phy:data,raw,xvda,w']", &words).ok();
     let console = host.start_xl("console next");
-    console.expect("all as it was written");
+    // All of it is read once more at the end, when the disk has come and gone under its requests.
+    for mib in (step..total).step_by(step) {
+        console.expect_line_within(&format!("diskcheck: {mib} MiB moved"), 4 * LIMIT);
+        host.xl("block-detach next xvda").ok();
+        host.xl("block-attach next phy:data raw xvda w").ok();
+    }
+    console.expect_line_within("all as it was written", 4 * LIMIT);
     host.power_off();
     // It has reached the file.
     let bytes = std::fs::read(file.path()).expect("the disk's file");

@@ -18,7 +18,7 @@ pv_guest::entry!(main);
 const SECTOR: usize = 512;
 /// The most that is written or read at a time: larger than a request without indirect segments.
 const MOST: u64 = 256;
-/// Of so much there is a line when there is no end.
+/// Of so much there is a line.
 const REPORT: u64 = 16 << 20;
 
 /// The value of `name=` on the command line.
@@ -172,7 +172,7 @@ impl Check {
     fn count(&self, bytes: u64) {
         let before = self.moved.get();
         self.moved.set(before + bytes);
-        if self.limit == 0 && before / REPORT != (before + bytes) / REPORT {
+        if before / REPORT != (before + bytes) / REPORT {
             println!("diskcheck: {} MiB moved", (before + bytes) >> 20);
         }
     }
