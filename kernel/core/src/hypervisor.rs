@@ -2,10 +2,11 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
-use hv_machine::{MAX_CPUS, MachineRef, Platform};
+use hv_machine::{Irq, MAX_CPUS, MachineRef, Platform};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::Domid;
 
@@ -63,9 +64,16 @@ pub struct Hypervisor {
     pub cpuid: Policy,
     /// Held between writing a port that is an index and using the port that it is the index of.
     pub indexed_ports: Mutex<(), { rank::INDEXED_PORTS }>,
-    /// Per CPU: the scheduler is to be asked before a guest is entered.
-    resched: [AtomicBool; MAX_CPUS],
+    /// Per CPU: [`ASKED`], [`LOOKING`].
+    resched: [AtomicU8; MAX_CPUS],
 }
+
+/// The scheduler is to be asked before a guest is entered.
+const ASKED: u8 = 1;
+/// The CPU looks for [`ASKED`] by itself, so that nobody needs to interrupt it.
+const LOOKING: u8 = 2;
+/// Looks at [`ASKED`] for each at the time.
+const LOOKS: u32 = 256;
 
 impl Hypervisor {
     /// Takes over a machine: reads its command line, makes the frame table and the heap. No domain exists yet.
@@ -88,7 +96,7 @@ impl Hypervisor {
             virq_handlers: Mutex::new(VirqHandlers::new()),
             cpuid: Policy::new(&|leaf, subleaf| machine.cpuid(leaf, subleaf)),
             indexed_ports: Mutex::new(()),
-            resched: [const { AtomicBool::new(false) }; MAX_CPUS],
+            resched: [const { AtomicU8::new(0) }; MAX_CPUS],
             options,
             machine,
         }
@@ -129,23 +137,45 @@ impl Hypervisor {
     /// Has the scheduler asked again on CPU `cpu` before a guest runs there.
     pub fn request_schedule(&self, cpu: u32) {
         if let Some(flag) = self.resched.get(cpu as usize) {
-            flag.store(true, Ordering::Release);
-            if cpu != self.machine.cpu_id() {
+            let before = flag.fetch_or(ASKED, Ordering::AcqRel);
+            if cpu != self.machine.cpu_id() && before & LOOKING == 0 {
                 self.machine.send_ipi(cpu);
             }
         }
+    }
+
+    /// Looks for a request to ask the scheduler here, or an interrupt, for so many ticks; `None` where neither came.
+    pub fn look_for_request(&self, ticks: u64) -> Option<Irq> {
+        let machine = &self.machine;
+        let flag = self.resched.get(machine.cpu_id() as usize)?;
+        let asked = |flags: u8| flags & ASKED != 0;
+        flag.fetch_or(LOOKING, Ordering::AcqRel);
+        let end = machine.tsc().saturating_add(ticks);
+        // Software emulation takes a lock to read the counter, which the others want to read as well.
+        let looks = Cell::new(0_u32);
+        let late = || {
+            looks.set(looks.get().wrapping_add(1));
+            looks.get().is_multiple_of(LOOKS) && machine.tsc() >= end
+        };
+        let irq = machine.poll_until(|| asked(flag.load(Ordering::Acquire)) || late());
+        // Whoever comes behind this interrupts; who came before is seen here.
+        let flags = flag.fetch_and(!LOOKING, Ordering::AcqRel);
+        irq.or(asked(flags).then_some(Irq::Ipi))
     }
 
     /// Whether this CPU is to ask the scheduler.
     #[inline]
     pub fn schedule_requested(&self) -> bool {
         let flag = self.resched.get(self.machine.cpu_id() as usize);
-        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed) & ASKED != 0)
     }
 
     /// As [`Self::schedule_requested`]; the request is taken.
     pub fn take_schedule_request(&self) -> bool {
         let flag = self.resched.get(self.machine.cpu_id() as usize);
-        flag.is_some_and(|flag| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel))
+        flag.is_some_and(|flag| {
+            flag.load(Ordering::Relaxed) & ASKED != 0
+                && flag.fetch_and(!ASKED, Ordering::AcqRel) & ASKED != 0
+        })
     }
 }

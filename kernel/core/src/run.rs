@@ -21,6 +21,10 @@ const HEAP_SPARE: usize = 1 << 20;
 /// Frames that are scrubbed between two looks for interrupts: some tens of microseconds.
 const SCRUB_STEP: u64 = 16;
 
+/// Where nobody is to run any more, a CPU looks for work for 50 us before it sleeps. Who waits for an answer often has it
+/// by then; to sleep, to be woken and to load its state again would take longer.
+const LOOKS_PER_SECOND: u64 = 20_000;
+
 /// The hypervisor, for the CPUs that come later.
 static HYPERVISOR: Once<&'static Hypervisor> = Once::new();
 
@@ -80,20 +84,18 @@ fn give_up(hv: &Hypervisor) -> ! {
 
 /// Runs vCPUs on this CPU for ever.
 pub fn run(hv: &Hypervisor) -> ! {
+    let mut next = None;
     loop {
-        step(hv);
+        next = step(hv, next);
     }
 }
 
-/// One turn: picks a vCPU and runs it for as long as it may, or waits for an interrupt.
-fn step(hv: &Hypervisor) {
-    hv.take_schedule_request();
-    // Without frames there is no more to be had: what needs heap then fails with an errno as far as it can.
-    let _ = hv.reserve_heap(HEAP_SPARE);
-    trace::tell(hv);
-    match sched::pick(hv) {
+/// One turn: runs a vCPU, the one that was picked or another, for as long as it may, or waits for an interrupt. Returns
+/// who was picked to run then.
+fn step(hv: &Hypervisor, picked: Option<Arc<Vcpu>>) -> Option<Arc<Vcpu>> {
+    match picked.or_else(|| pick(hv)) {
         Some(vcpu) => match vcpu.domain.upgrade() {
-            Some(domain) => run_vcpu(hv, &domain, &vcpu),
+            Some(domain) => return run_vcpu(hv, &domain, &vcpu),
             None => sched::remove(hv, &vcpu),
         },
         None if trace::tell(hv) => {}
@@ -102,6 +104,29 @@ fn step(hv: &Hypervisor) {
             handle_interrupt(hv, irq);
         }
     }
+    None
+}
+
+fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
+    hv.take_schedule_request();
+    // Without frames there is no more to be had: what needs heap then fails with an errno as far as it can.
+    let _ = hv.reserve_heap(HEAP_SPARE);
+    trace::tell(hv);
+    sched::pick(hv)
+}
+
+/// Picks who runs after `vcpu`, whose state is still in the CPU. Where that is nobody, it may be `vcpu` itself that is
+/// wanted again in a moment.
+fn pick_soon(hv: &Hypervisor, vcpu: &Vcpu) -> Option<Arc<Vcpu>> {
+    pick(hv).or_else(|| {
+        // A CPU that is alone has only interrupts to wait for, which end its sleep as fast.
+        if hv.machine.cpu_count() == 1 || !vcpu.blocked.load(Ordering::Acquire) {
+            return None;
+        }
+        let irq = hv.look_for_request(hv.machine.tsc_info().hz / LOOKS_PER_SECOND)?;
+        handle_interrupt(hv, irq);
+        pick(hv)
+    })
 }
 
 /// Uses the time that no vCPU wants: scrubs freed memory, and sleeps when there is none left.
@@ -114,24 +139,33 @@ fn spare_time(hv: &Hypervisor) -> Irq {
     hv.machine.idle()
 }
 
-/// Runs a vCPU until the scheduler is to be asked again.
+/// Runs a vCPU until another is to run, or none; returns who.
 #[inline(never)]
-fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
+fn run_vcpu(hv: &Hypervisor, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) -> Option<Arc<Vcpu>> {
     let mut state = vcpu.state.lock();
     if !vcpu.is_runnable() || !state.initialised {
         sched::sleep(hv, vcpu);
-        return;
+        return None;
     }
     let mut cx = Current::new(hv, domain, vcpu, &mut state);
     sched::switching_in(hv, vcpu);
     domain.unhooking.wait(hv);
+    let mut next = None;
     if switch_in(&mut cx) {
-        sched::switched_in(hv, vcpu);
-        run_guest(&mut cx);
-        sched::switched_out(hv, vcpu);
+        loop {
+            sched::switched_in(hv, vcpu);
+            run_guest(&mut cx);
+            sched::switched_out(hv, vcpu);
+            next = pick_soon(hv, vcpu);
+            let goes_on = next.as_ref().is_some_and(|next| Arc::ptr_eq(next, vcpu));
+            if !goes_on || !vcpu.is_runnable() {
+                break;
+            }
+        }
         switch_out(hv, cx.state);
     }
     vcpu.running.store(false, Ordering::SeqCst);
+    next
 }
 
 /// What there is to do before a guest is entered.
@@ -282,7 +316,8 @@ fn handle_interrupt(hv: &Hypervisor, irq: Irq) {
 mod tests {
     use super::*;
 
-    use hv_machine::GuestContext;
+    use hv_machine::sim::{self, Machine};
+    use hv_machine::{GuestContext, MachineRef};
     use hypercall_abi::sched::{SCHEDOP_BLOCK, SCHEDOP_SHUTDOWN, SHUTDOWN_REBOOT, SchedShutdown};
     use hypercall_abi::version::XENVER_PAGESIZE;
     use hypercall_abi::xen::{HYPERVISOR_SCHED_OP, HYPERVISOR_XEN_VERSION, VIRQ_TIMER};
@@ -328,7 +363,7 @@ mod tests {
             call(HYPERVISOR_XEN_VERSION, [u64::from(XENVER_PAGESIZE), 0]),
         );
         machine.script(Exit::Syscall, shutdown(&host));
-        step(&host.hv);
+        step(&host.hv, None);
         let entered = machine.take_entered();
         assert_eq!(entered.len(), 2);
         assert_eq!((entered[1].regs.rax, entered[1].regs.rip), (4096, 0x1002));
@@ -351,7 +386,7 @@ mod tests {
         event::bind_virq(&host.domain(DOMU), VIRQ_TIMER, 0).expect("a port");
         event::send_vcpu_virq(&host.hv, &host.vcpu(DOMU), VIRQ_TIMER);
         machine.script(Exit::Syscall, shutdown(&host));
-        step(&host.hv);
+        step(&host.hv, None);
         let entered = machine.take_entered();
         assert_eq!(entered[0].regs.rip, 0x5000);
         assert!(entered[0].regs.rsp < SCRATCH + 0x8000);
@@ -377,7 +412,7 @@ mod tests {
         hv.machine.type_input(b"xy");
         hv.machine.script(Exit::Interrupt(Irq::Console), None);
         hv.machine.script(Exit::Syscall, shutdown(&host));
-        step(hv);
+        step(hv, None);
         assert!(domain.owner.is_settled());
         assert_eq!(hv.machine.take_entered().len(), 1, "after the interrupt");
         let mut typed = [0; 4];
@@ -395,7 +430,7 @@ mod tests {
             },
             None,
         );
-        step(&host.hv);
+        step(&host.hv, None);
         assert_eq!(
             host.domain(DOMU).life.lock().shutdown,
             Some(hypercall_abi::sched::SHUTDOWN_CRASH)
@@ -415,10 +450,42 @@ mod tests {
         host.hv.machine.script(Exit::Interrupt(Irq::Spurious), None);
         while hv.memory.dirty_frames() > 0 {
             host.hv.machine.script(Exit::Interrupt(Irq::Spurious), None);
-            step(hv);
+            step(hv, None);
         }
         assert_eq!(hv.machine.load_u64(mfn, 0), 0);
         assert_eq!(hv.memory.free_frames(), free);
+    }
+
+    #[test]
+    fn a_vcpu_that_is_woken_at_once_goes_on_without_an_interrupt_and_without_being_loaded_anew() {
+        let machine = MachineRef::new(Machine::with_cpus(4096, 2));
+        let host: &Host = Box::leak(Box::new(Host::with_machine(machine)));
+        lifecycle::toolstack_pause(&host.hv, &host.domain(DOM0));
+        host.as_guest(DOMU, |cx| cx.state.callbacks.event = 0x5000);
+        let (hv, port) = (
+            &host.hv,
+            event::bind_ipi(&host.domain(DOMU), 0).expect("a port"),
+        );
+        let block = || call(HYPERVISOR_SCHED_OP, [u64::from(SCHEDOP_BLOCK), 0]);
+        let send = move || {
+            Machine::become_cpu(1);
+            event::send(hv, &host.domain(DOMU), port).expect("it is bound");
+            Machine::become_cpu(0);
+        };
+        hv.machine.script(Exit::Syscall, block());
+        hv.machine.script(Exit::Syscall, shutdown(host));
+        hv.machine.take_interrupted();
+        let flushes = hv.machine.flush_time();
+        sim::on_next_wait(send);
+        step(hv, None);
+        assert_eq!(hv.machine.take_entered().len(), 2);
+        assert_eq!(hv.machine.take_interrupted(), 0);
+        assert_eq!(hv.machine.flush_time() - flushes, 1, "as it began to run");
+        // Whoever does not look has to be interrupted.
+        Machine::become_cpu(1);
+        hv.request_schedule(0);
+        Machine::become_cpu(0);
+        assert_eq!(hv.machine.take_interrupted(), 1);
     }
 
     #[test]
@@ -428,11 +495,11 @@ mod tests {
             Exit::Syscall,
             call(HYPERVISOR_SCHED_OP, [u64::from(SCHEDOP_BLOCK), 0]),
         );
-        step(&host.hv);
+        step(&host.hv, None);
         assert!(host.vcpu(DOMU).blocked.load(Ordering::SeqCst));
         host.hv.machine.type_input(b"x");
         host.hv.machine.script(Exit::Interrupt(Irq::Console), None);
-        step(&host.hv);
+        step(&host.hv, None);
         let mut typed = [0; 4];
         assert_eq!(host.hv.log.read_input(&mut typed), 1);
     }

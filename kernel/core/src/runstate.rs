@@ -90,9 +90,9 @@ impl Areas {
     }
 }
 
-/// Changes a vCPU's state (`RUNSTATE_*`).
-pub fn change(hv: &Hypervisor, vcpu: &Vcpu, state: u32) {
-    let before = vcpu.runstate.enter(state, time::now(hv));
+/// Changes a vCPU's state (`RUNSTATE_*`) at system time `now`.
+pub fn change(hv: &Hypervisor, vcpu: &Vcpu, state: u32, now: u64) {
+    let before = vcpu.runstate.enter(state, now);
     if hv.tracer.is_on() {
         trace::runstate(hv, vcpu, before, state);
     }

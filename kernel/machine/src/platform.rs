@@ -215,7 +215,11 @@ pub trait Platform {
     /// Sleeps until an interrupt comes.
     fn idle(&self) -> Irq;
     /// Takes an interrupt that waits already, without sleeping.
-    fn poll(&self) -> Option<Irq>;
+    fn poll(&self) -> Option<Irq> {
+        self.poll_until(|| true)
+    }
+    /// Looks for an interrupt until one has come, or `done` says to stop.
+    fn poll_until(&self, done: impl Fn() -> bool) -> Option<Irq>;
     /// Loads data segments and bases. A refused selector becomes null; all others are loaded all the same.
     fn load_segments(&self, segments: &Segments) -> Result<(), SelectorFault>;
     /// The data segments and bases that this CPU holds.
@@ -286,8 +290,8 @@ pub trait Platform {
     /// Seconds since 1970-01-01 00:00 UTC at [`TscInfo::at_boot`], by the battery clock.
     fn boot_wall_clock(&self) -> u64;
     /// Asks for [`Irq::Timer`] on this CPU once the time-stamp counter has reached `deadline`, soon if it has
-    /// already; `None` for none. Replaces the previous one.
-    fn set_timer(&self, deadline: Option<u64>);
+    /// already. Replaces the previous one.
+    fn set_timer(&self, deadline: u64);
 
     // Interrupts
 

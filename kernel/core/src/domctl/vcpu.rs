@@ -50,7 +50,9 @@ pub(super) fn info(cx: &Current<'_>, domain: &Domain, op: &mut Domctl) -> Result
     let vcpu = domain.vcpu(arm.vcpu).ok_or(Errno::ESRCH)?;
     arm.online = u8::from(!vcpu.down.load(Ordering::Acquire));
     arm.blocked = u8::from(vcpu.blocked.load(Ordering::Acquire));
-    arm.running = u8::from(vcpu.running.load(Ordering::Acquire));
+    // One that has just blocked may be on its CPU still, which waits whether it is wanted again.
+    let running = vcpu.running.load(Ordering::Acquire);
+    arm.running = u8::from(running && vcpu.is_runnable());
     arm.cpu_time = runstate::running_time(cx.hv, &vcpu);
     arm.cpu = vcpu.seat.cpu();
     op.u.set(&arm);

@@ -143,12 +143,12 @@ fn update(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
         let state = vcpu.runstate.state();
         if vcpu.is_runnable() {
             if state != RUNSTATE_RUNNING && state != RUNSTATE_RUNNABLE {
-                runstate::change(hv, vcpu, RUNSTATE_RUNNABLE);
+                runstate::change(hv, vcpu, RUNSTATE_RUNNABLE, time::now(hv));
             }
             scheduler.wake(unit)
         } else {
             if state != RUNSTATE_RUNNING && state != idle_state(vcpu) {
-                runstate::change(hv, vcpu, idle_state(vcpu));
+                runstate::change(hv, vcpu, idle_state(vcpu), time::now(hv));
             }
             scheduler.sleep(unit)
         }
@@ -171,8 +171,7 @@ fn idle_state(vcpu: &Vcpu) -> u32 {
 pub fn pick(hv: &Hypervisor) -> Option<Arc<Vcpu>> {
     let cpu = hv.machine.cpu_id();
     let decision = hv.scheduler.lock().pick(cpu, time::now(hv));
-    hv.timers.lock().set_slice(cpu, decision.until);
-    time::arm(hv);
+    time::set_slice(hv, decision.until);
     if decision.ask != 0 {
         request_schedule(hv, decision.ask);
     }
@@ -198,11 +197,10 @@ pub fn switching_in(hv: &Hypervisor, vcpu: &Vcpu) {
 
 /// To be called when this CPU begins to run a vCPU, once its address space is loaded.
 pub fn switched_in(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
-    let cpu = hv.machine.cpu_id();
-    hv.busy.begin(cpu, time::now(hv));
-    runstate::change(hv, vcpu, RUNSTATE_RUNNING);
+    let now = time::now(hv);
+    hv.busy.begin(hv.machine.cpu_id(), now);
+    runstate::change(hv, vcpu, RUNSTATE_RUNNING, now);
     time::start_period(hv, vcpu);
-    time::arm(hv);
     time::publish(hv, vcpu);
     runstate::refresh_areas(hv, vcpu);
 }
@@ -215,9 +213,10 @@ pub fn switched_out(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     } else {
         idle_state(vcpu)
     };
-    runstate::change(hv, vcpu, state);
+    let now = time::now(hv);
+    runstate::change(hv, vcpu, state, now);
     runstate::refresh_areas(hv, vcpu);
-    hv.busy.end(hv.machine.cpu_id(), time::now(hv));
+    hv.busy.end(hv.machine.cpu_id(), now);
 }
 
 /// Nanoseconds for which a CPU has run no vCPU.

@@ -56,17 +56,23 @@ pub fn signed_deadline(deadline: u64) -> u64 {
     if deadline >> 63 == 0 { deadline } else { 0 }
 }
 
-/// Sets the hardware's timer of this CPU to its earliest deadline.
-pub fn arm(hv: &Hypervisor) {
+/// Sets the time at which the scheduler is to be asked again on this CPU.
+pub fn set_slice(hv: &Hypervisor, until: u64) {
     let mut timers = hv.timers.lock();
-    match timers.program(hv.machine.cpu_id()) {
-        None => {}
-        Some(NEVER) => hv.machine.set_timer(None),
-        Some(deadline) => {
-            let ticks = hv.clock.tsc_at(deadline, first_tsc(hv));
-            let here = ticks.wrapping_sub(hv.machine.tsc_lag());
-            hv.machine.set_timer(Some(here));
-        }
+    timers.set_slice(hv.machine.cpu_id(), until);
+    program(hv, &mut timers);
+}
+
+/// Sets the hardware's timer of this CPU to its earliest deadline, unless it fires by then.
+pub fn arm(hv: &Hypervisor) {
+    program(hv, &mut hv.timers.lock());
+}
+
+fn program(hv: &Hypervisor, timers: &mut Timers) {
+    if let Some(deadline) = timers.program(hv.machine.cpu_id()) {
+        let ticks = hv.clock.tsc_at(deadline, first_tsc(hv));
+        hv.machine
+            .set_timer(ticks.wrapping_sub(hv.machine.tsc_lag()));
     }
 }
 

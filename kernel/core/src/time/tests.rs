@@ -82,8 +82,15 @@ fn the_hardware_timer_stands_at_the_earliest_deadline() {
     set_timer(&host, now(&host.hv) + 7 * MILLISECOND);
     let deadline = host.hv.machine.cpu(0).deadline.unwrap();
     assert!((tsc + 7_000_000..tsc + 7_000_100).contains(&deadline));
-    set_timer(&host, 0);
-    assert_eq!(host.hv.machine.cpu(0).deadline, None);
+    // A later one, or none, leaves it as it is: then nothing is due, and it is set anew.
+    let later = now(&host.hv) + 9 * MILLISECOND;
+    set_timer(&host, later);
+    assert_eq!(host.hv.machine.cpu(0).deadline, Some(deadline));
+    pass(&host, 7 * MILLISECOND);
+    let deadline = host.hv.machine.cpu(0).deadline.unwrap();
+    assert!((tsc + 9_000_000..tsc + 9_000_200).contains(&deadline));
+    set_timer(&host, now(&host.hv) + MILLISECOND);
+    assert!(host.hv.machine.cpu(0).deadline.unwrap() < deadline);
 }
 
 #[test]
@@ -212,8 +219,7 @@ fn the_timers_of_a_vcpu_go_with_it() {
     let (host, _) = quiet_host();
     set_timer(&host, now(&host.hv) + MILLISECOND);
     crate::sched::remove(&host.hv, &host.vcpu(DOMU));
-    arm(&host.hv);
-    assert_eq!(host.hv.machine.cpu(0).deadline, None);
+    assert_eq!(host.hv.timers.lock().earliest(0), NEVER);
 }
 
 fn stamps(host: &Host) -> VcpuTimeInfo {
@@ -317,7 +323,7 @@ fn what_cannot_be_written_is_written_once_the_page_is_there() {
     host.as_guest(DOMU, |cx| runstate::refresh_areas(cx.hv, cx.vcpu));
     vcpu.areas.set_runstate(area);
     host.hv.machine.load_idle_root();
-    runstate::change(&host.hv, &vcpu, RUNSTATE_BLOCKED);
+    runstate::change(&host.hv, &vcpu, RUNSTATE_BLOCKED, now(&host.hv));
     runstate::refresh_areas(&host.hv, &vcpu);
     assert_eq!(
         host.get::<VcpuRunstateInfo>(DOMU, area).state,

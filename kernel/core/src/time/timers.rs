@@ -175,13 +175,17 @@ impl<T: Clone> Timers<T> {
         self.slots[id.0 as usize].payload.clone()
     }
 
-    /// The deadline that the hardware's timer of `cpu` is to be set to, if that is not what it is set
-    /// to already.
+    /// The deadline that the hardware's timer of `cpu` is to be set to, if it would fire too late. One that fires too
+    /// early is left: most deadlines are taken back long before they come, and to set the timer each time costs more
+    /// than to find, now and then, that nothing is due.
     pub(super) fn program(&mut self, cpu: u32) -> Option<u64> {
         let deadline = self.earliest(cpu);
         let queue = self.queues.get_mut(cpu as usize)?;
-        let before = core::mem::replace(&mut queue.programmed, deadline);
-        (before != deadline).then_some(deadline)
+        let late = deadline < queue.programmed;
+        if late {
+            queue.programmed = deadline;
+        }
+        late.then_some(deadline)
     }
 
     /// The hardware's timer of `cpu` has fired: it is set to nothing.
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hardware_is_programmed_only_when_the_deadline_changes() {
+    fn the_hardware_is_programmed_only_when_it_would_be_late() {
         let mut timers = Timers::new(1);
         assert_eq!(timers.program(0), None);
         let id = timers.add('a');
@@ -283,8 +287,14 @@ mod tests {
         assert_eq!(timers.program(0), None);
         timers.fired(0);
         assert_eq!(timers.program(0), Some(5));
+        timers.set(id, 0, 9);
+        assert_eq!(timers.program(0), None);
+        timers.fired(0);
+        assert_eq!(timers.program(0), Some(9));
         timers.stop(id);
-        assert_eq!(timers.program(0), Some(NEVER));
+        assert_eq!(timers.program(0), None);
+        timers.fired(0);
+        assert_eq!(timers.program(0), None);
     }
 
     proptest! {

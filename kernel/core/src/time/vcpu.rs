@@ -103,7 +103,6 @@ pub fn set_singleshot(hv: &Hypervisor, vcpu: &Arc<Vcpu>, deadline: u64) {
 /// Takes back [`set_singleshot`].
 pub fn stop_singleshot(hv: &Hypervisor, vcpu: &Vcpu) {
     vcpu.timers.singleshot.stop(hv);
-    arm(hv);
 }
 
 /// Has `VIRQ_TIMER` sent to a vCPU every `period` nanoseconds in which it runs; 0 for never.
@@ -111,7 +110,6 @@ pub fn set_period(hv: &Hypervisor, vcpu: &Arc<Vcpu>, period: u64) {
     vcpu.timers.periodic.stop(hv);
     vcpu.timers.period.store(period, Ordering::Release);
     start_period(hv, vcpu);
-    arm(hv);
 }
 
 /// Sends the tick that is due, if one is, and sets the periodic timer to the next. Ticks that a vCPU
@@ -135,6 +133,7 @@ pub fn start_period(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     vcpu.timers
         .periodic
         .set(hv, next, || Due::Periodic(Arc::downgrade(vcpu)));
+    arm(hv);
 }
 
 /// Stops the ticks until [`start_period`]: the vCPU does not run.

@@ -298,16 +298,6 @@ idle_woken:
     cli
     ret
 
-// idle_poll(): lets at most one waiting interrupt in. `sti` holds it back for one instruction; `pause` has software
-// emulation look for one.
-.global idle_poll
-idle_poll:
-    sti
-    nop
-    pause
-    cli
-    ret
-
 // unblock_nmi(): a guest left by a non-maskable interrupt; only `iret` lets the next one in.
 .global unblock_nmi
 unblock_nmi:

@@ -91,7 +91,7 @@ impl Interrupts {
         match block.deadline.get() {
             Some(deadline) if processor::tsc() < deadline => {
                 // The counter is too short for the whole way, or ran a little fast.
-                self.set_timer(Some(deadline));
+                self.set_timer(deadline);
                 Irq::Spurious
             }
             Some(_) => {
@@ -103,25 +103,19 @@ impl Interrupts {
     }
 
     /// Sets this CPU's timer.
-    pub fn set_timer(&self, deadline: Option<u64>) {
-        cpu::this().deadline.set(deadline);
+    pub fn set_timer(&self, deadline: u64) {
+        cpu::this().deadline.set(Some(deadline));
         if self.apic.has_tsc_deadline() {
             // 0 is none; 1 is past.
-            let value = deadline.map_or(0, |d| d.max(1));
             // SAFETY: the CPU has the register; the interrupt that follows is expected.
-            unsafe { write_msr(msr::TSC_DEADLINE, value) };
+            unsafe { write_msr(msr::TSC_DEADLINE, deadline.max(1)) };
             return;
         }
-        let count = match deadline {
-            None => 0,
-            Some(deadline) => {
-                let left = deadline.saturating_sub(processor::tsc());
-                let count = u128::from(left) * u128::from(self.rates.apic_hz)
-                    / u128::from(self.rates.tsc_hz);
-                u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1)
-            }
-        };
-        self.apic.start_count(count);
+        let left = deadline.saturating_sub(processor::tsc());
+        let count =
+            u128::from(left) * u128::from(self.rates.apic_hz) / u128::from(self.rates.tsc_hz);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.apic.start_count(count.saturating_add(1));
     }
 
     /// The local APIC of whatever CPU asks.

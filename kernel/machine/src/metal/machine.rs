@@ -418,8 +418,8 @@ impl Platform for Machine {
         }
     }
 
-    fn poll(&self) -> Option<Irq> {
-        match trap::poll() {
+    fn poll_until(&self, done: impl Fn() -> bool) -> Option<Irq> {
+        match trap::poll_until(done) {
             Some(vector) => Some(self.interrupts.take(vector)),
             None => self.take_nmi().then_some(Irq::Nmi),
         }
@@ -639,7 +639,7 @@ impl Platform for Machine {
         self.boot_wall_clock
     }
 
-    fn set_timer(&self, deadline: Option<u64>) {
+    fn set_timer(&self, deadline: u64) {
         self.interrupts.set_timer(deadline);
     }
 

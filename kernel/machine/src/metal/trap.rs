@@ -15,7 +15,6 @@ global_asm!(include_str!("entry.s"), options(att_syntax));
 unsafe extern "C" {
     fn enter_guest();
     fn idle_wait();
-    fn idle_poll();
     fn unblock_nmi();
     static guest_iret: u8;
     static guest_iret_failed: u8;
@@ -178,12 +177,19 @@ pub fn idle() -> Option<u8> {
     woken_by.checked_sub(1).map(|vector| vector as u8)
 }
 
-/// Takes an interrupt that waits; its vector.
-pub fn poll() -> Option<u8> {
+/// Lets interrupts in until one has come, or `done` says to stop; its vector. Without `pause` between two looks: it has
+/// software emulation take the lock for which the other CPUs' messages wait.
+pub fn poll_until(done: impl Fn() -> bool) -> Option<u8> {
     let block = cpu::this();
     block.woken_by.set(0);
-    // SAFETY: it returns with interrupts off again; the handler touches this CPU's block alone.
-    unsafe { idle_poll() };
+    // SAFETY: they are off again below; the handler touches this CPU's block alone. It lets one in and leaves them off.
+    unsafe { asm!("sti", options(nostack)) };
+    while block.woken_by.get() == 0 && !block.nmi_pending.get() && !done() {
+        // SAFETY: it does nothing, but the compiler takes it to change the block, as the handler does.
+        unsafe { asm!("", options(nostack, preserves_flags)) };
+    }
+    // SAFETY: as they were.
+    unsafe { asm!("cli", options(nostack)) };
     let woken_by = block.woken_by.get();
     woken_by.checked_sub(1).map(|vector| vector as u8)
 }

@@ -282,15 +282,25 @@ impl Platform for Machine {
         }
     }
 
-    fn poll(&self) -> Option<Irq> {
-        let mut record = self.record();
-        match record.script.front() {
-            Some(&Script::Leave(Exit::Interrupt(irq), _)) => {
-                record.script.pop_front();
-                Some(irq)
+    /// Looks at most twice, the second time after what another CPU does meanwhile.
+    fn poll_until(&self, done: impl Fn() -> bool) -> Option<Irq> {
+        let waiting = || {
+            let mut record = self.record();
+            match record.script.front() {
+                Some(&Script::Leave(Exit::Interrupt(irq), _)) => {
+                    record.script.pop_front();
+                    Some(irq)
+                }
+                _ => None,
             }
-            _ => None,
-        }
+        };
+        waiting().or_else(|| {
+            if done() {
+                return None;
+            }
+            super::relax();
+            waiting()
+        })
     }
 
     fn load_segments(&self, segments: &Segments) -> Result<(), SelectorFault> {
@@ -448,8 +458,8 @@ impl Platform for Machine {
         1_700_000_000
     }
 
-    fn set_timer(&self, deadline: Option<u64>) {
-        self.this_cpu().deadline = deadline;
+    fn set_timer(&self, deadline: u64) {
+        self.this_cpu().deadline = Some(deadline);
     }
 
     fn gsi_count(&self) -> u32 {
