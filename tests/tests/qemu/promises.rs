@@ -97,8 +97,9 @@ fn who_hardly_runs_is_served_at_once_beside_four_that_spin_and_no_processor_is_i
         percentile(999),
     );
     assert!(waits.len() > 1000, "{} wakes", waits.len());
-    // A busy machine takes whole processors away for milliseconds; half of the wakes it leaves alone.
-    assert!(percentile(500) < 2000.0, "{} us", percentile(500));
+    // On an idle machine the 99th percentile is 0.4 ms. A busy one takes whole processors away for milliseconds; half of
+    // the wakes it leaves alone.
+    assert!(percentile(500) < 1000.0, "{} us", percentile(500));
     for cpu in 0..2 {
         for name in spinners.into_iter().chain(["waker", "Domain-0"]) {
             let wasted = timeline.wasted(cpu, name, 0);

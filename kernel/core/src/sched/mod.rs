@@ -140,15 +140,15 @@ fn update(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     let ask = {
         let mut scheduler = hv.scheduler.lock();
         let Some(unit) = vcpu.seat.unit() else { return };
-        let state = vcpu.runstate.state();
+        let (state, now) = (vcpu.runstate.state(), time::now(hv));
         if vcpu.is_runnable() {
             if state != RUNSTATE_RUNNING && state != RUNSTATE_RUNNABLE {
-                runstate::change(hv, vcpu, RUNSTATE_RUNNABLE, time::now(hv));
+                runstate::change(hv, vcpu, RUNSTATE_RUNNABLE, now);
             }
-            scheduler.wake(unit)
+            scheduler.wake(unit, now)
         } else {
             if state != RUNSTATE_RUNNING && state != idle_state(vcpu) {
-                runstate::change(hv, vcpu, idle_state(vcpu), time::now(hv));
+                runstate::change(hv, vcpu, idle_state(vcpu), now);
             }
             scheduler.sleep(unit)
         }

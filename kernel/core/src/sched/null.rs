@@ -125,7 +125,7 @@ impl<T: Clone> Scheduler<T> for Null<T> {
         cpu.map_or(0, |cpu| 1 << cpu)
     }
 
-    fn wake(&mut self, id: UnitId) -> Option<u32> {
+    fn wake(&mut self, id: UnitId, _now: u64) -> Option<u32> {
         let unit = self.unit_mut(id)?;
         let slept = !core::mem::replace(&mut unit.awake, true);
         unit.cpu.filter(|_| slept).map(|cpu| cpu as u32)
@@ -230,7 +230,7 @@ mod tests {
         let mut null = Null::<u32>::new(2);
         let ids = [1, 2, 3].map(|payload| null.insert(Domid(payload as u16), payload));
         for (id, cpu) in ids.into_iter().zip([Some(0), Some(1), None]) {
-            assert_eq!(null.wake(id), cpu);
+            assert_eq!(null.wake(id, 0), cpu);
         }
         assert_eq!(null.pick(0, 5).next, Some(1));
         assert_eq!(null.pick(1, 5).next, Some(2));
@@ -244,7 +244,7 @@ mod tests {
         let mut null = Null::<u32>::new(3);
         let a = null.insert(Domid(1), 1);
         let b = null.insert(Domid(2), 2);
-        assert_eq!((null.wake(a), null.wake(b)), (Some(0), Some(1)));
+        assert_eq!((null.wake(a, 0), null.wake(b, 0)), (Some(0), Some(1)));
         assert_eq!(null.set_affinity(a, 0b100), 0b101);
         assert_eq!(null.pick(0, 0).next, None);
         assert_eq!(null.pick(2, 0).next, Some(1));

@@ -46,9 +46,9 @@ pub trait Scheduler<T> {
     /// (bit n for CPU n).
     #[must_use]
     fn remove(&mut self, id: UnitId) -> u64;
-    /// The unit is runnable. Returns a CPU that is to ask again because of that.
+    /// The unit is runnable, from `now` on. Returns a CPU that is to ask again because of that.
     #[must_use]
-    fn wake(&mut self, id: UnitId) -> Option<u32>;
+    fn wake(&mut self, id: UnitId, now: u64) -> Option<u32>;
     /// The unit is not runnable. Returns the CPU that runs it, which is to ask again.
     #[must_use]
     fn sleep(&mut self, id: UnitId) -> Option<u32>;

@@ -117,7 +117,7 @@ impl<S: Scheduler<usize>> Simulation<S> {
             latencies: Vec::new(),
         };
         self.loads.push(load);
-        let ask = self.scheduler.wake(id);
+        let ask = self.scheduler.wake(id, self.now);
         self.ask(ask);
         id
     }
@@ -206,7 +206,7 @@ impl<S: Scheduler<usize>> Simulation<S> {
                 load.wakes = u64::MAX;
                 load.left = load.habit.burst;
                 load.woke = self.now;
-                ask = self.scheduler.wake(load.id);
+                ask = self.scheduler.wake(load.id, self.now);
             }
             self.ask(ask);
         }

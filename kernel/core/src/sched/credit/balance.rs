@@ -29,6 +29,23 @@ impl<T: Clone> Credit<T> {
             .unwrap_or(unit.cpu)
     }
 
+    /// The same for one that wakes boosted: where all are busy, rather a processor that it likes and can have at once
+    /// than its own, where it would wait for the end of the rate limit.
+    pub(super) fn place_boosted(&self, unit: &Unit<T>, now: u64) -> usize {
+        let own = self.place(unit);
+        let at_once = |&cpu: &usize| {
+            let state = &self.cpus[cpu];
+            let running = state.running.and_then(|id| self.unit(id));
+            state.waiting() < Some(Priority::Boost)
+                && running.is_none_or(|running| {
+                    running.priority < Priority::Boost && !self.is_rate_limited(state, now)
+                })
+        };
+        let mut others = (0..self.cpus.len()).filter(|cpu| unit.liked >> cpu & 1 != 0);
+        let found = Some(own).filter(at_once).or_else(|| others.find(at_once));
+        found.unwrap_or(own)
+    }
+
     /// The first unit in `cpu`'s queues of at least priority `least` that may run on the processor `on`, and, where
     /// `liking`, likes it.
     fn find(&self, cpu: usize, least: Priority, on: usize, liking: bool) -> Option<UnitId> {

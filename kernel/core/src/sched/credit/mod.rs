@@ -135,12 +135,19 @@ impl<T: Clone> Credit<T> {
         if !unit.awake || unit.parked || state.yielded || unit.affinity >> cpu & 1 == 0 {
             return false;
         }
-        let ran = now.saturating_sub(state.since);
         match state.waiting() {
-            Some(priority) if priority > unit.priority => ran < self.rate_limit,
-            Some(priority) if priority == unit.priority => ran < self.slice,
+            Some(priority) if priority > unit.priority => self.is_rate_limited(state, now),
+            Some(priority) if priority == unit.priority => {
+                now.saturating_sub(state.since) < self.slice
+            }
             _ => unit.priority != Priority::Over || self.cpus.len() == 1,
         }
+    }
+
+    /// Whether it is too early to preempt who runs on a processor. What is left of the time is not worth a decision when
+    /// it is shorter than any.
+    fn is_rate_limited(&self, state: &Cpu, now: u64) -> bool {
+        now.saturating_sub(state.since) + SHORTEST < self.rate_limit
     }
 
     /// When `cpu` is to decide again, given that it runs `id`.
@@ -238,16 +245,16 @@ impl<T: Clone> Scheduler<T> for Credit<T> {
         0
     }
 
-    fn wake(&mut self, id: UnitId) -> Option<u32> {
+    fn wake(&mut self, id: UnitId, now: u64) -> Option<u32> {
         let unit = self.unit(id)?;
         if unit.awake {
             return None;
         }
         let (place, parked) = (unit.place, unit.parked);
-        let cpu = if place == Place::Out {
-            self.place(unit)
-        } else {
-            unit.cpu
+        let cpu = match place {
+            Place::Out if unit.credit >= 0 => self.place_boosted(unit, now),
+            Place::Out => self.place(unit),
+            _ => unit.cpu,
         };
         let unit = self.unit_mut(id)?;
         unit.awake = true;

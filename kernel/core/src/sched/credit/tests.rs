@@ -155,8 +155,8 @@ fn one_that_yields_lets_the_others_run() {
     let mut credit = Credit::<usize>::new(1);
     let a = credit.insert(Domid(1), 1);
     let b = credit.insert(Domid(2), 2);
-    let _ = credit.wake(a);
-    let _ = credit.wake(b);
+    let _ = credit.wake(a, 0);
+    let _ = credit.wake(b, 0);
     let first = credit.pick(0, 0).next.unwrap();
     credit.yield_now(0);
     let second = credit.pick(0, 10).next.unwrap();
@@ -171,9 +171,9 @@ fn a_yield_is_felt_even_by_a_lower_priority() {
     let mut credit = Credit::<usize>::new(1);
     let a = credit.insert(Domid(1), 1);
     let b = credit.insert(Domid(2), 2);
-    let _ = credit.wake(b);
+    let _ = credit.wake(b, 0);
     assert_eq!(credit.pick(0, 0).next, Some(2));
-    let _ = credit.wake(a);
+    let _ = credit.wake(a, 0);
     // b has run into debt, a is boosted.
     assert_eq!(credit.pick(0, 20 * MS).next, Some(1));
     credit.yield_now(0);
@@ -202,7 +202,7 @@ fn a_unit_runs_only_where_its_affinity_allows() {
 fn a_removed_unit_never_runs_again_and_its_number_is_used_again() {
     let mut credit = Credit::<usize>::new(1);
     let a = credit.insert(Domid(1), 1);
-    let _ = credit.wake(a);
+    let _ = credit.wake(a, 0);
     assert_eq!(credit.pick(0, 0).next, Some(1));
     assert_eq!(credit.remove(a), 0);
     assert_eq!(credit.pick(0, 1).next, None);
@@ -216,17 +216,47 @@ fn an_idle_processor_is_asked_when_work_waits_elsewhere() {
     let mut credit = Credit::<usize>::new(2);
     let a = credit.insert(Domid(1), 1);
     let b = credit.insert(Domid(2), 2);
-    let _ = credit.wake(a);
-    assert_eq!(credit.wake(b), Some(1));
+    let _ = credit.wake(a, 0);
+    assert_eq!(credit.wake(b, 0), Some(1));
     assert_eq!(credit.pick(0, 0).next, Some(1));
     assert_eq!(credit.pick(1, 0).next, Some(2));
+}
+
+#[test]
+fn who_wakes_boosted_takes_a_processor_that_it_may_have_at_once() {
+    const US: u64 = MS / 1000;
+    let mut credit = Credit::<usize>::new(2);
+    let [a, b, c] = [1, 2, 3].map(|n| credit.insert(Domid(n), n.into()));
+    for (unit, cpu) in [(a, 0), (b, 1)] {
+        let _ = credit.wake(unit, 0);
+        assert!(credit.pick(cpu, 0).next.is_some());
+        assert!(
+            credit.pick(cpu, 11 * MS).next.is_some(),
+            "no longer boosted"
+        );
+    }
+    assert_eq!(credit.wake(c, 11 * MS), Some(0));
+    assert_eq!(credit.pick(0, 11 * MS).next, Some(3));
+    let _ = credit.sleep(c);
+    assert_eq!(credit.pick(0, 11_100 * US).next, Some(1));
+    // There somebody has only begun to run.
+    assert_eq!(credit.wake(c, 11_600 * US), Some(1));
+    assert_eq!(credit.pick(1, 11_600 * US).next, Some(3));
+    let _ = credit.sleep(c);
+    assert_eq!(credit.pick(1, 11_700 * US).next, Some(2));
+    // And so on both: it waits where it is, if not for the last few microseconds.
+    assert_eq!(credit.wake(c, 11_800 * US), Some(1));
+    let decision = credit.pick(1, 11_800 * US);
+    assert_eq!((decision.next, decision.until), (Some(2), 12_700 * US));
+    assert_eq!(credit.pick(1, 12_640 * US).next, Some(2));
+    assert_eq!(credit.pick(1, 12_660 * US).next, Some(3));
 }
 
 #[test]
 fn an_idle_machine_asks_for_no_timer() {
     let mut credit = Credit::<usize>::new(1);
     let a = credit.insert(Domid(1), 1);
-    let _ = credit.wake(a);
+    let _ = credit.wake(a, 0);
     assert!(credit.pick(0, 5).until <= 5 + SLICE);
     assert_eq!(credit.sleep(a), Some(0));
     assert_eq!(
@@ -273,7 +303,7 @@ proptest! {
                 3 => credit.yield_now(n % 3),
                 4 => if let Some(&id) = live.get(&n) { let _ = credit.set_affinity(id, time | 1); },
                 5 => credit.set_parameters(Domid(n as u16 % 3), Parameters { weight: 1 + time as u16, cap: time as u16 }),
-                6 => if let Some(&id) = live.get(&n) { let _ = credit.wake(id); },
+                6 => if let Some(&id) = live.get(&n) { let _ = credit.wake(id, 0); },
                 _ => { let _ = credit.pick(n % 3, now); }
             }
             for (&n, &id) in &live {
