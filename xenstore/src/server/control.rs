@@ -66,7 +66,7 @@ impl Server {
     }
 
     fn usage(&self, domain: Domid) -> Result<Vec<u8>, Errno> {
-        let connection = self.clients.get(&ClientId::Domain(domain));
+        let connection = self.clients.get(ClientId::Domain(domain));
         let account = self.accounts.of(domain);
         if connection.is_none() && account.is_none() {
             return Err(Errno::ENOENT);
@@ -163,7 +163,7 @@ impl Server {
             });
         }
         for watch in self.watches.iter() {
-            if !self.clients.contains_key(&watch.client) {
+            if !self.clients.contains(watch.client) {
                 return Err(format!("{:?} is gone and watches", watch.client));
             }
             let account = counted.of_mut(watch.client.domain());

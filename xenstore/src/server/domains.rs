@@ -1,13 +1,11 @@
 //! Domains come and go: INTRODUCE, RELEASE, RESUME, SET_TARGET, GET_DOMAIN_PATH,
 //! IS_DOMAIN_INTRODUCED.
 
-use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 
-use super::connection::Connection;
 use super::{ClientId, Domain, FEATURES, Firing, Links, Server, guest, ok, text};
 use crate::path::Path;
 use crate::view;
@@ -33,8 +31,8 @@ impl Server {
         links.introduce(domain, gfn, port, features)?;
         let client = ClientId::Domain(domain);
         self.reset(client);
-        if let Entry::Vacant(entry) = self.clients.entry(client) {
-            entry.insert(Connection::new(client));
+        if !self.clients.contains(client) {
+            self.clients.insert(client);
             self.domains.entry(domain).or_default().stopped = false;
             self.firings
                 .push(Firing::OfDomain(watch::INTRODUCE, domain));
@@ -80,7 +78,7 @@ impl Server {
     }
 
     pub(super) fn is_introduced(&self, domain: Domid) -> bool {
-        domain == Domid(0) || self.clients.contains_key(&ClientId::Domain(domain))
+        domain == Domid(0) || self.clients.contains(ClientId::Domain(domain))
     }
 
     pub(super) fn domain_path(&self, payload: &[u8]) -> Result<Vec<u8>, Errno> {

@@ -9,6 +9,7 @@
 //! its next transaction, or [`PRECEDENCE`] has passed, the requests of guests by which it could fail
 //! again wait. So no guest can keep the toolstack from its work by writing where that reads.
 
+mod clients;
 mod connection;
 mod control;
 mod domains;
@@ -33,7 +34,7 @@ use crate::tree::Tree;
 use crate::view::Change;
 use crate::watch::{Watch, Watches};
 use crate::wire::{self, Kind, Message, TooLong};
-use connection::Connection;
+use clients::Clients;
 use pace::Pace;
 
 /// Bit of a page's `server_features`: watches take a depth (`docs/misc/xenstore-ring.txt`).
@@ -120,7 +121,7 @@ pub struct Server {
     departures: Departures,
     introduce: Permissions,
     release: Permissions,
-    clients: BTreeMap<ClientId, Connection>,
+    clients: Clients,
     domains: BTreeMap<Domid, Domain>,
     /// Clients with a request to serve, in turn.
     ready: VecDeque<ClientId>,
@@ -162,7 +163,7 @@ impl Server {
             departures: Departures::default(),
             introduce: Permissions::private(Domid(0), 0),
             release: Permissions::private(Domid(0), 0),
-            clients: BTreeMap::new(),
+            clients: Clients::default(),
             domains: BTreeMap::new(),
             ready: VecDeque::new(),
             waiting: Vec::new(),
@@ -183,14 +184,14 @@ impl Server {
     pub fn connect(&mut self) -> ClientId {
         self.locals += 1;
         let client = ClientId::Local(self.locals);
-        self.clients.insert(client, Connection::new(client));
+        self.clients.insert(client);
         client
     }
 
     /// Ends a client's connection, with its watches and transactions.
     pub fn disconnect(&mut self, client: ClientId) {
         self.reset(client);
-        self.clients.remove(&client);
+        self.clients.remove(client);
     }
 
     /// Begins a client's connection anew: no watches, no transactions, no message half sent or half
@@ -199,7 +200,7 @@ impl Server {
         self.drop_watches(client);
         self.drop_transactions(client);
         self.precedence.remove(&client);
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.clear();
         }
     }
@@ -208,7 +209,7 @@ impl Server {
     /// while a request waits to be served.
     pub fn room(&mut self, client: ClientId) -> &mut [u8] {
         self.clients
-            .get_mut(&client)
+            .get_mut(client)
             .map_or(&mut [], |connection| connection.input.room())
     }
 
@@ -218,7 +219,7 @@ impl Server {
     ///
     /// If the client announces too long a message. It cannot be understood any more.
     pub fn fill(&mut self, client: ClientId, count: usize) -> Result<(), TooLong> {
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.input.fill(count)?;
         }
         self.enqueue(client);
@@ -231,7 +232,7 @@ impl Server {
     ///
     /// As [`fill`](Self::fill) has them.
     pub fn receive(&mut self, client: ClientId, bytes: &[u8]) -> Result<usize, TooLong> {
-        let taken = match self.clients.get_mut(&client) {
+        let taken = match self.clients.get_mut(client) {
             Some(connection) => connection.input.push(bytes)?,
             None => 0,
         };
@@ -242,13 +243,13 @@ impl Server {
     /// The next bytes for a client, perhaps not all.
     pub fn output(&self, client: ClientId) -> &[u8] {
         self.clients
-            .get(&client)
+            .get(client)
             .map_or(&[], |connection| connection.output.front())
     }
 
     /// Says that `count` bytes of [`output`](Self::output) went to the client.
     pub fn sent(&mut self, client: ClientId, count: usize) {
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.output.sent(count);
         }
         self.enqueue(client);
@@ -257,7 +258,7 @@ impl Server {
     /// A client that has output since it was last named here.
     pub fn next_with_output(&mut self) -> Option<ClientId> {
         while let Some(client) = self.output.pop_front() {
-            if let Some(connection) = self.clients.get_mut(&client) {
+            if let Some(connection) = self.clients.get_mut(client) {
                 connection.announced = false;
                 return Some(client);
             }
@@ -276,7 +277,7 @@ impl Server {
             self.ready.push_back(client);
         }
         while let Some(client) = self.ready.pop_front() {
-            let Some(connection) = self.clients.get_mut(&client) else {
+            let Some(connection) = self.clients.get_mut(client) else {
                 continue;
             };
             connection.queued = false;
@@ -303,7 +304,7 @@ impl Server {
     /// Serves the request of this client before its turn; whether it had one. For the part of dom0
     /// that guests must not keep waiting.
     pub fn serve_now(&mut self, client: ClientId, now: Duration, links: &mut dyn Links) -> bool {
-        let Some(connection) = self.clients.get_mut(&client) else {
+        let Some(connection) = self.clients.get_mut(client) else {
             return false;
         };
         let Some(message) = connection.input.take() else {
@@ -335,7 +336,7 @@ impl Server {
     /// Books time that was spent on a client until `now`: one that has had much of it waits while
     /// others want some.
     pub fn charge(&mut self, client: ClientId, now: Duration, spent: Duration) {
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.meter.charge(now, spent);
         }
     }
@@ -356,7 +357,7 @@ impl Server {
     /// this until one is.
     fn enqueue(&mut self, client: ClientId) {
         let limit = self.accounts.limit(client.domain(), Resource::Outstanding);
-        if let Some(connection) = self.clients.get_mut(&client)
+        if let Some(connection) = self.clients.get_mut(client)
             && !connection.queued
             && connection.input.is_complete()
             && connection.output.replies() < limit
@@ -388,7 +389,7 @@ impl Server {
             0..=XENSTORE_PAYLOAD_MAX => Ok(payload),
             _ => Err(Errno::E2BIG),
         });
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.output.reply(message, answer);
             self.announce(client);
         }
@@ -445,7 +446,7 @@ impl Server {
     }
 
     fn announce(&mut self, client: ClientId) {
-        if let Some(connection) = self.clients.get_mut(&client)
+        if let Some(connection) = self.clients.get_mut(client)
             && !connection.announced
         {
             connection.announced = true;

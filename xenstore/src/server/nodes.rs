@@ -168,7 +168,7 @@ impl Server {
     ) -> Result<T, Errno> {
         let transactions = self
             .clients
-            .get_mut(&client)
+            .get_mut(client)
             .map(|connection| &mut connection.transactions);
         let (tree, record, elsewhere) = match (transactions, transaction) {
             (Some(transactions), Some(id)) => {

@@ -35,7 +35,7 @@ impl Server {
         client: ClientId,
         id: Option<u32>,
     ) -> Option<&mut Transaction> {
-        self.clients.get_mut(&client)?.transactions.get_mut(&id?)
+        self.clients.get_mut(client)?.transactions.get_mut(&id?)
     }
 
     pub(super) fn start_transaction(
@@ -47,7 +47,7 @@ impl Server {
             return Err(Errno::EBUSY);
         }
         let limit = self.accounts.limit(client.domain(), Resource::Transactions);
-        let connection = self.clients.get_mut(&client).ok_or(Errno::EIO)?;
+        let connection = self.clients.get_mut(client).ok_or(Errno::EIO)?;
         if connection.transactions.len() >= limit {
             return Err(Errno::ENOSPC);
         }
@@ -80,7 +80,7 @@ impl Server {
             _ => return Err(Errno::EINVAL),
         };
         let id = id.ok_or(Errno::ENOENT)?;
-        let connection = self.clients.get_mut(&client).ok_or(Errno::EIO)?;
+        let connection = self.clients.get_mut(client).ok_or(Errno::EIO)?;
         let transaction = connection.transactions.remove(&id).ok_or(Errno::ENOENT)?;
         self.copies.remove(&(transaction.since, client, id));
         let result = match commits {
@@ -119,7 +119,7 @@ impl Server {
     }
 
     pub(super) fn drop_transactions(&mut self, client: ClientId) {
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             for (id, transaction) in core::mem::take(&mut connection.transactions) {
                 self.copies.remove(&(transaction.since, client, id));
             }
@@ -129,7 +129,7 @@ impl Server {
     /// Has a domain's open transactions fail, as what it may do is no longer what it was.
     pub(super) fn doom_transactions(&mut self, domain: Domid) {
         let client = ClientId::Domain(domain);
-        if let Some(connection) = self.clients.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             for (id, transaction) in &mut connection.transactions {
                 self.copies.remove(&(transaction.since, client, *id));
                 transaction.expire(&self.tree, self.past);
@@ -145,7 +145,7 @@ impl Server {
             && self.past - since > PAST
         {
             self.copies.pop_first();
-            let connection = self.clients.get_mut(&client);
+            let connection = self.clients.get_mut(client);
             if let Some(transaction) = connection.and_then(|it| it.transactions.get_mut(&id)) {
                 transaction.expire(&self.tree, self.past);
                 self.copies.insert((self.past, client, id));

@@ -80,7 +80,7 @@ impl Server {
         let who = |client| caller(client, &self.domains, &self.departures);
         let clients = &mut self.clients;
         let mut queue = |watch: &Watch, path: &str| {
-            let connection = clients.get_mut(&watch.client)?;
+            let connection = clients.get_mut(watch.client)?;
             connection.output.event(watch, path).then_some(watch.client)
         };
         match firing {
