@@ -1,9 +1,10 @@
 //! Watches: who wants to hear of changes where.
 //!
-//! They are found by path, so a change costs as much as its path is long, however many watches
-//! there are elsewhere.
+//! They are found by the hash of a path and then by the path, so a change costs as much as its path
+//! is long, however many watches there are elsewhere. Whoever sets watches on paths of one hash has
+//! them compared as paths, and gains nothing.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, btree_map};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -93,10 +94,14 @@ impl Watch {
     }
 }
 
+/// The watches on one path.
+type Here = BTreeMap<ClientId, Vec<Watch>>;
+
 /// All watches.
 #[derive(Debug, Default)]
 pub struct Watches {
-    by_path: BTreeMap<String, BTreeMap<ClientId, Vec<Watch>>>,
+    /// By the hash of a path, then in order of paths, of which there is rarely more than one.
+    by_path: BTreeMap<u64, Vec<(String, Here)>>,
     by_client: BTreeMap<ClientId, Vec<String>>,
     /// How many paths of each length are watched: most of those above a node are of none.
     lengths: Vec<u32>,
@@ -124,8 +129,7 @@ impl Watches {
 
     /// Whether a client has a watch of this target and token.
     pub fn contains(&self, client: ClientId, target: &Target, token: &[u8]) -> bool {
-        self.by_path
-            .get(&target.path)
+        self.on(&target.path)
             .and_then(|here| here.get(&client))
             .is_some_and(|theirs| theirs.iter().any(|watch| watch.token == token))
     }
@@ -134,13 +138,17 @@ impl Watches {
     pub fn add(&mut self, watch: Watch) {
         let (client, path) = (watch.client, watch.target.path.clone());
         self.by_client.entry(client).or_default().push(path.clone());
-        if !self.by_path.contains_key(&path) {
+        let of_hash = self.by_path.entry(hash(&path)).or_default();
+        let index = position(of_hash, &path).unwrap_or_else(|index| {
             if self.lengths.len() <= path.len() {
                 self.lengths.resize(path.len() + 1, 0);
             }
             self.lengths[path.len()] += 1;
-        }
-        let here = self.by_path.entry(path).or_default();
+            of_hash.reserve_exact(1);
+            of_hash.insert(index, (path, Here::new()));
+            index
+        });
+        let (_, here) = &mut of_hash[index];
         here.entry(client).or_default().push(watch);
     }
 
@@ -156,8 +164,7 @@ impl Watches {
         token: &[u8],
     ) -> Result<Watch, Errno> {
         let theirs = self
-            .by_path
-            .get_mut(&target.path)
+            .on_mut(&target.path)
             .and_then(|here| here.get_mut(&client))
             .ok_or(Errno::ENOENT)?;
         let index = theirs
@@ -189,13 +196,18 @@ impl Watches {
     }
 
     fn forget(&mut self, client: ClientId, path: &str) -> Vec<Watch> {
-        let Some(here) = self.by_path.get_mut(path) else {
+        let Some(here) = self.on_mut(path) else {
             return Vec::new();
         };
         let theirs = here.remove(&client).unwrap_or_default();
         if here.is_empty() {
-            self.by_path.remove(path);
             self.lengths[path.len()] -= 1;
+            if let btree_map::Entry::Occupied(mut of_hash) = self.by_path.entry(hash(path)) {
+                of_hash.get_mut().retain(|(other, _)| other != path);
+                if of_hash.get().is_empty() {
+                    of_hash.remove();
+                }
+            }
         }
         theirs
     }
@@ -228,11 +240,20 @@ impl Watches {
         matching
     }
 
-    fn on(&self, path: &str) -> Option<&BTreeMap<ClientId, Vec<Watch>>> {
+    fn on(&self, path: &str) -> Option<&Here> {
         match self.lengths.get(path.len()) {
             None | Some(0) => None,
-            Some(_) => self.by_path.get(path),
+            Some(_) => {
+                let of_hash = self.by_path.get(&hash(path))?;
+                position(of_hash, path).ok().map(|index| &of_hash[index].1)
+            }
         }
+    }
+
+    fn on_mut(&mut self, path: &str) -> Option<&mut Here> {
+        let of_hash = self.by_path.get_mut(&hash(path))?;
+        let index = position(of_hash, path).ok()?;
+        Some(&mut of_hash[index].1)
     }
 
     /// The watches that a domain's introduction or release fires, of clients that `may` know of it,
@@ -247,7 +268,7 @@ impl Watches {
         let mut matching = Vec::new();
         for (client, theirs) in [event, &exact]
             .into_iter()
-            .filter_map(|path| self.by_path.get(path))
+            .filter_map(|path| self.on(path))
             .flatten()
         {
             if may(*client) {
@@ -266,11 +287,63 @@ impl Watches {
 
     /// All there are.
     pub fn iter(&self) -> impl Iterator<Item = &Watch> {
-        self.by_path.values().flat_map(BTreeMap::values).flatten()
+        let paths = self.by_path.values().flatten();
+        paths.flat_map(|(_, here)| here.values()).flatten()
     }
 
     /// How many a client has.
     pub fn count_of(&self, client: ClientId) -> usize {
         self.by_client.get(&client).map_or(0, Vec::len)
+    }
+}
+
+/// Where a path is among those of its hash, or belongs.
+fn position(of_hash: &[(String, Here)], path: &str) -> Result<usize, usize> {
+    of_hash.binary_search_by(|(other, _)| other.as_str().cmp(path))
+}
+
+/// A number that differs for most paths, found by a few instructions for each eight bytes.
+fn hash(path: &str) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = path.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    words.iter().chain([&last]).fold(0, |hash: u64, word| {
+        (hash.rotate_left(29) ^ u64::from_le_bytes(*word)).wrapping_mul(ODD)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two paths of one hash, which are not hard to find.
+    const OF_ONE_HASH: [&str; 2] = ["/3z0x3a2pz2a74tm", "/93w2m0zpKlfwdwH"];
+
+    #[test]
+    fn watches_on_paths_of_one_hash_are_kept_apart() {
+        let paths = OF_ONE_HASH;
+        assert_eq!(hash(paths[0]), hash(paths[1]));
+        let client = ClientId::Domain(Domid(5));
+        let mut watches = Watches::default();
+        let targets = paths.map(|path| Target::parse(path.as_bytes(), Domid(5)).unwrap());
+        for target in &targets {
+            let watch = watches.next(client, target.clone(), b"token", None);
+            watches.add(watch);
+        }
+        let fired = |watches: &Watches, path: &str| -> Vec<String> {
+            let matching = watches.matching(path, false, &mut 0, |_| true);
+            let paths = matching.into_iter().map(|watch| watch.target.path.clone());
+            paths.collect()
+        };
+        for path in paths {
+            assert_eq!(fired(&watches, path), [path]);
+        }
+        assert!(watches.remove(client, &targets[0], b"token").is_ok());
+        assert!(watches.remove(client, &targets[0], b"token").is_err());
+        assert!(fired(&watches, paths[0]).is_empty());
+        assert_eq!(fired(&watches, paths[1]), [paths[1]]);
+        assert_eq!(watches.remove_all(client).len(), 1);
+        assert_eq!(watches.iter().count(), 0);
     }
 }
