@@ -43,7 +43,7 @@ struct Changed {
     number: usize,
     /// What it was when the transaction began.
     before: Option<Node>,
-    /// What it is, but for what becomes of its children.
+    /// What it is.
     after: Option<Node>,
 }
 
@@ -153,7 +153,11 @@ impl Transaction {
         self.record.accesses.iter().any(|(path, aspects)| {
             match (self.base.get(path), tree.get(path)) {
                 (None, None) => false,
-                (Some(before), Some(after)) => differ(before, after, *aspects),
+                (Some(before), Some(after)) => {
+                    differ(before, after, *aspects)
+                        || aspects.contains(Aspects::CHILDREN)
+                            && self.base.listed(path) != tree.listed(path)
+                }
                 _ => true,
             }
         })
@@ -187,7 +191,7 @@ fn differ(before: &Node, after: &Node, aspects: Aspects) -> bool {
     let permissions = |node: &Node| node.permissions.generation;
     (aspects.contains(Aspects::VALUE) && before.generation != after.generation)
         || (aspects.contains(Aspects::PERMISSIONS) && permissions(before) != permissions(after))
-        || (aspects.contains(Aspects::CHILDREN) && before.children != after.children)
+        || (aspects.contains(Aspects::CHILDREN) && before.created != after.created)
 }
 
 /// Makes changes to a tree. All of them made, it does not matter in which order.
@@ -197,7 +201,7 @@ pub fn apply(tree: &mut Tree, changes: &mut [Change], generation: u64) {
             Some(node) => {
                 let old = tree.get(&change.path);
                 node.generation = generation;
-                node.children = old.map_or(generation, |old| old.children);
+                node.created = old.map_or(generation, |old| old.created);
                 let is_new = old.is_none();
                 tree.set(&change.path, node.clone(), is_new);
             }

@@ -1,15 +1,17 @@
-//! The nodes: a persistent map from path to node.
+//! The nodes: a persistent map from path to node, in parts.
 //!
-//! A copy of the tree is a copy of one pointer. A change afterwards copies what leads to the node
-//! that it changes, some two dozen small pieces, and shares the rest. The map is flat: a node's
-//! children are found by their paths, which follow its own in order. So no path is so deep that
-//! walking or dropping the tree recurses far.
+//! A copy of the tree is a copy of a few pointers. A change afterwards copies what leads to the node
+//! that it changes, some two dozen small pieces, and shares the rest.
+//!
+//! The children of a node are together in a [`Directory`], and the directory that was changed last
+//! is at hand. Who creates a domain's nodes writes many in a row into few directories, so that how
+//! many other domains there are does not matter to it. The map of directories is flat: no path is so
+//! deep that walking or dropping the tree recurses far.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Bound::{self, Excluded, Included};
+use core::ops::Bound::{Excluded, Included};
 
 use hypercall_abi::types::Domid;
 
@@ -27,8 +29,8 @@ pub struct Node {
     pub permissions: Arc<Permissions>,
     /// When value or permissions were last set. No two nodes, nor two states of one, share it.
     pub generation: u64,
-    /// When a child was last created or removed.
-    pub children: u64,
+    /// When it came into being.
+    pub created: u64,
 }
 
 impl Node {
@@ -41,10 +43,33 @@ impl Node {
     const OVERHEAD: usize = 128;
 }
 
+/// The children of a node that has, or had, some.
+#[derive(Clone, Debug)]
+struct Directory {
+    /// The node's path.
+    path: Path,
+    nodes: RedBlackTreeMapSync<Path, Node>,
+    /// When one was last created or removed.
+    generation: u64,
+}
+
+impl Directory {
+    fn of(path: Path) -> Self {
+        Self {
+            path,
+            nodes: RedBlackTreeMapSync::new_sync(),
+            generation: 0,
+        }
+    }
+}
+
 /// All nodes. If one is there, so are those above it.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    nodes: RedBlackTreeMapSync<Path, Node>,
+    root: (Path, Node),
+    directories: RedBlackTreeMapSync<Path, Directory>,
+    /// The directory that was changed last. In its place there is an empty one.
+    open: Option<Directory>,
 }
 
 impl Tree {
@@ -53,27 +78,39 @@ impl Tree {
 
     /// A root that dom0 owns, and nothing below it.
     pub fn new() -> Self {
-        let mut nodes = RedBlackTreeMapSync::new_sync();
-        nodes.insert_mut(
-            Path::root(),
-            Node {
-                value: Arc::default(),
-                permissions: Arc::new(Permissions::private(Domid(0), 0)),
-                generation: 0,
-                children: 0,
-            },
-        );
-        Self { nodes }
+        let root = Node {
+            value: Arc::default(),
+            permissions: Arc::new(Permissions::private(Domid(0), 0)),
+            generation: 0,
+            created: 0,
+        };
+        Self {
+            root: (Path::root(), root),
+            directories: RedBlackTreeMapSync::new_sync(),
+            open: None,
+        }
     }
 
     /// The node at a path.
     pub fn get(&self, path: &str) -> Option<&Node> {
-        self.nodes.get(path)
+        match path::parent(path) {
+            Some(parent) => self.directory(parent)?.nodes.get(path),
+            None => Some(&self.root.1),
+        }
     }
 
-    /// All nodes in order.
+    /// When a child of the node was last created or removed; 0 if never.
+    pub fn listed(&self, path: &str) -> u64 {
+        self.directory(path)
+            .map_or(0, |directory| directory.generation)
+    }
+
+    /// All nodes, in some order.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &Node)> {
-        self.nodes.iter()
+        let (path, root) = &self.root;
+        let directories = self.directories.keys();
+        let below = directories.filter_map(|path| Some(self.directory(path)?.nodes.iter()));
+        core::iter::once((path, root)).chain(below.flatten())
     }
 
     /// The paths of all that is below a path, in order.
@@ -81,53 +118,87 @@ impl Tree {
         // What is below "/a" begins with "/a/", and '0' follows '/'.
         let stem = stem(path);
         let (first, end) = (format!("{stem}/"), format!("{stem}0"));
-        self.nodes
-            .range::<str, _>((Excluded(&*first), Excluded(&*end)))
-            .map(|(path, _)| path)
-            .collect()
+        let deeper = self
+            .directories
+            .range::<str, _>((Included(&*first), Excluded(&*end)))
+            .map(|(path, _)| &**path);
+        let mut paths: Vec<_> = core::iter::once(path)
+            .chain(deeper.filter(|deeper| *deeper != path))
+            .filter_map(|path| Some(self.directory(path)?.nodes.keys()))
+            .flatten()
+            .collect();
+        paths.sort_unstable();
+        paths
     }
 
     /// The names of a path's children, in order.
     pub fn children(&self, path: &str) -> Vec<&str> {
-        let stem = stem(path);
-        let mut names = Vec::new();
-        let (mut from, end) = (Excluded(format!("{stem}/")), format!("{stem}0"));
-        'seek: loop {
-            let bounds = (as_str(&from), Excluded(&*end));
-            for (path, _) in self.nodes.range::<str, _>(bounds) {
-                let name = &path[stem.len() + 1..];
-                // A grandchild is passed over together with its cousins.
-                if let Some(end) = name.find('/') {
-                    from = Included(format!("{}0", &path[..stem.len() + 1 + end]));
-                    continue 'seek;
-                }
-                names.push(name);
-            }
-            return names;
-        }
+        let from = stem(path).len() + 1;
+        let nodes = self.directory(path).map(|directory| directory.nodes.keys());
+        nodes
+            .into_iter()
+            .flatten()
+            .map(|path| &path[from..])
+            .collect()
     }
 
     /// Sets a node, which `is_new` or is there. The parent is there, or will be.
     pub fn set(&mut self, path: &Path, node: Node, is_new: bool) {
-        let generation = node.generation;
-        self.nodes.insert_mut(path.clone(), node);
+        let Some(parent) = path::parent(path) else {
+            self.root.1 = node;
+            return;
+        };
+        let directory = self.open(parent);
         if is_new {
-            self.touch_parent(path, generation);
+            directory.generation = node.generation;
         }
+        directory.nodes.insert_mut(path.clone(), node);
     }
 
-    /// Removes a node, but not what is below it. The root stays.
+    /// Removes a node below which there is nothing, or nothing that is not removed as well. The root
+    /// stays.
     pub fn remove(&mut self, path: &str, generation: u64) {
-        if path != "/" && self.nodes.contains_key(path) {
-            self.nodes.remove_mut(path);
-            self.touch_parent(path, generation);
+        let Some(parent) = path::parent(path) else {
+            return;
+        };
+        if self.get(path).is_some() {
+            let directory = self.open(parent);
+            directory.nodes.remove_mut(path);
+            directory.generation = generation;
+        }
+        if self.directory(path).is_some() {
+            self.open.take_if(|open| *open.path == *path);
+            self.directories.remove_mut(path);
         }
     }
 
-    fn touch_parent(&mut self, path: &str, generation: u64) {
-        if let Some(parent) = path::parent(path).and_then(|parent| self.nodes.get_mut(parent)) {
-            parent.children = generation;
+    fn directory(&self, path: &str) -> Option<&Directory> {
+        match &self.open {
+            Some(open) if *open.path == *path => Some(open),
+            _ => self.directories.get(path),
         }
+    }
+
+    /// The directory of a node's children, to change it.
+    fn open(&mut self, path: &str) -> &mut Directory {
+        let directories = &mut self.directories;
+        if let Some(other) = self.open.take_if(|open| *open.path != *path)
+            && let Some(place) = directories.get_mut(&other.path)
+        {
+            *place = other;
+        }
+        self.open
+            .get_or_insert_with(|| match directories.get_mut(path) {
+                Some(place) => {
+                    let empty = Directory::of(place.path.clone());
+                    core::mem::replace(place, empty)
+                }
+                None => {
+                    let directory = Directory::of(Path::of_node(path));
+                    directories.insert_mut(directory.path.clone(), directory.clone());
+                    directory
+                }
+            })
     }
 }
 
@@ -141,10 +212,6 @@ fn stem(path: &str) -> &str {
     if path == "/" { "" } else { path }
 }
 
-fn as_str(bound: &Bound<String>) -> Bound<&str> {
-    bound.as_ref().map(String::as_str)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +223,6 @@ mod tests {
     fn node(tree: &Tree, generation: u64) -> Node {
         Node {
             generation,
-            children: generation,
             ..tree.get("/").unwrap().clone()
         }
     }
@@ -185,11 +251,12 @@ mod tests {
             };
             let tree = tree_of(paths.iter().filter(valid));
             for (path, _) in tree.iter() {
-                let below: Vec<_> = tree
+                let mut below: Vec<_> = tree
                     .iter()
                     .map(|(other, _)| other)
                     .filter(|other| path::depth_below(other, path).is_some_and(|depth| depth > 0))
                     .collect();
+                below.sort();
                 let children: BTreeSet<_> = below
                     .iter()
                     .filter(|other| path::depth_below(other, path) == Some(1))
@@ -212,8 +279,8 @@ mod tests {
         tree.remove("/a/b", 3);
         assert_eq!(tree.children("/a"), ["c"]);
         assert_eq!(copy.children("/a"), ["b"]);
-        assert_eq!(tree.get("/a").unwrap().children, 3);
-        assert_eq!(copy.get("/a").unwrap().children, 1);
+        assert_eq!(tree.listed("/a"), 3);
+        assert_eq!(copy.listed("/a"), 1);
         assert_eq!(tree.get("/a").unwrap().generation, 1);
     }
 

@@ -118,7 +118,7 @@ impl View<'_> {
     pub fn state(&mut self, path: &Path) -> Result<u64, Errno> {
         let aspects = Aspects::VALUE | Aspects::CHILDREN;
         let node = self.existing(path, Access::READ, aspects)?;
-        Ok(node.generation.max(node.children))
+        Ok(node.generation.max(self.tree.listed(path)))
     }
 
     /// The names of a node's children.
@@ -248,7 +248,7 @@ impl View<'_> {
                     value: Arc::default(),
                     permissions: permissions.clone(),
                     generation,
-                    children: generation,
+                    created: generation,
                 }),
                 parent: Some(permissions.clone()),
                 event: Event::None,
@@ -288,7 +288,7 @@ impl View<'_> {
                 value,
                 permissions,
                 generation: *self.generation,
-                children: before.children,
+                created: before.created,
             }),
             parent: None,
             event: Event::Upward,
