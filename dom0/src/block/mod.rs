@@ -135,6 +135,8 @@ impl<X: Xen> Blocks<X> {
         let front = [
             ("virtual-device", devid.to_string()),
             ("device-type", "disk".to_string()),
+            ("trusted", "1".to_string()),
+            ("protocol", "x86_64-abi".to_string()),
         ];
         let back = [
             ("params", format!("/dev/{}", disk.volume)),
@@ -145,6 +147,7 @@ impl<X: Xen> Blocks<X> {
             ("mode", if writes { "w" } else { "r" }.to_string()),
             ("device-type", "disk".to_string()),
             ("discard-enable", u8::from(disk.discard).to_string()),
+            ("specification", "xen".to_string()),
         ];
         self.devices
             .add(store, xen, (domid, devid), vbd, (&front, &back))?;

@@ -116,6 +116,7 @@ impl<X: Xen> Network<X> {
         let front = [
             ("handle", handle.clone()),
             ("mac", mac.clone()),
+            ("trusted", "1".to_string()),
             ("mtu", "1500".to_string()),
         ];
         let mut back = Vec::from([

@@ -102,6 +102,7 @@ fn what_a_guest_writes_it_reads_again_while_its_disk_goes_and_comes_back() {
         ("dev", "xvda"),
         ("type", "phy"),
         ("online", "1"),
+        ("specification", "xen"),
         ("sectors", "32768"),
         ("feature-flush-cache", "1"),
     ] {
