@@ -144,9 +144,14 @@ impl Transaction {
         Ok(changes.into_iter().map(|(_, change)| change).collect())
     }
 
-    /// Whether these are all that it changed: nothing is as it was after all.
+    /// Whether these are all that it changed: no node is absent after all, or there again, which to others is as if
+    /// it had stayed.
     pub fn is_all(&self, changes: &[Change]) -> bool {
-        changes.len() == self.changed.len()
+        let is_there_again = |change: &Change| match (&change.before, &change.after) {
+            (Some(before), Some(after)) => before.created != after.created,
+            _ => false,
+        };
+        changes.len() == self.changed.len() && !changes.iter().any(is_there_again)
     }
 
     fn conflicts(&self, tree: &Tree) -> bool {

@@ -48,6 +48,22 @@ fn a_transaction_sees_the_past_and_itself_and_is_not_seen() {
 }
 
 #[test]
+fn a_node_that_a_transaction_removes_and_makes_again_has_stayed_for_others() {
+    let mut store = Store::new();
+    store.ok(DOM0, Kind::Write, "/a/b\x001");
+    let [first, second] = [(); 2].map(|()| store.start(DOM0));
+    for path in ["/a", "/a/b"] {
+        store.ok_in(DOM0, second, Kind::Directory, &format!("{path}\0"));
+    }
+    store.ok_in(DOM0, first, Kind::Remove, "/a/b\0");
+    store.ok_in(DOM0, first, Kind::Write, "/a/b\x002");
+    assert_eq!(store.commit(DOM0, first), done());
+    store.ok_in(DOM0, second, Kind::Write, "/c\0");
+    assert_eq!(store.commit(DOM0, second), done());
+    assert_eq!(store.ok(DOM0, Kind::Read, "/a/b\0"), b"2");
+}
+
+#[test]
 fn an_abandoned_transaction_leaves_nothing() {
     let mut store = Store::with_guests(&[5]);
     let five = guest(5);
