@@ -554,6 +554,7 @@ impl Xen for Fake {
         let free_memory_kib = self.free_memory_kib()?;
         Ok(HostInfo {
             hostname: "fake".into(),
+            xen_scheduler: "credit".into(),
             free_memory_kib,
             ..HostInfo::default()
         })

@@ -110,6 +110,9 @@ fn the_null_scheduler_gives_each_vcpu_a_processor() {
     boot.add_words("sched=null");
     let host = TestHost::boot_from(&hardware, &boot);
     assert_eq!(host.info("xen_scheduler"), "null");
+    assert_eq!(host.xl("sched-credit").ok(), "");
+    let parameters = "Cpupool Pool-0: [sched params unavailable]\n";
+    assert_eq!(host.xl("sched-credit -s").ok(), parameters);
     spinner(&host, "first", "");
     spinner(&host, "second", "");
     let [first, second] = used(&host, ["first", "second"], 2.0);

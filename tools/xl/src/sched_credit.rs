@@ -53,7 +53,15 @@ pub fn sched_credit(host: &mut Connection, args: &SchedCreditArgs) -> Outcome {
             }))?;
         }
         None => {
-            let mut out = pool(host)?;
+            let is_credit = is_credit(host)?;
+            // What is listed are the pools of this scheduler.
+            if !is_credit && !args.schedparam {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let mut out = match is_credit {
+                true => pool(host)?,
+                false => format!("Cpupool {POOL}: [sched params unavailable]\n"),
+            };
             if !args.schedparam {
                 out += HEADING;
                 for domain in host.domains(&[])? {
@@ -69,6 +77,13 @@ pub fn sched_credit(host: &mut Connection, args: &SchedCreditArgs) -> Outcome {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_credit(host: &mut Connection) -> anyhow::Result<bool> {
+    match host.call(&Request::HostInfo)? {
+        Reply::HostInfo(info) => Ok(info.xen_scheduler == "credit"),
+        other => Err(wrong(&other).into()),
+    }
 }
 
 const HEADING: &str = "Name                                ID Weight  Cap\n";
