@@ -74,8 +74,7 @@ impl Memory {
         let own = owner.claim.load(Ordering::Relaxed);
         let too_many =
             !wanted.exchange && owner.frames().saturating_add(frames) > owner.max_frames();
-        let others =
-            own < frames && *claimed > 0 && self.free_frames() < claimed.saturating_add(frames);
+        let others = own < frames && self.free_frames() < claimed.saturating_add(frames);
         if too_many || others {
             return Err(Errno::ENOMEM);
         }

@@ -360,14 +360,19 @@ pub fn bits(id: usize, bits: u64) -> u64 {
 impl Memory {
     /// [`Self::get`], whoever owns the frame.
     pub fn get_mutant(&self, id: usize, mfn: Mfn, owner: Domid) -> Option<FrameRef<'_>> {
-        if self.owner_of(mfn) != Some(owner) {
-            note(id);
-        }
-        if is(id) {
+        if self.must_get(id, mfn, owner) {
             self.get_any(mfn)
         } else {
             self.get(mfn, owner)
         }
+    }
+
+    /// Whether a frame is got whoever owns it.
+    fn must_get(&self, id: usize, mfn: Mfn, owner: Domid) -> bool {
+        if self.owner_of(mfn) != Some(owner) {
+            note(id);
+        }
+        is(id)
     }
 
     /// [`Self::get_typed`], whoever owns the frame.
@@ -378,8 +383,11 @@ impl Memory {
         owner: Domid,
         kind: FrameType,
     ) -> Result<TypedRef<'_>, Errno> {
-        let frame = self.get_mutant(id, mfn, owner);
-        frame.ok_or(Errno::EINVAL)?.with_type(kind)
+        let frame = match self.must_get(id, mfn, owner) {
+            true => self.get_any(mfn).ok_or(Errno::EINVAL)?,
+            false => return self.get_typed(mfn, owner, kind),
+        };
+        frame.with_type(kind)
     }
 
     /// [`Self::get_table`], whoever owns the frame.
@@ -391,7 +399,10 @@ impl Memory {
         level: Level,
         out_of_time: &mut dyn FnMut() -> bool,
     ) -> Result<TypedRef<'_>, Errno> {
-        let frame = self.get_mutant(id, mfn, owner).ok_or(Errno::EINVAL)?;
+        let frame = match self.must_get(id, mfn, owner) {
+            true => self.get_any(mfn).ok_or(Errno::EINVAL)?,
+            false => return self.get_table(mfn, owner, level, out_of_time),
+        };
         frame.with_type_until(FrameType::Table(level), out_of_time)
     }
 }

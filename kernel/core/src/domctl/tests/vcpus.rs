@@ -74,6 +74,10 @@ fn a_context_comes_back_as_it_was_set() {
     wanted.user_regs.rip = 0xffff_ffff_8100_0000;
     wanted.user_regs.rsi = 42;
     wanted.user_regs.cs = 0xe030;
+    wanted.user_regs.ds = 0xe02b;
+    wanted.user_regs.es = 0xe033;
+    wanted.user_regs.fs = 0x13;
+    wanted.user_regs.gs = 0x23;
     wanted.ctrlreg[3] = root.0 << 12;
     wanted.trap_ctxt[14].address = 0x9000;
     wanted.trap_ctxt[14].cs = 0xe033;
@@ -98,6 +102,20 @@ fn a_context_comes_back_as_it_was_set() {
         (got.fs_base, got.gs_base_kernel, got.gs_base_user),
         (0x4000, 0x5000, 0x6000)
     );
+    let selectors = |context: &VcpuGuestContext| {
+        let regs = &context.user_regs;
+        [regs.ds, regs.es, regs.fs, regs.gs]
+    };
+    assert_eq!(selectors(&got), [0xe02b, 0xe033, 0x13, 0x23]);
+    // It has loaded others since.
+    {
+        let mut state = vcpu.state.lock();
+        let segments = &mut state.segments;
+        [segments.ds, segments.es, segments.fs, segments.gs] = [0x33, 0x43, 0x53, 0x63];
+    }
+    succeed(&host, XEN_DOMCTL_GETVCPUCONTEXT, DOMU, &arm);
+    let later: VcpuGuestContext = host.get(DOM0, at);
+    assert_eq!(selectors(&later), [0x33, 0x43, 0x53, 0x63]);
     assert_eq!(
         (
             got.event_callback_eip,

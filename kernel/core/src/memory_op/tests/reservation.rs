@@ -177,8 +177,20 @@ fn a_long_list_is_interrupted_and_done_once() {
     let wanted = extents(list, 100, 1, Domid::SELF);
     let before = host.domain(DOMU).owner.frames();
     host.hv.machine.set_tsc_step(1_000_000);
+    let argument = host.put(DOMU, &wanted);
     for command in [XENMEM_POPULATE_PHYSMAP, XENMEM_DECREASE_RESERVATION] {
-        assert_eq!(call(&host, DOMU, command, &wanted), 100);
+        let command_word = u64::from(command);
+        host.as_guest(DOMU, |cx| {
+            cx.deadline.set(Some(0));
+            let result = do_memory_op(cx, &[command_word, argument, 0, 0, 0, 0]);
+            assert_eq!(result, Err(crate::hypercall::Stop::AGAIN));
+            let goes_on = command_word | 1 << COMMAND_BITS;
+            assert_eq!(cx.continuation.get()[0], goes_on, "behind the first extent");
+        });
+        assert_eq!(
+            raw(&host, DOMU, command_word | 1 << COMMAND_BITS, argument),
+            100
+        );
         if command == XENMEM_POPULATE_PHYSMAP {
             assert_eq!(host.domain(DOMU).owner.frames(), before + 200);
         }
