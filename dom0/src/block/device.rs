@@ -1,6 +1,5 @@
 //! A disk of a guest: its connection, and what it has the volume do.
 
-use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -8,10 +7,11 @@ use core::cell::RefCell;
 
 use control::DiskConfig;
 use hypercall_abi::types::{Domid, Port};
-use split_drivers::block::back::{Back, Disk, Finished, Operation};
+use split_drivers::block::back::{Back, Finished};
 use split_drivers::block::{Connection, Device as Description, Transport};
 
-use super::volume::{Place, VolumeId, Volumes};
+use super::access::{Access, Tags};
+use super::volume::Volumes;
 use crate::device::{Class, Driver, GuestGrants, Paths, Turn};
 use crate::store::Store;
 use crate::xen::Xen;
@@ -24,9 +24,6 @@ const TRANSPORT: Transport = Transport {
 /// Requests that a device takes at a time, before others have their turn.
 const BUDGET: usize = 32;
 
-/// Operations under way: the device, and its own number for it.
-pub type Tags = BTreeMap<u64, (u64, u64)>;
-
 /// The connection to a frontend.
 struct Link<X: Xen> {
     back: Back<X::Granted, X::Buffer, X::Granted>,
@@ -36,40 +33,30 @@ struct Link<X: Xen> {
 
 /// A disk of a guest.
 pub struct Vbd<X: Xen> {
-    /// Its number among all there have ever been.
-    pub key: u64,
     /// As it is configured.
     pub config: DiskConfig,
-    /// What it is.
-    pub volume: VolumeId,
+    /// Its use of the volume.
+    pub access: Access<X::Buffer>,
     description: Description,
     link: Option<Link<X>>,
-    finished: VecDeque<Finished<X::Buffer>>,
-    /// Operations of the volume that are under way.
-    pub under_way: usize,
 }
 
 impl<X: Xen> Vbd<X> {
     /// A disk without a connection.
-    pub fn new(key: u64, config: DiskConfig, volume: VolumeId, description: Description) -> Self {
+    pub fn new(config: DiskConfig, access: Access<X::Buffer>, description: Description) -> Self {
         Self {
-            key,
             config,
-            volume,
+            access,
             description,
             link: None,
-            finished: VecDeque::new(),
-            under_way: 0,
         }
     }
 
     /// Takes what the volume has finished; whether there is somebody to be told.
     pub fn take_finished(&mut self, finished: Finished<X::Buffer>) -> bool {
-        self.under_way = self.under_way.saturating_sub(1);
-        if self.link.is_some() {
-            self.finished.push_back(finished);
-        }
-        self.link.is_some()
+        let connected = self.link.is_some();
+        self.access.take(finished, connected);
+        connected
     }
 
     /// Takes requests and passes on answers.
@@ -92,15 +79,7 @@ impl<X: Xen> Vbd<X> {
             xen: &shared,
             domid,
         };
-        let mut disk = VolumeDisk {
-            xen: &shared,
-            volumes,
-            volume: self.volume,
-            tags,
-            key: self.key,
-            finished: &mut self.finished,
-            under_way: &mut self.under_way,
-        };
+        let mut disk = self.access.disk(&shared, volumes, tags);
         let turn = link
             .back
             .turn(&mut grants, &mut disk, BUDGET)
@@ -112,7 +91,7 @@ impl<X: Xen> Vbd<X> {
             }
         }
         Ok(Turn {
-            more: turn.more || !self.finished.is_empty(),
+            more: turn.more || self.access.has_finished(),
             starved: turn.starved,
         })
     }
@@ -185,7 +164,7 @@ impl<X: Xen> Driver<X> for Vbd<X> {
                 let _ = xen.close_port(port);
             }
         }
-        self.finished.clear();
+        self.access.forget();
     }
 
     fn has_port(&self, port: Port) -> bool {
@@ -193,66 +172,4 @@ impl<X: Xen> Driver<X> for Vbd<X> {
             .as_ref()
             .is_some_and(|link| link.ports.contains(&port))
     }
-}
-
-/// A volume, as one device uses it.
-struct VolumeDisk<'a, 'x, X: Xen> {
-    xen: &'a RefCell<&'x mut X>,
-    volumes: &'a mut Volumes,
-    volume: VolumeId,
-    tags: &'a mut Tags,
-    key: u64,
-    finished: &'a mut VecDeque<Finished<X::Buffer>>,
-    under_way: &'a mut usize,
-}
-
-impl<X: Xen> Disk for VolumeDisk<'_, '_, X> {
-    type Buffer = X::Buffer;
-
-    fn start(
-        &mut self,
-        tag: u64,
-        operation: Operation<X::Buffer>,
-    ) -> Result<(), Operation<X::Buffer>> {
-        let Some(volume) = self.volumes.get(self.volume) else {
-            return Err(operation);
-        };
-        match volume.place() {
-            Place::Ram(ram) => {
-                let buffer = ram.run(operation);
-                self.finished.push_back(Finished {
-                    tag,
-                    done: true,
-                    buffer,
-                });
-            }
-            Place::Disk { disk, first } => {
-                let operation = moved(operation, *first);
-                // Numbers go up, so the next one is free.
-                let number = self.tags.last_key_value().map_or(0, |(last, _)| last + 1);
-                let first = *first;
-                if let Err(back) = self.xen.borrow_mut().start(*disk, number, operation) {
-                    return Err(moved(back, first.wrapping_neg()));
-                }
-                self.tags.insert(number, (self.key, tag));
-                *self.under_way += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn finished(&mut self) -> Option<Finished<X::Buffer>> {
-        self.finished.pop_front()
-    }
-}
-
-/// An operation so many sectors further on.
-fn moved<B>(mut operation: Operation<B>, by: u64) -> Operation<B> {
-    match &mut operation {
-        Operation::Read { sector, .. }
-        | Operation::Write { sector, .. }
-        | Operation::Discard { sector, .. } => *sector = sector.wrapping_add(by),
-        Operation::Flush => {}
-    }
-    operation
 }

@@ -1,11 +1,14 @@
 //! Disks of guests: the block backends, and the volumes that they serve.
 //!
 //! Each device has its turn when its guest or a disk has something for it, and takes a bounded number of
-//! requests then; none waits for another but for room in a disk that both use.
+//! requests then; none waits for another but for room in a disk that both use. What this domain itself reads
+//! and writes for xl is one more use of a volume.
 
+mod access;
 mod device;
 pub mod gpt;
 mod ram;
+mod transfer;
 mod volume;
 
 use alloc::format;
@@ -13,24 +16,31 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use control::block::{DeviceInfo, VolumeInfo};
-use control::{DiskConfig, Error};
+use control::{DiskConfig, Error, Request};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 use split_drivers::block::back::Finished;
 use split_drivers::block::vdev;
 
-use crate::device::Devices;
+use crate::device::{Devices, RETRY};
 use crate::store::Store;
 use crate::xen::Xen;
-use device::{Tags, Vbd};
-use volume::{User, Volumes};
+use access::{Access, Tags};
+use device::Vbd;
+pub use transfer::Step;
+use transfer::Transfer;
+use volume::{User, Volume, VolumeId, Volumes};
+
+/// Whose uses of volumes this domain's own are.
+const OWN: Domid = Domid(0);
 
 /// All disks of guests.
 pub struct Blocks<X: Xen> {
     volumes: Volumes,
     devices: Devices<Vbd<X>>,
-    /// Disks that are no more, but have operations under way.
-    leaving: Vec<Vbd<X>>,
+    transfers: Vec<Transfer<X::Buffer>>,
+    /// Uses that are over, but have operations under way.
+    leaving: Vec<Access<X::Buffer>>,
     tags: Tags,
     next_key: u64,
 }
@@ -41,6 +51,7 @@ impl<X: Xen> Blocks<X> {
         Self {
             volumes: Volumes::new(xen.disks(), room),
             devices: Devices::new(),
+            transfers: Vec::new(),
             leaving: Vec::new(),
             tags: Tags::new(),
             next_key: 0,
@@ -89,7 +100,7 @@ impl<X: Xen> Blocks<X> {
             if devid.is_none() {
                 return Err(bad(format!("{:?} is no vdev", disk.vdev)));
             }
-            let volume = self.volumes.check(disk)?;
+            let volume = self.volumes.check(&disk.volume, !disk.read_only)?;
             for other in disks.iter().take(nth) {
                 if vdev::number(&other.vdev) == devid {
                     return Err(bad(format!("there are two disks {}", disk.vdev)));
@@ -119,7 +130,7 @@ impl<X: Xen> Blocks<X> {
         disk: &DiskConfig,
     ) -> Result<(), Error> {
         self.check(core::slice::from_ref(disk))?;
-        let volume = self.volumes.check(disk)?;
+        let volume = self.volumes.check(&disk.volume, !disk.read_only)?;
         let devid = vdev::number(&disk.vdev).unwrap_or_default();
         if self.devices.find(domid, devid).is_some() {
             return Err(Error::BadConfig {
@@ -130,8 +141,9 @@ impl<X: Xen> Blocks<X> {
         let Some(description) = self.volumes.get(volume).map(|it| it.device(disk)) else {
             return Err(Error::NoSuchVolume(disk.volume.clone()));
         };
-        let (key, writes) = (self.next_key, !description.read_only);
-        let vbd = Vbd::new(key, disk.clone(), volume, description);
+        let writes = !description.read_only;
+        let access = Access::new(self.next_key, volume);
+        let vbd = Vbd::new(disk.clone(), access, description);
         let front = [
             ("virtual-device", devid.to_string()),
             ("device-type", "disk".to_string()),
@@ -151,15 +163,102 @@ impl<X: Xen> Blocks<X> {
         ];
         self.devices
             .add(store, xen, (domid, devid), vbd, (&front, &back))?;
+        self.claim(volume, domid, writes);
+        Ok(())
+    }
+
+    /// Notes a use of a volume that was checked; its key.
+    fn claim(&mut self, volume: VolumeId, domid: Domid, writes: bool) -> u64 {
+        let key = self.next_key;
         self.next_key += 1;
         let user = User {
-            device: key,
+            key,
             domid,
             writes,
             leaving: false,
         };
         self.volumes.claim(volume, user);
-        Ok(())
+        key
+    }
+
+    /// A use is over.
+    fn let_go(&mut self, access: Access<X::Buffer>) {
+        self.volumes.leave(access.volume, access.key);
+        self.leaving.push(access);
+        self.sweep();
+    }
+
+    /// Begins to write so many bytes, which come in [requests](Self::transfer), to a volume; the key of that.
+    ///
+    /// # Errors
+    ///
+    /// If the volume cannot be had for that, or has not so many bytes.
+    pub fn import(&mut self, name: &str, bytes: u64) -> Result<u64, Error> {
+        let (id, volume) = self.own(name, true)?;
+        let (room, sector, flush) = (volume.bytes(), volume.sector_size(), volume.flush());
+        if bytes > room {
+            return Err(Error::VolumeTooSmall {
+                volume: name.to_string(),
+                bytes,
+                room,
+            });
+        }
+        let key = self.claim(id, OWN, true);
+        let access = Access::new(key, id);
+        let import = Transfer::import(access, name, bytes, sector, flush);
+        self.transfers.push(import);
+        Ok(key)
+    }
+
+    /// Begins to read all of a volume; the key of that, and how many bytes it will be.
+    ///
+    /// # Errors
+    ///
+    /// If the volume cannot be had for that.
+    pub fn export(&mut self, name: &str) -> Result<(u64, u64), Error> {
+        let (id, volume) = self.own(name, false)?;
+        let bytes = volume.bytes();
+        let key = self.claim(id, OWN, false);
+        let access = Access::new(key, id);
+        self.transfers.push(Transfer::export(access, name, bytes));
+        Ok((key, bytes))
+    }
+
+    /// A volume that this domain may use.
+    fn own(&mut self, name: &str, writes: bool) -> Result<(VolumeId, &mut Volume), Error> {
+        let id = self.volumes.check(name, writes)?;
+        let volume = self.volumes.get(id);
+        Ok((
+            id,
+            volume.ok_or_else(|| Error::NoSuchVolume(name.to_string()))?,
+        ))
+    }
+
+    /// Goes on with what [`Self::import`] or [`Self::export`] began, with the client's `next` request if
+    /// one has come.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transfer::step`].
+    pub fn transfer(
+        &mut self,
+        xen: &mut X,
+        key: u64,
+        next: Option<&Request>,
+    ) -> Result<Step, Error> {
+        match self.transfers.iter_mut().find(|it| it.access.key == key) {
+            Some(transfer) => transfer.step(xen, &mut self.volumes, &mut self.tags, next),
+            None => Ok(Step::End),
+        }
+    }
+
+    /// Ends such a thing, finished or not.
+    pub fn end_transfer(&mut self, key: u64) {
+        let ended = self.transfers.iter().position(|it| it.access.key == key);
+        if let Some(nth) = ended {
+            let transfer = self.transfers.swap_remove(nth);
+            self.let_go(transfer.access);
+        }
     }
 
     /// The number of a disk by its name or number.
@@ -210,21 +309,19 @@ impl<X: Xen> Blocks<X> {
     /// A disk that has come to its end.
     pub fn next_gone(&mut self) -> Option<(Domid, u32)> {
         let gone = self.devices.next_gone()?;
-        let vbd = gone.driver;
-        self.volumes.leave(vbd.volume, vbd.key);
-        self.leaving.push(vbd);
-        self.sweep();
+        self.let_go(gone.driver.access);
         Some((gone.paths.domid, gone.paths.devid))
     }
 
-    /// Forgets disks of which nothing is under way any more.
+    /// Forgets uses by which nothing is under way any more.
     fn sweep(&mut self) {
         let volumes = &mut self.volumes;
-        self.leaving.retain(|vbd| {
-            if vbd.under_way == 0 {
-                volumes.release(vbd.volume, vbd.key);
+        self.leaving.retain(|access| {
+            let idle = access.under_way() == 0;
+            if idle {
+                volumes.release(access.volume, access.key);
             }
-            vbd.under_way > 0
+            !idle
         });
     }
 
@@ -248,10 +345,13 @@ impl<X: Xen> Blocks<X> {
             };
             let finished = Finished { tag, done, buffer };
             let mut devices = self.devices.iter_mut();
-            if let Some(device) = devices.find(|it| it.driver.key == key) {
+            let mut transfers = self.transfers.iter_mut().map(|it| &mut it.access);
+            if let Some(device) = devices.find(|it| it.driver.access.key == key) {
                 device.signalled |= device.driver.take_finished(finished);
-            } else if let Some(vbd) = self.leaving.iter_mut().find(|it| it.key == key) {
-                vbd.take_finished(finished);
+            } else if let Some(access) = transfers.find(|it| it.key == key) {
+                access.take(finished, true);
+            } else if let Some(access) = self.leaving.iter_mut().find(|it| it.key == key) {
+                access.take(finished, false);
             }
         }
         if any {
@@ -268,14 +368,16 @@ impl<X: Xen> Blocks<X> {
         let volumes = &self.volumes;
         // What a frontend before this one has left under way is none of its business.
         self.devices.follow(store, xen, |vbd| {
-            vbd.under_way == 0 && !volumes.is_draining(vbd.volume)
+            vbd.access.under_way() == 0 && !volumes.is_draining(vbd.access.volume)
         });
         self.devices.end_round()
     }
 
     /// When [`Self::serve`] is to be called although nothing came, in nanoseconds of system time.
     pub fn deadline(&self, now: u64) -> Option<u64> {
-        self.devices.deadline(now)
+        let starved = self.transfers.iter().any(Transfer::is_starved);
+        let retry = starved.then(|| now.saturating_add(RETRY));
+        self.devices.deadline(now).into_iter().chain(retry).min()
     }
 
     /// Has those who wait for room looked at.

@@ -36,8 +36,8 @@ pub enum Place {
 /// A use of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The device.
-    pub device: u64,
+    /// Its number.
+    pub key: u64,
     /// Whose it is.
     pub domid: Domid,
     /// Whether it may write.
@@ -61,6 +61,21 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.sectors.saturating_mul(SECTOR as u64)
+    }
+
+    /// Bytes of a sector.
+    pub fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    /// Whether it keeps what was written for a while before that is permanent.
+    pub fn flush(&self) -> bool {
+        self.flush
+    }
+
     /// Where its sectors are.
     pub fn place(&mut self) -> &mut Place {
         &mut self.place
@@ -192,32 +207,29 @@ impl Volumes {
         self.all.get_mut(id.0).and_then(Option::as_mut)
     }
 
-    /// Whether a disk can be had, but for uses that are coming to their end.
+    /// Whether a volume can be had, and written to if `writes`, but for uses that are coming to their end.
     ///
     /// # Errors
     ///
     /// Says why not.
-    pub fn check(&self, config: &DiskConfig) -> Result<VolumeId, Error> {
-        let id = self
-            .find(&config.volume)
-            .ok_or_else(|| Error::NoSuchVolume(config.volume.clone()))?;
+    pub fn check(&self, name: &str, writes: bool) -> Result<VolumeId, Error> {
+        let no_such = || Error::NoSuchVolume(name.to_string());
+        let id = self.find(name).ok_or_else(no_such)?;
         let Some(Some(volume)) = self.all.get(id.0) else {
-            return Err(Error::NoSuchVolume(config.volume.clone()));
+            return Err(no_such());
         };
-        if volume.read_only && !config.read_only {
-            return Err(Error::BadConfig {
-                field: String::from("disk"),
-                why: format!("the volume {:?} can only be read", volume.name),
-            });
+        if volume.read_only && writes {
+            let why = format!("the volume {name:?} can only be read");
+            return Err(Error::NotPermitted(why));
         }
         let others = self.others(volume);
         let in_the_way = others
             .filter(|user| !user.leaving)
-            .find(|user| user.writes || !config.read_only);
+            .find(|user| user.writes || writes);
         match in_the_way {
             None => Ok(id),
             Some(user) => Err(Error::VolumeInUse {
-                volume: volume.name.clone(),
+                volume: name.to_string(),
                 domid: user.domid.0,
                 writes: user.writes,
             }),
@@ -239,18 +251,18 @@ impl Volumes {
     }
 
     /// A use is coming to its end.
-    pub fn leave(&mut self, id: VolumeId, device: u64) {
+    pub fn leave(&mut self, id: VolumeId, key: u64) {
         if let Some(volume) = self.get(id) {
-            for user in volume.users.iter_mut().filter(|it| it.device == device) {
+            for user in volume.users.iter_mut().filter(|it| it.key == key) {
                 user.leaving = true;
             }
         }
     }
 
     /// A use has ended.
-    pub fn release(&mut self, id: VolumeId, device: u64) {
+    pub fn release(&mut self, id: VolumeId, key: u64) {
         if let Some(volume) = self.get(id) {
-            volume.users.retain(|user| user.device != device);
+            volume.users.retain(|user| user.key != key);
         }
     }
 
@@ -340,7 +352,7 @@ impl Volumes {
             .map(|volume| VolumeInfo {
                 name: volume.name.clone(),
                 kind: volume.kind,
-                bytes: volume.sectors.saturating_mul(SECTOR as u64),
+                bytes: volume.bytes(),
                 sector_size: volume.sector_size,
                 read_only: volume.read_only,
                 users: volume.users.iter().map(|user| user.domid.0).collect(),

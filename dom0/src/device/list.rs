@@ -14,7 +14,7 @@ use crate::store::Store;
 use crate::xen::Xen;
 
 /// How often whoever waits for memory or for room is looked at, in nanoseconds.
-const RETRY: u64 = 10_000_000;
+pub const RETRY: u64 = 10_000_000;
 
 /// All devices of a class.
 pub struct Devices<D> {

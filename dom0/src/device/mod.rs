@@ -21,7 +21,7 @@ use crate::store::Store;
 use crate::xen::Xen;
 
 pub use grants::GuestGrants;
-pub use list::Devices;
+pub use list::{Devices, RETRY};
 pub use paths::Paths;
 
 /// A kind of device, as the store calls it.

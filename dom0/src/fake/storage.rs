@@ -24,6 +24,8 @@ pub struct Disks {
     /// Operations that were begun: the disk, the number, what it is.
     pub started: VecDeque<(usize, u64, Operation<Buffer>)>,
     finished: VecDeque<Finished<Buffer>>,
+    /// Nothing that they are asked is done.
+    pub broken: bool,
     /// What guests have granted: the machine frame of each.
     pub grants: BTreeMap<(Domid, GrantRef), u64>,
     /// Buffers in use.
@@ -87,6 +89,7 @@ impl Disks {
         };
         let content = &mut self.contents[disk];
         let buffer = match operation {
+            _ if self.broken => None,
             Operation::Read {
                 sector,
                 bytes,
@@ -110,7 +113,7 @@ impl Disks {
         };
         self.finished.push_back(Finished {
             tag,
-            done: true,
+            done: !self.broken,
             buffer,
         });
         true

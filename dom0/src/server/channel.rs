@@ -16,6 +16,7 @@ use hypercall_abi::types::Domid;
 use xenstore::server::ClientId;
 use xenstore::wire::TooLong;
 
+use crate::block::Step;
 use crate::images::Upload;
 use crate::scrollback::Scrollback;
 use crate::toolstack::{Device, Toolstack};
@@ -52,6 +53,8 @@ pub(super) enum State {
     Store(StoreLink),
     /// The hypervisor's trace is read.
     Trace,
+    /// A volume is written or read: the key of that.
+    Transfer(u64),
 }
 
 pub(super) struct Attachment {
@@ -226,6 +229,38 @@ impl Channel {
         true
     }
 
+    /// Goes on writing or reading a volume; whether that led to anything.
+    pub fn transfer<X: Xen>(
+        &mut self,
+        toolstack: &mut Toolstack<X>,
+        session: &mut Session,
+        number: u32,
+    ) -> bool {
+        let State::Transfer(key) = self.state else {
+            return false;
+        };
+        let (blocks, xen) = toolstack.blocks();
+        let next = self.inbox.front().map(|(request, _)| request);
+        match blocks.transfer(xen, key, next) {
+            Ok(Step::Wait | Step::Starved) => return false,
+            Ok(Step::Taken) => {
+                if let Some((_, length)) = self.inbox.pop_front() {
+                    session.consumed(number, length);
+                }
+            }
+            Ok(Step::Say(reply)) => self.reply(Reply::Volume(reply)),
+            Ok(Step::End) => {
+                self.detach(toolstack);
+                self.reply(Reply::Done);
+            }
+            Err(error) => {
+                self.detach(toolstack);
+                self.reply(Reply::Error(error));
+            }
+        }
+        true
+    }
+
     /// Ends what the channel has with others.
     pub fn detach<X: Xen>(&mut self, toolstack: &mut Toolstack<X>) {
         match &self.state {
@@ -234,6 +269,7 @@ impl Channel {
                 let (trace, xen) = toolstack.trace();
                 trace.abandon(xen);
             }
+            State::Transfer(key) => toolstack.blocks().0.end_transfer(*key),
             _ => {}
         }
         self.state = State::Ready;

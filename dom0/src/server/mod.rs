@@ -182,6 +182,7 @@ impl Server {
                 State::Console(_) => channel.print(),
                 State::Store(_) => channel.take_store_output(toolstack),
                 State::Trace => channel.take_trace(toolstack, &mut self.session, number),
+                State::Transfer(_) => channel.transfer(toolstack, &mut self.session, number),
                 State::AwaitingGone(_, until)
                 | State::AwaitingDeviceGone(_, until)
                 | State::AwaitingAcknowledgement(_, _, until)

@@ -4,7 +4,9 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 
 use control::message::{MAX_CHUNK, MAX_DOMAINS};
-use control::{DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage};
+use control::{
+    DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage, VolumeReply, VolumeRequest,
+};
 
 use super::channel::{Attachment, Channel, State, StoreLink};
 use crate::scheduling;
@@ -211,6 +213,18 @@ impl Channel {
             // Sent when the console had ended already, or the store's connection.
             Request::ConsoleInput(_) | Request::StoreInput(_) | Request::ImageChunk(_) => {
                 return Ok(None);
+            }
+            // Still on its way when the import had failed.
+            Request::Volume(VolumeRequest::Chunk(_)) => return Ok(None),
+            Request::Volume(VolumeRequest::Import { name, bytes }) => {
+                let key = toolstack.blocks().0.import(&name, bytes)?;
+                self.state = State::Transfer(key);
+                Reply::Done
+            }
+            Request::Volume(VolumeRequest::Export(name)) => {
+                let (key, bytes) = toolstack.blocks().0.export(&name)?;
+                self.state = State::Transfer(key);
+                Reply::Volume(VolumeReply::Size(bytes))
             }
             Request::HostInfo => {
                 let info = toolstack.xen().host_info().context("physinfo")?;

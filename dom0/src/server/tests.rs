@@ -10,6 +10,7 @@ mod remote;
 mod store;
 mod trace;
 mod uploads;
+mod volumes;
 mod wishes;
 
 use super::*;

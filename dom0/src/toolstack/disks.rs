@@ -8,9 +8,15 @@ use hypercall_abi::types::Domid;
 use split_drivers::block::vdev;
 
 use super::{Device, DeviceKind, Notice, Phase, Toolstack};
+use crate::block::Blocks;
 use crate::xen::Xen;
 
 impl<X: Xen> Toolstack<X> {
+    /// The disks and volumes, and the hypervisor that they need.
+    pub fn blocks(&mut self) -> (&mut Blocks<X>, &mut X) {
+        (&mut self.blocks, &mut self.xen)
+    }
+
     /// Answers a request about disks; none if it is answered by [`Notice::DeviceGone`].
     ///
     /// # Errors

@@ -20,3 +20,4 @@ mod store;
 mod stress;
 mod top;
 mod trace;
+mod volumes;

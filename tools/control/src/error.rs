@@ -95,6 +95,19 @@ pub enum Error {
         /// Whether that domain writes to it.
         writes: bool,
     },
+    /// What is to be on a volume is more than fits it.
+    #[error("{bytes} bytes do not fit the volume {volume:?}, which has {room}")]
+    VolumeTooSmall {
+        /// Which volume.
+        volume: String,
+        /// How many bytes there are.
+        bytes: u64,
+        /// How many the volume has.
+        room: u64,
+    },
+    /// The disk that a volume is on did not do what it was asked to.
+    #[error("the disk under the volume {0:?} failed")]
+    VolumeFailed(String),
     /// It must not be done to that domain, dom0 for example.
     #[error("not permitted: {0}")]
     NotPermitted(String),

@@ -66,6 +66,7 @@ pub mod net;
 pub mod scheduling;
 pub mod session;
 pub mod trace;
+pub mod volume;
 
 pub use block::{BlockReply, BlockRequest, DiskConfig};
 pub use domain::{
@@ -79,8 +80,9 @@ pub use net::{NetworkReply, NetworkRequest, VifConfig};
 pub use scheduling::{Scheduling, SchedulingReply, SchedulingRequest};
 pub use session::{CloseReason, Event, SendError, Session};
 pub use trace::{TraceReply, TraceRequest};
+pub use volume::{VolumeReply, VolumeRequest};
 
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 7;
+pub const PROTOCOL_VERSION: u16 = 9;

@@ -1,8 +1,8 @@
 //! What is said on a channel.
 //!
 //! xl sends a [`Request`]; dom0 answers it with one [`Reply`] or a row of them, then takes the next
-//! request of that channel. The exceptions: [`Request::ImageChunk`], [`Request::ConsoleInput`] and
-//! [`Request::StoreInput`] are not answered one by one, and a console or the store, once attached,
+//! request of that channel. The exceptions: [`Request::ImageChunk`], [`VolumeRequest::Chunk`],
+//! [`Request::ConsoleInput`] and [`Request::StoreInput`] are not answered one by one, and a console or the store, once attached,
 //! keeps its channel until it ends.
 //! Whatever fails is answered by [`Reply::Error`].
 
@@ -21,6 +21,7 @@ use crate::image::ImageHash;
 use crate::net::{NetworkReply, NetworkRequest};
 use crate::scheduling::{SchedulingReply, SchedulingRequest};
 use crate::trace::{TraceReply, TraceRequest};
+use crate::volume::{VolumeReply, VolumeRequest};
 
 /// The most bytes in one [`Request::ImageChunk`], [`Request::ConsoleInput`],
 /// [`Request::StoreInput`], [`Reply::ConsoleOutput`], [`Reply::StoreOutput`] or [`Reply::Text`]; with the rest of the message they fit a frame.
@@ -175,6 +176,8 @@ pub enum Request {
     Scheduling(SchedulingRequest),
     /// About disks. Answer: [`Reply::Block`] or [`Reply::Done`], as the request says.
     Block(BlockRequest),
+    /// About what is on volumes. Answer: [`Reply::Volume`] and [`Reply::Done`], as the request says.
+    Volume(VolumeRequest),
     /// About network interfaces. Answer: [`Reply::Network`] or [`Reply::Done`], as the request says.
     Network(NetworkRequest),
     /// About the hypervisor's trace. Answer: [`Reply::Done`] and [`Reply::Trace`], as the request says.
@@ -265,6 +268,8 @@ pub enum Reply {
     Scheduling(SchedulingReply),
     /// About disks.
     Block(BlockReply),
+    /// Of what is on a volume.
+    Volume(VolumeReply),
     /// About network interfaces.
     Network(NetworkReply),
     /// Of the hypervisor's trace.

@@ -1,16 +1,15 @@
-//! Disks of domains, and the host's volumes.
+//! Disks of domains.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
-use control::block::VolumeKind;
+use anyhow::anyhow;
 use control::{BlockReply, BlockRequest, DomainRef, Reply, Request};
 
 use crate::cfg::disk;
-use crate::cli::{BlockAttachArgs, BlockDetachArgs, VolumeCommand};
+use crate::cli::{BlockAttachArgs, BlockDetachArgs};
 use crate::host::{Connection, wrong};
-use crate::{Outcome, print, requests, tell};
+use crate::{Outcome, print, tell};
 
 pub fn attach(host: &mut Connection, args: &BlockAttachArgs) -> Outcome {
     let disk = disk::parse(&args.disk.join(",")).map_err(|why| anyhow!("disk: {why}"))?;
@@ -70,56 +69,4 @@ pub fn list(host: &mut Connection, domains: &[String]) -> Outcome {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-pub fn volume(host: &mut Connection, command: &VolumeCommand) -> Outcome {
-    match command {
-        VolumeCommand::List => return volumes(host),
-        VolumeCommand::Create { name, size } => {
-            let kib = requests::kib(size)?;
-            let Some(bytes) = kib.checked_mul(1024) else {
-                bail!("{size} is too much");
-            };
-            let name = name.clone();
-            host.done(&Request::Block(BlockRequest::CreateVolume { name, bytes }))?;
-        }
-        VolumeCommand::Remove { name } => {
-            host.done(&Request::Block(BlockRequest::RemoveVolume(name.clone())))?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn volumes(host: &mut Connection) -> Outcome {
-    let volumes = match host.call(&Request::Block(BlockRequest::Volumes))? {
-        Reply::Block(BlockReply::Volumes(volumes)) => volumes,
-        other => return Err(wrong(&other).into()),
-    };
-    let mut out = format!(
-        "{:<24} {:<10} {:>10} {:>6} {:<4} {}\n",
-        "Name", "Kind", "KiB", "Sector", "Mode", "Domains"
-    );
-    for volume in volumes {
-        let kind = match volume.kind {
-            VolumeKind::Disk => "disk",
-            VolumeKind::Partition => "partition",
-            VolumeKind::Ram => "ram",
-        };
-        let mode = if volume.read_only { "r" } else { "w" };
-        let users: Vec<String> = volume.users.iter().map(u16::to_string).collect();
-        let users = match users.as_slice() {
-            [] => "-".to_owned(),
-            users => users.join(","),
-        };
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            out,
-            "{:<24} {kind:<10} {:>10} {:>6} {mode:<4} {users}",
-            volume.name,
-            volume.bytes / 1024,
-            volume.sector_size,
-        );
-    }
-    print(&out)?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -579,4 +579,33 @@ pub enum VolumeCommand {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Write a file to a volume, from its beginning on
+    ///
+    /// Nothing is written if a domain uses the volume, or if the file is larger than it is. What the volume has
+    /// behind the file's end stays, but for the rest of the last sector, which becomes zeroes. An import that
+    /// is interrupted leaves the beginning of the file on the volume, and behind that what was there before:
+    /// import it again. Partitions of a disk are looked for when the host boots.
+    Import {
+        /// The volume's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// First make the volume, of memory, as large as the file
+        #[arg(short, long)]
+        create: bool,
+    },
+    /// Write all of a volume to a file
+    ///
+    /// Nothing is written if a domain may write to the volume. The file is made, or replaced, when all of it
+    /// is there: an export that is interrupted leaves what was there before.
+    Export {
+        /// The volume's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }

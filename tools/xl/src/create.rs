@@ -14,7 +14,8 @@ use crate::cfg::document::Document;
 use crate::cfg::domain::DomainSpec;
 use crate::cli::{ConfigUpdateArgs, CreateArgs};
 use crate::host::{Connection, is_no_such_domain, wrong};
-use crate::image::{ImageFile, plain};
+use crate::image::ImageFile;
+use crate::upload::plain;
 use crate::{Outcome, console, lifecycle, list, print, print_json, tell};
 
 /// How long a domain that restarts may be without an id.

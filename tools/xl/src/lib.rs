@@ -24,12 +24,15 @@ mod info;
 mod lifecycle;
 mod list;
 mod network;
+mod progress;
 mod requests;
 mod sched_credit;
 pub mod shell;
 mod top;
 mod trace;
+mod upload;
 mod vcpu;
+mod volume;
 pub mod xenstore;
 
 use cli::{Cli, Command};
@@ -124,7 +127,7 @@ fn run(cli: &Cli) -> Outcome {
         Command::NetworkAttach(args) => network::attach(&mut connect()?, args),
         Command::NetworkList { domains } => network::list(&mut connect()?, domains),
         Command::NetworkDetach(args) => network::detach(&mut connect()?, args),
-        Command::Volume { command } => block::volume(&mut connect()?, command),
+        Command::Volume { command } => volume::volume(&mut connect()?, command),
         Command::VmList => list::vm_list(&mut connect()?),
         Command::ConfigUpdate(args) => create::update(args, cli.dry_run, connect),
         Command::Top(args) => top::top(&mut connect()?, args),

@@ -15,7 +15,7 @@ use crate::xen::Xen;
 
 const XVDA: u32 = 51712;
 
-fn disk(volume: &str, vdev: &str, read_only: bool) -> DiskConfig {
+pub(super) fn disk(volume: &str, vdev: &str, read_only: bool) -> DiskConfig {
     DiskConfig {
         vdev: vdev.into(),
         volume: volume.into(),
@@ -24,7 +24,7 @@ fn disk(volume: &str, vdev: &str, read_only: bool) -> DiskConfig {
     }
 }
 
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let mut xen = Fake::new(20_000);
     xen.storage.add("data", 2048);
     xen.storage.add("other", 2048);
@@ -150,7 +150,7 @@ impl Host {
         store.nodes(xen).write(path, value).unwrap();
     }
 
-    fn with_disks(&mut self, name: &str, disks: &[DiskConfig]) -> Reply {
+    pub(super) fn with_disks(&mut self, name: &str, disks: &[DiskConfig]) -> Reply {
         let config = DomainConfig {
             disks: disks.to_vec(),
             ..self.config(name)
@@ -178,7 +178,7 @@ impl Host {
     }
 
     /// Ids of those who use a volume.
-    fn users(&mut self, volume: &str) -> Vec<u16> {
+    pub(super) fn users(&mut self, volume: &str) -> Vec<u16> {
         match self.block(BlockRequest::Volumes) {
             Reply::Block(BlockReply::Volumes(volumes)) => {
                 let found = volumes.into_iter().find(|it| it.name == volume);

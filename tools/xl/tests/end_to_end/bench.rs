@@ -373,6 +373,7 @@ impl Dom0 {
             Request::SetVcpus { online, .. } => self.note(format!("vcpus {online}")),
             Request::Scheduling(request) => self.note(format!("{request:?}")),
             Request::Block(request) => self.note(format!("{request:?}")),
+            Request::Volume(request) => self.note(format!("{request:?}")),
             Request::Network(request) => self.note(format!("{request:?}")),
             Request::Trace(request) => self.note(format!("{request:?}")),
             Request::Usage => self.note("usage".into()),
