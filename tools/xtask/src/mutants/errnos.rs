@@ -99,6 +99,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     })?;
     let living = living.into_inner().expect("nobody panicked with it");
     let explained: BTreeSet<String> = explained(workspace, EXPLAINED)?
+        .lives
         .into_iter()
         .filter(|what| what.contains(&options.only))
         .collect();
