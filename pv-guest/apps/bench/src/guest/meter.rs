@@ -70,6 +70,26 @@ impl Meter {
         self.measure_loop(name, |rounds| (0..rounds).for_each(&mut operation));
     }
 
+    /// Measures two operations that undo each other, which `turn` makes `count` times; it is told whether it is the
+    /// second one's turn. The first batch warms up.
+    pub fn measure_turns(&self, names: [&str; 2], count: u64, mut turn: impl FnMut(bool)) {
+        if !names.iter().any(|name| self.wants(name)) {
+            return;
+        }
+        let mut best = [u64::MAX; 2];
+        for batch in 0..=self.batches {
+            for (best, second) in best.iter_mut().zip([false, true]) {
+                let taken = ticks(|| turn(second));
+                if batch > 0 {
+                    *best = taken.min(*best);
+                }
+            }
+        }
+        for (name, best) in names.iter().zip(best) {
+            report(name, best / count);
+        }
+    }
+
     /// Measures an operation that `rounds_of` makes as often as it is told. The first batch warms up.
     pub fn measure_loop(&self, name: &str, mut rounds_of: impl FnMut(u64)) {
         if !self.wants(name) {

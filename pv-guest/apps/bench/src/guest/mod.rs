@@ -3,6 +3,7 @@
 mod calls;
 mod entries;
 mod fill;
+mod grants;
 mod meter;
 mod page;
 mod pair;
@@ -34,6 +35,7 @@ async fn main() {
     page::run(&meter);
     roots::run(&meter);
     entries::run(&meter);
+    grants::run(&meter);
     turns::switches(&meter);
     if word("timer") != Some("0") {
         turns::timer(&meter);
