@@ -85,6 +85,11 @@ impl<X: Xen> VolumeDisk<'_, '_, X> {
         self.xen.borrow_mut().buffer(bytes)
     }
 
+    /// Nanoseconds since the host booted.
+    pub fn now(&self) -> u64 {
+        self.xen.borrow().now()
+    }
+
     /// Operations that are under way.
     pub fn under_way(&self) -> usize {
         self.access.under_way

@@ -10,12 +10,14 @@ pub mod gpt;
 mod ram;
 mod transfer;
 mod volume;
+mod workload;
 
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use control::block::{DeviceInfo, VolumeInfo};
+use control::block::{DeviceInfo, VolumeInfo, VolumeKind};
+use control::volume::Workload as Wanted;
 use control::{DiskConfig, Error, Request};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
@@ -30,6 +32,7 @@ use device::Vbd;
 pub use transfer::Step;
 use transfer::Transfer;
 use volume::{User, Volume, VolumeId, Volumes};
+use workload::Workload;
 
 /// Whose uses of volumes this domain's own are.
 const OWN: Domid = Domid(0);
@@ -222,6 +225,27 @@ impl<X: Xen> Blocks<X> {
         let access = Access::new(key, id);
         self.transfers.push(Transfer::export(access, name, bytes));
         Ok((key, bytes))
+    }
+
+    /// Begins to measure what a volume on a disk can do; the key of that.
+    ///
+    /// # Errors
+    ///
+    /// If the volume cannot be had for that, or it is not to be asked for such a thing.
+    pub fn measure(&mut self, name: &str, wanted: Wanted) -> Result<u64, Error> {
+        if self.transfers.iter().any(Transfer::is_measurement) {
+            return Err(Error::NoRoom("another measurement".to_string()));
+        }
+        let (id, volume) = self.own(name, wanted.write)?;
+        if volume.kind() == VolumeKind::Ram {
+            return Err(Error::NotSupported("to measure memory".to_string()));
+        }
+        let workload = Workload::new(wanted, volume.bytes(), volume.sector_size())?;
+        let key = self.claim(id, OWN, wanted.write);
+        let access = Access::new(key, id);
+        self.transfers
+            .push(Transfer::measure(access, name, workload));
+        Ok(key)
     }
 
     /// A volume that this domain may use.

@@ -18,6 +18,7 @@ use split_drivers::block::back::{Disk, Finished, Operation};
 
 use super::access::{Access, Tags, VolumeDisk};
 use super::volume::Volumes;
+use super::workload::Workload;
 use crate::xen::Xen;
 
 /// Most operations under way for one transfer.
@@ -53,6 +54,7 @@ pub struct Transfer<B> {
 enum Task {
     Import(Import),
     Export(Export),
+    Measure(Workload),
 }
 
 struct Import {
@@ -90,6 +92,16 @@ impl<B: SharedMemory> Transfer<B> {
         Self::new(access, name, bytes, Task::Export(Export::default()))
     }
 
+    /// Does something to a volume for as long as it takes.
+    pub fn measure(access: Access<B>, name: &str, workload: Workload) -> Self {
+        Self::new(access, name, 0, Task::Measure(workload))
+    }
+
+    /// Whether it only measures.
+    pub fn is_measurement(&self) -> bool {
+        matches!(self.task, Task::Measure(_))
+    }
+
     fn new(access: Access<B>, name: &str, bytes: u64, task: Task) -> Self {
         Self {
             access,
@@ -125,6 +137,7 @@ impl<B: SharedMemory> Transfer<B> {
             _ if disk.is_draining() => Step::Starved,
             Task::Import(import) => import.step(&mut disk, name, bytes, next)?,
             Task::Export(export) => export.step(&mut disk, name, bytes)?,
+            Task::Measure(workload) => workload.step(&mut disk, name)?,
         };
         self.starved = step == Step::Starved;
         Ok(step)
@@ -258,7 +271,11 @@ impl Export {
 }
 
 /// Looks at what has finished.
-fn look<X: Xen>(disk: &mut VolumeDisk<'_, '_, X>, name: &str) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// If something of that was not done.
+pub fn look<X: Xen>(disk: &mut VolumeDisk<'_, '_, X>, name: &str) -> Result<(), Error> {
     while let Some(finished) = disk.finished() {
         check(&finished, name)?;
     }

@@ -66,6 +66,11 @@ impl Volume {
         self.sectors.saturating_mul(SECTOR as u64)
     }
 
+    /// Its kind.
+    pub fn kind(&self) -> VolumeKind {
+        self.kind
+    }
+
     /// Bytes of a sector.
     pub fn sector_size(&self) -> u32 {
         self.sector_size

@@ -221,6 +221,11 @@ impl Channel {
                 self.state = State::Transfer(key);
                 Reply::Done
             }
+            Request::Volume(VolumeRequest::Measure { name, workload }) => {
+                let key = toolstack.blocks().0.measure(&name, workload)?;
+                self.state = State::Transfer(key);
+                return Ok(None);
+            }
             Request::Volume(VolumeRequest::Export(name)) => {
                 let (key, bytes) = toolstack.blocks().0.export(&name)?;
                 self.state = State::Transfer(key);

@@ -1,6 +1,6 @@
 //! What is on volumes, written and read for xl beside what guests do.
 
-use control::volume::VOLUME_CHUNK;
+use control::volume::{VOLUME_CHUNK, Workload};
 use control::{BlockRequest, VolumeReply, VolumeRequest};
 use split_drivers::block::SECTOR;
 use split_drivers::block::back::Operation;
@@ -313,4 +313,78 @@ fn chunks_that_are_none_end_an_import() {
             Reply::Hello { .. }
         ]
     ));
+}
+
+fn measure(name: &str, workload: Workload) -> Request {
+    let name = name.into();
+    Request::Volume(VolumeRequest::Measure { name, workload })
+}
+
+const WORKLOAD: Workload = Workload {
+    write: false,
+    random: true,
+    bytes: 4096,
+    depth: 3,
+    count: 10,
+};
+
+#[test]
+fn a_measurement_keeps_as_many_operations_under_way_as_it_is_told_and_says_how_long_all_took() {
+    for write in [false, true] {
+        let mut host = host();
+        host.xen().storage.contents[0].fill(1);
+        let channel = host.open();
+        host.send(channel, measure("data", Workload { write, ..WORKLOAD }));
+        let mut done = 0;
+        while host.xen().storage.step() {
+            done += 1;
+            host.xen().clock += 1000;
+            host.pump();
+            let left = 10 - done;
+            assert_eq!(host.xen().storage.started.len(), left.min(3));
+        }
+        let measured = Reply::Volume(VolumeReply::Measured { ns: 10_000 });
+        assert_eq!(host.replies(channel), [measured, Reply::Done]);
+        let zeroes = host.xen().storage.contents[0].iter();
+        let zeroes = zeroes.filter(|byte| **byte == 0).count();
+        assert_eq!(zeroes > 0, write);
+        assert_eq!(host.users("data"), []);
+        assert_eq!(host.xen().storage.buffers.get(), 0);
+    }
+}
+
+#[test]
+fn there_is_one_measurement_at_a_time_and_none_without_bounds() {
+    let mut host = host();
+    host.create_volume("ram", SIZE / 2);
+    let bytes = |bytes| Workload { bytes, ..WORKLOAD };
+    let depth = |depth| Workload { depth, ..WORKLOAD };
+    let count = |count| Workload { count, ..WORKLOAD };
+    for workload in [
+        bytes(0),
+        bytes(100),
+        bytes(Workload::MAX_BYTES + 4096),
+        depth(0),
+        depth(Workload::MAX_DEPTH + 1),
+        count(0),
+        count(u32::MAX),
+    ] {
+        let error = host.error(measure("data", workload));
+        assert!(
+            matches!(error, Error::BadRequest(_)),
+            "{workload:?}: {error:?}"
+        );
+    }
+    let error = host.error(measure("ram", WORKLOAD));
+    assert!(matches!(error, Error::NotSupported(_)), "{error:?}");
+    let channel = host.open();
+    host.send(channel, measure("data", WORKLOAD));
+    let error = host.error(measure("other", WORKLOAD));
+    assert!(matches!(error, Error::NoRoom(_)), "{error:?}");
+    host.client.close(channel, CloseReason::Done);
+    host.pump();
+    let channel = host.open();
+    host.send(channel, measure("other", WORKLOAD));
+    host.settle();
+    assert_eq!(host.replies(channel).last(), Some(&Reply::Done));
 }

@@ -32,10 +32,15 @@ impl Machine {
             cpus,
             ..Hardware::default()
         };
+        Self::boot_on(workspace, hypervisor, &hardware)
+    }
+
+    /// The same on other hardware.
+    pub fn boot_on(workspace: &Workspace, hypervisor: &Path, hardware: &Hardware) -> Result<Self> {
         let boot: Boot = run::boot(hypervisor.to_path_buf(), workspace.dist().join("dom0"));
         let dir = tempfile::tempdir()?;
         let hosts = Hosts::at(dir.path().join("xenolith"));
-        let host = Host::start(&hosts, NAME, &hardware, &boot)?;
+        let host = Host::start(&hosts, NAME, hardware, &boot)?;
         host.wait_ready(Instant::now() + BOOT_LIMIT, || false)?;
         Ok(Self {
             host,

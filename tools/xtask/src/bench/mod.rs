@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the figures of the README, measured on this machine.
 
+mod block;
 mod clock;
 mod host;
 mod machine;
@@ -26,6 +27,8 @@ pub enum Subject {
     Instructions,
     /// A guest's clock, beside this machine's
     Clock,
+    /// A guest's disk, beside dom0's own use of it
+    Block,
 }
 
 /// Options of the command.
@@ -65,6 +68,7 @@ pub fn run(
     for subject in subjects {
         match subject {
             Subject::Host => host::run(workspace, &hypervisor)?,
+            Subject::Block => block::run(workspace, &hypervisor)?,
             Subject::Clock => clock::run(workspace, &hypervisor)?,
             Subject::Operations => operations::run(workspace, &hypervisor, Accel::Tcg)?,
             Subject::Instructions => operations::run(workspace, &hypervisor, Accel::Counted)?,

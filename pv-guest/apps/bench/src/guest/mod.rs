@@ -1,6 +1,7 @@
 //! The measurements, by subject.
 
 mod calls;
+mod disk;
 mod entries;
 mod fill;
 mod grants;
@@ -29,6 +30,11 @@ async fn main() {
     }
     if let Some(name) = word("pair") {
         pair::run(&meter, name).await;
+        return;
+    }
+    if let Some(name) = word("disk") {
+        disk::run(name).await;
+        println!("# done");
         return;
     }
     calls::run(&meter);
