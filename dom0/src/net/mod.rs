@@ -286,7 +286,12 @@ impl<X: Xen> Network<X> {
         let vifs = self.vifs.of(domid).into_iter();
         let info = vifs.map(|vif| {
             let paths = &vif.paths;
-            let mut number = |name: &str| paths.front_number(store, xen, name);
+            // Of several queues, the first one's.
+            let mut number = |name: &str| {
+                let first = format!("queue-0/{name}");
+                let one = paths.front_number(store, xen, name);
+                one.or_else(|| paths.front_number(store, xen, &first))
+            };
             let event_channel = number("event-channel").or_else(|| number("event-channel-tx"));
             let (tx_ring, rx_ring) = (number("tx-ring-ref"), number("rx-ring-ref"));
             let (sent, received) = vif.driver.traffic();

@@ -10,7 +10,7 @@ use control::net::Traffic;
 use hypercall_abi::types::{Domid, GrantRef, Port};
 use split_drivers::net::back::{Back, Policy};
 use split_drivers::net::credit::Rate;
-use split_drivers::net::{Connection, Counters, Features, Frame, Mac, Ports};
+use split_drivers::net::{Connection, Counters, Features, Frame, Mac, Ports, Transport};
 
 use super::bridge::PortId;
 use super::snoop::{self, Address};
@@ -18,15 +18,19 @@ use crate::device::{Class, Driver, GuestGrants, Paths, Turn};
 use crate::store::Store;
 use crate::xen::Xen;
 
+/// What is offered to every guest.
+const TRANSPORT: Transport = Transport {
+    max_queues: 4,
+    split_ports: true,
+};
 /// Frames that an interface takes from its guest at a time, before others have their turn.
 const BUDGET: usize = 64;
 
 /// The connection to a frontend.
 struct Link<X: Xen> {
     back: Back<X::Granted>,
-    tx: Port,
-    /// The other one, if there are two.
-    rx: Option<Port>,
+    /// By queue: that for what the guest sends, that for what it receives, which may be the same.
+    ports: Vec<(Port, Port)>,
 }
 
 /// A network interface of a guest.
@@ -103,12 +107,12 @@ impl<X: Xen> Vif<X> {
             self.address = snoop::senders(frame).or(self.address);
         }
         let turn = turn.map_err(|violation| violation.to_string())?;
-        let rx = link.rx.unwrap_or(link.tx);
-        for (notify, port) in [(turn.notify_tx, link.tx), (turn.notify_rx, rx)] {
-            if notify {
-                // Should the guest be gone already, nobody waits.
-                let _ = xen.notify(port);
-            }
+        let port = |queue: &usize| link.ports.get(*queue);
+        let tx = turn.notify_tx.iter().filter_map(port).map(|it| it.0);
+        let rx = turn.notify_rx.iter().filter_map(port).map(|it| it.1);
+        for port in tx.chain(rx) {
+            // Should the guest be gone already, nobody waits.
+            let _ = xen.notify(port);
         }
         self.wake_at = turn.wake_at;
         Ok(Turn {
@@ -126,10 +130,9 @@ impl<X: Xen> Driver<X> for Vif<X> {
     }
 
     fn offer(&self) -> Vec<(String, String)> {
-        let nodes = Features::ALL.nodes().into_iter();
+        let mut nodes = TRANSPORT.nodes();
+        nodes.extend(Features::ALL.nodes());
         nodes
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect()
     }
 
     fn connect(
@@ -139,14 +142,9 @@ impl<X: Xen> Driver<X> for Vif<X> {
         xen: &mut X,
     ) -> Result<(), String> {
         let domid = paths.domid;
-        let connection =
-            Connection::read(&Features::ALL, |name| paths.read_front(store, xen, name))
-                .map_err(|node| format!("{}/{node}", paths.front))?;
-        let mut ring = |gref: GrantRef| {
-            xen.map_ring(domid, &[gref])
-                .map_err(|errno| format!("its ring cannot be mapped: {errno:?}"))
-        };
-        let (tx, rx) = (ring(connection.tx)?, ring(connection.rx)?);
+        let read = |name: &str| paths.read_front(store, xen, name);
+        let connection = Connection::read(&TRANSPORT, &Features::ALL, read)
+            .map_err(|node| format!("{}/{node}", paths.front))?;
         let policy = Policy {
             source: Some(Mac(self.config.mac)),
             rate: self.config.rate.map(|rate| Rate {
@@ -154,28 +152,46 @@ impl<X: Xen> Driver<X> for Vif<X> {
                 interval_us: rate.interval_us,
             }),
         };
-        let now = xen.now();
-        let back = Back::attach(tx, rx, connection.features, policy, now)
-            .map_err(|violation| violation.to_string())?;
-        let mut bind = |port: Port| {
-            xen.bind_interdomain(domid, port)
-                .map_err(|errno| format!("its port cannot be bound: {errno:?}"))
-        };
-        let (tx, rx) = match connection.ports {
-            Ports::One(port) => (bind(port)?, None),
-            Ports::Split { tx, rx } => {
-                let tx = bind(tx)?;
-                match bind(rx) {
-                    Ok(rx) => (tx, Some(rx)),
-                    Err(why) => {
-                        let _ = xen.close_port(tx);
-                        return Err(why);
-                    }
-                }
+        let mut bound = Vec::new();
+        let mut connect = || {
+            let mut rings = Vec::new();
+            let mut ports = Vec::new();
+            for queue in &connection.queues {
+                let ring = |gref: GrantRef| {
+                    xen.map_ring(domid, &[gref])
+                        .map_err(|errno| format!("its ring cannot be mapped: {errno:?}"))
+                };
+                let [tx, rx] = [queue.tx, queue.rx].map(ring);
+                rings.push((tx?, rx?));
+                let mut bind = |port: Port| {
+                    let port = xen
+                        .bind_interdomain(domid, port)
+                        .map_err(|errno| format!("its port cannot be bound: {errno:?}"))?;
+                    bound.push(port);
+                    Ok::<_, String>(port)
+                };
+                ports.push(match queue.ports {
+                    Ports::One(port) => bind(port).map(|port| (port, port))?,
+                    Ports::Split { tx, rx } => (bind(tx)?, bind(rx)?),
+                });
             }
+            let now = xen.now();
+            let back = Back::attach(rings, connection.features, policy, now)
+                .map_err(|violation| violation.to_string())?;
+            Ok(Link { back, ports })
         };
-        self.link = Some(Link { back, tx, rx });
-        Ok(())
+        match connect() {
+            Ok(link) => {
+                self.link = Some(link);
+                Ok(())
+            }
+            Err(why) => {
+                for port in bound {
+                    let _ = xen.close_port(port);
+                }
+                Err(why)
+            }
+        }
     }
 
     fn disconnect(&mut self, xen: &mut X) {
@@ -188,9 +204,12 @@ impl<X: Xen> Driver<X> for Vif<X> {
                 before.bytes += now.bytes;
                 before.dropped += now.dropped;
             }
-            for port in [Some(link.tx), link.rx].into_iter().flatten() {
-                // Should the domain be gone already, so is the port.
-                let _ = xen.close_port(port);
+            for (tx, rx) in link.ports {
+                // Should the domain be gone already, so are the ports.
+                let _ = xen.close_port(tx);
+                if rx != tx {
+                    let _ = xen.close_port(rx);
+                }
             }
         }
         self.wake_at = None;
@@ -199,7 +218,7 @@ impl<X: Xen> Driver<X> for Vif<X> {
     fn has_port(&self, port: Port) -> bool {
         self.link
             .as_ref()
-            .is_some_and(|link| link.tx == port || link.rx == Some(port))
+            .is_some_and(|link| link.ports.iter().any(|(tx, rx)| [*tx, *rx].contains(&port)))
     }
 }
 

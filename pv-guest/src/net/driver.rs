@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -12,23 +13,24 @@ use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::socket::dhcpv4;
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
 use split_drivers::net::front::Front;
-use split_drivers::net::{Connection, Features, Mac, Ports};
+use split_drivers::net::{Connection, Features, Mac, Ports, QueueNodes, Transport};
 use split_drivers::xenbus::State;
 use split_drivers::xenbus::frontend::{Frontend, Step};
 
 use super::{Link, Network, Port, Stack, instant};
-use crate::clock;
 use crate::events::EventChannel;
 use crate::frontend::{Place, Ring, Source};
 use crate::store::{Error, Store};
+use crate::{clock, vcpus};
 
-/// Pages for frames to come.
+/// Pages for frames to come, in all queues.
 const DEPTH: usize = 128;
+/// The least that a queue has of them: the largest frame, and another.
+const LEAST_DEPTH: usize = 36;
 
 /// What this end takes.
 const FEATURES: Features = Features {
     multicast: false,
-    split_ports: false,
     ..Features::ALL
 };
 
@@ -116,7 +118,7 @@ async fn step(network: &Network, place: &Place, life: &mut Frontend, back: State
     true
 }
 
-/// Makes rings and a port, and tells the backend of them; and the stack, the first time.
+/// Makes rings and ports, and tells the backend of them; and the stack, the first time.
 async fn connect(network: &Network, place: &Place) -> Result<Link, Error> {
     let failed = |_| Error::Refused(Errno::ENOMEM);
     let mac = place.value(&format!("{}/mac", place.front)).await;
@@ -125,13 +127,25 @@ async fn connect(network: &Network, place: &Place) -> Result<Link, Error> {
     let offers = place.offers().await;
     let offered = Features::read(|name| offers.get(name).cloned());
     let offered = offered.map_err(|_| Error::Refused(Errno::EOPNOTSUPP))?;
-    let ring = || Ring::new(place.domain, 1).map_err(failed);
-    let (tx, rx) = (ring()?, ring()?);
-    let channel = EventChannel::alloc_unbound(place.domain).map_err(failed)?;
+    let transport = Transport::read(|name| offers.get(name).cloned());
+    let mut rings = Vec::new();
+    let mut channels = Vec::new();
+    let mut queues = Vec::new();
+    for _ in 0..vcpus::count().clamp(1, transport.max_queues) {
+        let ring = || Ring::new(place.domain, 1).map_err(failed);
+        let (tx, rx) = (ring()?, ring()?);
+        let channel = EventChannel::alloc_unbound(place.domain).map_err(failed)?;
+        queues.push(QueueNodes {
+            tx: tx.references()[0],
+            rx: rx.references()[0],
+            ports: Ports::One(channel.port()),
+        });
+        rings.push((tx, rx));
+        channels.push(channel);
+    }
+    let depth = (DEPTH / queues.len()).max(LEAST_DEPTH);
     let connection = Connection {
-        tx: tx.references()[0],
-        rx: rx.references()[0],
-        ports: Ports::One(channel.port()),
+        queues,
         features: FEATURES,
     };
     for (name, value) in connection.nodes() {
@@ -139,9 +153,9 @@ async fn connect(network: &Network, place: &Place) -> Result<Link, Error> {
         place.store.write(&path, value).await?;
     }
     let mut link = Link {
-        front: Front::new(tx, rx, offered, DEPTH),
+        front: Front::new(rings, offered, depth),
         source: Source(place.domain),
-        channel,
+        channels,
     };
     link.publish();
     let mut state = network.0.borrow_mut();
@@ -203,10 +217,7 @@ pub(super) async fn pump(network: Network) {
             let mut state = network.0.borrow_mut();
             let first = state.mover.is_none();
             state.mover = Some(context.waker().clone());
-            let fired = match &state.link {
-                Some(link) => link.channel.poll(context).is_ready(),
-                None => false,
-            };
+            let fired = state.link.as_ref().is_some_and(|link| link.poll(context));
             let kicked = core::mem::take(&mut state.kicked);
             let ready = first || fired || kicked || sleep.as_mut().poll(context).is_ready();
             if ready {

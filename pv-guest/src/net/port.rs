@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
+use core::task::Context;
 
 use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
@@ -22,18 +23,27 @@ const LARGE: NonZeroUsize = NonZeroUsize::new(0xf000).expect("not zero");
 pub(super) struct Link {
     pub front: Front<Ring, GuestPage>,
     pub source: Source,
-    pub channel: EventChannel,
+    /// By queue.
+    pub channels: Vec<EventChannel>,
 }
 
 impl Link {
     /// Tells the backend of what is new.
     pub fn publish(&mut self) {
         self.front.fill(&mut self.source);
-        let (tx, rx) = self.front.publish();
-        if tx || rx {
-            // A backend that is gone is noticed by its state.
-            _ = self.channel.notify();
+        for (queue, channel) in self.channels.iter().enumerate() {
+            let (tx, rx) = self.front.publish(queue);
+            if tx || rx {
+                // A backend that is gone is noticed by its state.
+                _ = channel.notify();
+            }
         }
+    }
+
+    /// Whether the backend has told of something. Each channel that has not is waited for.
+    pub fn poll(&self, context: &mut Context<'_>) -> bool {
+        let fired = |channel: &&EventChannel| channel.poll(context).is_ready();
+        self.channels.iter().filter(fired).count() > 0
     }
 }
 

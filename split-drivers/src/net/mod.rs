@@ -4,11 +4,13 @@
 //! grants. Packets may be in several pages (`sg`), larger than what a wire carries (`gso`), and without
 //! their checksum; who can take what is said in the store, and [`offload`] does the rest.
 //!
-//! There is one queue, and no control ring.
+//! There may be several queues, each with its own rings and ports; a flow keeps to one. What an interface may do,
+//! and what is counted, is that of the interface. There is no control ring.
 //!
 //! | module | what it is for |
 //! |---|---|
 //! | [`nodes`] | what the two ends write to the store, and read there |
+//! | [`flow`] | which queue a frame goes to |
 //! | [`front`] | the frontend |
 //! | [`back`] | the backend |
 //! | [`credit`] | how much a guest may send in a time |
@@ -21,15 +23,17 @@ use crate::ring::Overrun;
 
 pub mod back;
 pub mod credit;
+pub mod flow;
 pub mod front;
 pub mod nodes;
 pub mod offload;
+mod packet;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, fuzzing))]
 pub mod world;
 
-pub use nodes::{Connection, Features, Ports};
+pub use nodes::{Connection, Features, Ports, QueueNodes, Transport};
 
 /// Bytes of a granted page.
 pub const PAGE: usize = 4096;
@@ -41,6 +45,9 @@ pub const MAX_FRAME: usize = hypercall_abi::io::netif::XEN_NETIF_MAX_TX_SIZE;
 const MAX_SLOTS: usize = hypercall_abi::io::netif::XEN_NETIF_NR_SLOTS_MIN;
 /// Most extras that a frame may have: one of each kind.
 const MAX_EXTRAS: usize = 4;
+
+/// Most queues.
+pub const MAX_QUEUES: u32 = 16;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,13 +5,8 @@
 
 use alloc::vec::Vec;
 
-use super::{Checksum, ETHERNET_HEADER, Features, Frame, Gso, GsoKind, PAGE};
-
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+use super::packet::{Ip, TCP, UDP, be16};
+use super::{Checksum, Features, Frame, Gso, GsoKind, PAGE};
 
 /// Segments of a frame at most. Else a guest has its neighbours' backends make thousands, each with all headers, by
 /// one frame.
@@ -20,24 +15,6 @@ const MAX_SEGMENTS: usize = 512;
 const TCP_FIN: u8 = 1;
 const TCP_PSH: u8 = 1 << 3;
 const TCP_CWR: u8 = 1 << 7;
-
-/// Where the parts of a TCP or UDP packet are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    /// The IP header.
-    ip: usize,
-    v6: bool,
-    protocol: u8,
-    /// The TCP or UDP header.
-    transport: usize,
-    /// The end of the packet; behind it there is padding.
-    end: usize,
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at.checked_add(2)?)?;
-    Some(u16::from_be_bytes(bytes.try_into().ok()?))
-}
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
@@ -50,62 +27,17 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-impl Layout {
-    /// That of a whole TCP or UDP packet; none if the frame has another, a part of one, or is cut off.
-    fn of(bytes: &[u8]) -> Option<Self> {
-        let mut ip = ETHERNET_HEADER;
-        let mut kind = be16(bytes, ip - 2)?;
-        if kind == ETHERTYPE_VLAN {
-            ip += 4;
-            kind = be16(bytes, ip - 2)?;
-        }
-        let first = *bytes.get(ip)?;
-        let layout = match kind {
-            ETHERTYPE_IPV4 if first >> 4 == 4 => {
-                let header = usize::from(first & 0xf) * 4;
-                let total = usize::from(be16(bytes, ip + 2)?);
-                // More fragments, or not the first.
-                if header < 20 || total < header || be16(bytes, ip + 6)? & 0x3fff != 0 {
-                    return None;
-                }
-                Self {
-                    ip,
-                    v6: false,
-                    protocol: *bytes.get(ip + 9)?,
-                    transport: ip + header,
-                    end: ip + total,
-                }
-            }
-            ETHERTYPE_IPV6 if first >> 4 == 6 => Self {
-                ip,
-                v6: true,
-                protocol: *bytes.get(ip + 6)?,
-                transport: ip + 40,
-                end: ip + 40 + usize::from(be16(bytes, ip + 4)?),
-            },
-            _ => return None,
-        };
-        let least = match layout.protocol {
-            TCP => 20,
-            UDP => 8,
-            _ => return None,
-        };
-        (layout.end <= bytes.len() && layout.transport + least <= layout.end).then_some(layout)
-    }
-
+/// Of TCP and UDP.
+impl Ip {
     fn checksum_at(&self) -> usize {
-        self.transport + if self.protocol == TCP { 16 } else { 6 }
+        self.payload + if self.protocol == TCP { 16 } else { 6 }
     }
 
     /// The sum of addresses, length and protocol.
     fn pseudo_sum(&self, bytes: &[u8]) -> Sum {
-        let addresses = match self.v6 {
-            true => self.ip + 8..self.ip + 40,
-            false => self.ip + 12..self.ip + 20,
-        };
-        let length = (self.end - self.transport) as u32;
+        let length = (self.end - self.payload) as u32;
         let mut sum = Sum::default();
-        sum.add(bytes.get(addresses).unwrap_or_default());
+        sum.add(bytes.get(self.addresses()).unwrap_or_default());
         sum.add(&length.to_be_bytes());
         sum.add(&[0, self.protocol]);
         sum
@@ -115,7 +47,7 @@ impl Layout {
     fn fill_checksum(&self, bytes: &mut [u8]) {
         put(bytes, self.checksum_at(), &[0; 2]);
         let mut sum = self.pseudo_sum(bytes);
-        sum.add(bytes.get(self.transport..self.end).unwrap_or_default());
+        sum.add(bytes.get(self.payload..self.end).unwrap_or_default());
         let value = match sum.finish() {
             // Zero would say that there is none.
             0 if self.protocol == UDP => 0xffff,
@@ -126,17 +58,17 @@ impl Layout {
 
     fn fill_ip_checksum(&self, bytes: &mut [u8]) {
         if !self.v6 {
-            put(bytes, self.ip + 10, &[0; 2]);
+            put(bytes, self.at + 10, &[0; 2]);
             let mut sum = Sum::default();
-            sum.add(bytes.get(self.ip..self.transport).unwrap_or_default());
-            put(bytes, self.ip + 10, &sum.finish().to_be_bytes());
+            sum.add(bytes.get(self.at..self.payload).unwrap_or_default());
+            put(bytes, self.at + 10, &sum.finish().to_be_bytes());
         }
     }
 
     /// Bytes of all headers, if the packet is TCP.
     fn tcp_headers(&self, bytes: &[u8]) -> Option<usize> {
-        let header = usize::from(*bytes.get(self.transport + 12)? >> 4) * 4;
-        let headers = self.transport + header;
+        let header = usize::from(*bytes.get(self.payload + 12)? >> 4) * 4;
+        let headers = self.payload + header;
         (self.protocol == TCP && header >= 20 && headers <= self.end).then_some(headers)
     }
 }
@@ -174,7 +106,7 @@ pub fn is_sound(frame: &Frame) -> bool {
     if frame.checksum != Checksum::Blank && frame.gso.is_none() {
         return true;
     }
-    let Some(layout) = Layout::of(&frame.bytes) else {
+    let Some(ip) = Ip::of_transport(&frame.bytes) else {
         return false;
     };
     match frame.gso {
@@ -182,22 +114,22 @@ pub fn is_sound(frame: &Frame) -> bool {
         // Segments have new checksums in any case.
         Some(gso) => {
             let most = MAX_SEGMENTS * usize::from(gso.size);
-            let headers = layout.tcp_headers(&frame.bytes);
-            layout.v6 == (gso.kind == GsoKind::Tcp6)
-                && headers.is_some_and(|headers| layout.end - headers <= most)
+            let headers = ip.tcp_headers(&frame.bytes);
+            ip.v6 == (gso.kind == GsoKind::Tcp6)
+                && headers.is_some_and(|headers| ip.end - headers <= most)
         }
     }
 }
 
 /// Whether a frame's checksum is right, or there is none to check.
 pub fn is_checksum_right(bytes: &[u8]) -> bool {
-    let Some(layout) = Layout::of(bytes) else {
+    let Some(ip) = Ip::of_transport(bytes) else {
         return true;
     };
     let mut right = bytes.to_vec();
-    layout.fill_checksum(&mut right);
-    let given = be16(bytes, layout.checksum_at());
-    given == be16(&right, layout.checksum_at()) || layout.protocol == UDP && given == Some(0)
+    ip.fill_checksum(&mut right);
+    let given = be16(bytes, ip.checksum_at());
+    given == be16(&right, ip.checksum_at()) || ip.protocol == UDP && given == Some(0)
 }
 
 /// Fills in the checksum of a frame that has none; false if the frame is not [sound](is_sound).
@@ -206,10 +138,10 @@ pub fn complete(frame: &mut Frame) -> bool {
     if frame.checksum != Checksum::Blank {
         return true;
     }
-    let Some(layout) = Layout::of(&frame.bytes) else {
+    let Some(ip) = Ip::of_transport(&frame.bytes) else {
         return false;
     };
-    layout.fill_checksum(&mut frame.bytes);
+    ip.fill_checksum(&mut frame.bytes);
     frame.checksum = Checksum::Valid;
     true
 }
@@ -217,9 +149,9 @@ pub fn complete(frame: &mut Frame) -> bool {
 /// Leaves the checksum of a frame to others, if it has one: what is in its place is the sum of addresses and
 /// length, as they expect it.
 pub fn leave(frame: &mut Frame) {
-    if let Some(layout) = Layout::of(&frame.bytes) {
-        let sum = !layout.pseudo_sum(&frame.bytes).finish();
-        put(&mut frame.bytes, layout.checksum_at(), &sum.to_be_bytes());
+    if let Some(ip) = Ip::of_transport(&frame.bytes) {
+        let sum = !ip.pseudo_sum(&frame.bytes).finish();
+        put(&mut frame.bytes, ip.checksum_at(), &sum.to_be_bytes());
         frame.checksum = Checksum::Blank;
     }
 }
@@ -228,38 +160,38 @@ pub fn leave(frame: &mut Frame) {
 fn segments(frame: &Frame, gso: Gso) -> Vec<Frame> {
     let mut segments = Vec::new();
     let bytes = &frame.bytes;
-    let Some(layout) = Layout::of(bytes).filter(|_| is_sound(frame) && gso.size > 0) else {
+    let Some(ip) = Ip::of_transport(bytes).filter(|_| is_sound(frame) && gso.size > 0) else {
         return segments;
     };
-    let Some(headers) = layout.tcp_headers(bytes) else {
+    let Some(headers) = ip.tcp_headers(bytes) else {
         return segments;
     };
-    let (head, payload) = bytes[..layout.end].split_at(headers);
+    let (head, payload) = bytes[..ip.end].split_at(headers);
     let count = payload.len().div_ceil(gso.size.into()).max(1);
-    let sequence = be32(head, layout.transport + 4).unwrap_or_default();
-    let identification = be16(head, layout.ip + 4).unwrap_or_default();
-    let flags = head.get(layout.transport + 13).copied().unwrap_or_default();
+    let sequence = be32(head, ip.payload + 4).unwrap_or_default();
+    let identification = be16(head, ip.at + 4).unwrap_or_default();
+    let flags = head.get(ip.payload + 13).copied().unwrap_or_default();
     for nth in 0..count {
         let start = nth * usize::from(gso.size);
         let part = &payload[start..payload.len().min(start + usize::from(gso.size))];
         let mut bytes = Vec::with_capacity(headers + part.len());
         bytes.extend_from_slice(head);
         bytes.extend_from_slice(part);
-        let layout = Layout {
+        let ip = Ip {
             end: bytes.len(),
-            ..layout
+            ..ip
         };
-        if layout.v6 {
-            let length = (layout.end - layout.transport) as u16;
-            put(&mut bytes, layout.ip + 4, &length.to_be_bytes());
+        if ip.v6 {
+            let length = (ip.end - ip.payload) as u16;
+            put(&mut bytes, ip.at + 4, &length.to_be_bytes());
         } else {
-            let length = (layout.end - layout.ip) as u16;
-            put(&mut bytes, layout.ip + 2, &length.to_be_bytes());
+            let length = (ip.end - ip.at) as u16;
+            put(&mut bytes, ip.at + 2, &length.to_be_bytes());
             let number = identification.wrapping_add(nth as u16);
-            put(&mut bytes, layout.ip + 4, &number.to_be_bytes());
+            put(&mut bytes, ip.at + 4, &number.to_be_bytes());
         }
         let number = sequence.wrapping_add(start as u32);
-        put(&mut bytes, layout.transport + 4, &number.to_be_bytes());
+        put(&mut bytes, ip.payload + 4, &number.to_be_bytes());
         let mut flags = flags;
         if nth + 1 < count {
             flags &= !(TCP_FIN | TCP_PSH);
@@ -267,9 +199,9 @@ fn segments(frame: &Frame, gso: Gso) -> Vec<Frame> {
         if nth > 0 {
             flags &= !TCP_CWR;
         }
-        put(&mut bytes, layout.transport + 13, &[flags]);
-        layout.fill_ip_checksum(&mut bytes);
-        layout.fill_checksum(&mut bytes);
+        put(&mut bytes, ip.payload + 13, &[flags]);
+        ip.fill_ip_checksum(&mut bytes);
+        ip.fill_checksum(&mut bytes);
         segments.push(Frame {
             bytes,
             checksum: Checksum::Valid,
@@ -282,7 +214,7 @@ fn segments(frame: &Frame, gso: Gso) -> Vec<Frame> {
 /// A frame as somebody can take it who has these features; several if it has to be cut, none if there is
 /// no way.
 pub fn fit(mut frame: Frame, features: &Features) -> Vec<Frame> {
-    let v6 = be16(&frame.bytes, 12) == Some(ETHERTYPE_IPV6);
+    let v6 = Ip::of(&frame.bytes).is_some_and(|ip| ip.v6);
     let takes = match frame.gso {
         None => true,
         Some(Gso { kind, .. }) => match kind {

@@ -72,7 +72,24 @@ fn features(kind: u8) -> Features {
         checksum4: kind & 8 == 0,
         checksum6: kind & 16 == 0,
         multicast: kind & 32 == 0,
-        split_ports: false,
+    }
+}
+
+/// The rings of up to three queues.
+fn rings(choices: &mut Choices<'_>) -> Option<Vec<(Memory, Memory)>> {
+    let new = |_| (Memory::new(PAGE), Memory::new(PAGE));
+    Some((0..=choices.index(3)?).map(new).collect())
+}
+
+/// Gives a frame of TCP another port, so that its queue may be another.
+fn other_flow(frame: &mut Frame, port: u8) {
+    let at = if frame.bytes.get(12) == Some(&8) {
+        35
+    } else {
+        55
+    };
+    if let Some(place) = frame.bytes.get_mut(at) {
+        *place = port;
     }
 }
 
@@ -98,19 +115,20 @@ pub fn takes(features: &Features, frame: &Frame) -> bool {
 
 fn play_front(choices: &mut Choices<'_>) -> Option<()> {
     let features = features(choices.byte()?);
+    let rings = rings(choices)?;
     let mut guest = Guest::default();
     let mut host = Host::new(&guest);
     let mut pages: Vec<GuestPage> = (0..8).filter_map(|nth| guest.page(nth % 3 == 0)).collect();
-    let (tx, rx) = (Memory::new(PAGE), Memory::new(PAGE));
     let policy = Policy {
         source: Some(Mac([2, 0, 0, 0, 0, 2])),
         rate: None,
     };
-    let mut back = Back::attach(tx.clone(), rx.clone(), features, policy, 0).ok()?;
+    let mut back = Back::attach(rings.clone(), features, policy, 0).ok()?;
     let mut closed = false;
     let mut out = Vec::new();
     while let Some(strike) = choices.byte() {
-        let ring = if strike & 128 == 0 { &tx } else { &rx };
+        let (tx, rx) = &rings[choices.index(rings.len())?];
+        let ring = if strike & 128 == 0 { tx } else { rx };
         match strike % 10 {
             0 => ring.store_index(INDICES[choices.index(4)?], choices.word()?),
             1 => {
@@ -159,11 +177,14 @@ fn play_front(choices: &mut Choices<'_>) -> Option<()> {
                     _ => large_tcp(strike & 16 != 0, &payload, choices.byte()?.max(1).into()),
                 };
                 frame.bytes[0] = choices.byte()?;
+                other_flow(&mut frame, choices.byte()?);
                 back.deliver(frame);
             }
             _ => {
                 let before = out.len();
-                let result = back.turn(&mut host, 0, choices.index(40)?, &mut out);
+                let budget = choices.index(40)?;
+                let result = back.turn(&mut host, 0, budget, &mut out);
+                assert!(out.len() - before <= budget, "more than it may");
                 assert!(!closed || result.is_ok(), "it was closed before");
                 closed |= result.is_err();
                 for frame in &out[before..] {
@@ -218,26 +239,30 @@ pub fn hostile_back(bytes: &[u8]) {
 fn play_back(choices: &mut Choices<'_>) -> Option<()> {
     let features = features(choices.byte()?);
     let mut guest = Guest::default();
-    let (tx, rx) = (Memory::new(PAGE), Memory::new(PAGE));
-    let mut front = Front::new(tx.clone(), rx.clone(), features, 32);
-    let mut answers = 0_u32;
+    let rings = rings(choices)?;
+    let mut front = Front::new(rings.clone(), features, 32);
+    let mut answers = vec![0_u32; rings.len()];
     while let Some(strike) = choices.byte() {
-        let ring = if strike & 128 == 0 { &tx } else { &rx };
+        let queue = choices.index(rings.len())?;
+        let (tx, rx) = &rings[queue];
+        let answers = &mut answers[queue];
+        let ring = if strike & 128 == 0 { tx } else { rx };
         match strike % 8 {
             0 => {
                 let payload = vec![0x5a; choices.index(255)? * 40];
-                let frame = match strike & 0x60 {
+                let mut frame = match strike & 0x60 {
                     0 => plain(payload.len(), strike),
                     0x20 => tcp(strike & 16 != 0, &payload),
                     _ => large_tcp(strike & 16 != 0, &payload, 1400),
                 };
+                other_flow(&mut frame, choices.byte()?);
                 // Whatever it does, there is an answer.
                 _ = front.send(&mut guest, &frame);
             }
             1 => _ = front.group(Mac([1, 0, 0, 0, 0, strike]), strike & 16 != 0),
             2 => {
                 front.fill(&mut guest);
-                _ = front.publish();
+                _ = front.publish(queue);
             }
             3 if strike & 64 == 0 => ring.store_index(INDICES[choices.index(4)?], choices.word()?),
             // An answer, mostly to something that was asked.
@@ -253,7 +278,7 @@ fn play_back(choices: &mut Choices<'_>) -> Option<()> {
                 } else {
                     let [kind, flags, size, offset] = choices.bytes()?;
                     let mut response = NetifRxResponse {
-                        id: answers as u16 % 256,
+                        id: *answers as u16 % 256,
                         offset: u16::from(offset) * if kind > 250 { 200 } else { 1 },
                         flags: (flags & 15).into(),
                         status: i16::from(size as i8) * if kind > 200 { 32 } else { 1 },
@@ -262,7 +287,7 @@ fn play_back(choices: &mut Choices<'_>) -> Option<()> {
                         response.id ^= u16::from(kind);
                     }
                     rx.write(ENTRIES + place * NETIF_RX_ENTRY_SIZE, response.as_bytes());
-                    answers = answers.wrapping_add(1);
+                    *answers = answers.wrapping_add(1);
                 }
                 ring.store_index(8, ring.load_index(8).wrapping_add(1));
             }
@@ -277,7 +302,10 @@ fn play_back(choices: &mut Choices<'_>) -> Option<()> {
                 Ok(frames) => {
                     let bytes = |frame: &Frame| frame.bytes.len();
                     assert!(frames.iter().all(|frame| bytes(frame) <= super::MAX_FRAME));
-                    assert!(frames.len() <= 256, "more than there were pages");
+                    assert!(
+                        frames.len() <= 256 * rings.len(),
+                        "more than there were pages"
+                    );
                 }
                 Err(_) => break,
             },

@@ -2,11 +2,12 @@
 
 use control::net::{RateLimit, VifInfo};
 use control::{NetworkReply, NetworkRequest, VifConfig};
-use hypercall_abi::types::GrantRef;
 use split_drivers::SharedMemory;
 use split_drivers::grants::Pages;
 use split_drivers::net::front::Front;
-use split_drivers::net::{Checksum, Connection, Features, Frame, Gso, GsoKind, Mac, Ports};
+use split_drivers::net::{
+    Checksum, Connection, Features, Frame, Gso, GsoKind, Mac, Ports, QueueNodes, Transport, flow,
+};
 use split_drivers::xenbus::State as Life;
 
 use super::disks::{Frames, Page};
@@ -45,7 +46,7 @@ struct Guest {
     domid: u16,
     mac: Mac,
     front: Front<Page, Page>,
-    rings: [u32; 2],
+    queues: Vec<QueueNodes>,
 }
 
 impl Guest {
@@ -68,24 +69,36 @@ impl Guest {
 
     /// Connects to the backend; with a port for each direction if `split`.
     fn connect(host: &mut Host, domid: u16, split: bool) -> Self {
-        let xen = host.xen();
-        let tx_port = xen.alloc_unbound(Domid(domid)).unwrap();
-        let ports = match split {
-            false => Ports::One(tx_port),
-            true => Ports::Split {
-                tx: tx_port,
-                rx: xen.alloc_unbound(Domid(domid)).unwrap(),
-            },
-        };
-        let mut frames = Frames {
-            xen,
-            domid: Domid(domid),
-        };
-        let (tx, rx) = (frames.page(false).unwrap(), frames.page(false).unwrap());
+        Self::connect_queues(host, domid, 1, split)
+    }
+
+    /// The same with so many queues.
+    fn connect_queues(host: &mut Host, domid: u16, count: usize, split: bool) -> Self {
+        let (mut queues, mut rings) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let xen = host.xen();
+            let tx_port = xen.alloc_unbound(Domid(domid)).unwrap();
+            let ports = match split {
+                false => Ports::One(tx_port),
+                true => Ports::Split {
+                    tx: tx_port,
+                    rx: xen.alloc_unbound(Domid(domid)).unwrap(),
+                },
+            };
+            let mut frames = Frames {
+                xen,
+                domid: Domid(domid),
+            };
+            let (tx, rx) = (frames.page(false).unwrap(), frames.page(false).unwrap());
+            queues.push(QueueNodes {
+                tx: tx.gref,
+                rx: rx.gref,
+                ports,
+            });
+            rings.push((tx, rx));
+        }
         let connection = Connection {
-            tx: tx.gref,
-            rx: rx.gref,
-            ports,
+            queues: queues.clone(),
             features: Features {
                 multicast: false,
                 ..Features::ALL
@@ -94,12 +107,18 @@ impl Guest {
         let mut guest = Self {
             domid,
             mac: Mac::default(),
-            rings: [tx.gref.0, rx.gref.0],
-            front: Front::new(tx, rx, Features::ALL, 32),
+            queues,
+            front: Front::new(rings, Features::ALL, 32),
         };
         guest.mac = Mac::parse(&host.node(&guest.node("mac")).unwrap()).unwrap();
         let back = |name: &str| host.node(&guest.back(name));
         assert_eq!(Features::read(back), Ok(Features::ALL));
+        let back = |name: &str| host.node(&guest.back(name));
+        let transport = Transport {
+            max_queues: 4,
+            split_ports: true,
+        };
+        assert_eq!(Transport::read(back), transport);
         for (name, value) in connection.nodes() {
             host.write(&guest.node(&name), &value);
         }
@@ -116,13 +135,17 @@ impl Guest {
             domid: Domid(self.domid),
         };
         self.front.fill(&mut frames);
-        let (tx, rx) = self.front.publish();
-        for (notify, name) in [(tx, "event-channel-tx"), (rx, "event-channel-rx")] {
-            let one = host.node(&self.node("event-channel"));
-            let remote = one.or_else(|| host.node(&self.node(name))).unwrap();
-            if notify {
-                let port = host.our_port(self.domid, Port(remote.parse().unwrap()));
-                host.toolstack.on_port(Port(port));
+        for (nth, queue) in self.queues.iter().enumerate() {
+            let (tx, rx) = self.front.publish(nth);
+            let (tx_port, rx_port) = match queue.ports {
+                Ports::One(port) => (port, port),
+                Ports::Split { tx, rx } => (tx, rx),
+            };
+            for (notify, remote) in [(tx, tx_port), (rx, rx_port)] {
+                if notify {
+                    let port = host.our_port(self.domid, remote);
+                    host.toolstack.on_port(Port(port));
+                }
             }
         }
         host.pump();
@@ -201,7 +224,9 @@ fn guests_reach_each_other_and_the_network_card() {
     assert_eq!(one.received(), []);
     let [info] = host.vifs(2).try_into().unwrap();
     assert_eq!((info.devid, info.state, info.mac), (0, 4, two.mac.0));
-    assert_eq!([info.tx_ring, info.rx_ring], two.rings.map(Some));
+    let queue = two.queues[0];
+    assert_eq!(info.tx_ring, Some(queue.tx.0));
+    assert_eq!(info.rx_ring, Some(queue.rx.0));
     assert_eq!((info.sent.frames, info.received.frames), (1, 2));
     assert_eq!(info.sent.bytes, 74);
     for domid in [1, 2] {
@@ -214,6 +239,51 @@ fn guests_reach_each_other_and_the_network_card() {
     );
     assert!(host.xen().ports.is_empty());
     assert_eq!(host.xen().storage.buffers.get(), 0);
+}
+
+#[test]
+fn an_interface_with_several_queues_has_a_ring_and_ports_for_each() {
+    let mut host = host();
+    let tree = host.tree();
+    host.with_vif("one", vif(1));
+    host.with_vif("two", vif(2));
+    let mut one = Guest::connect_queues(&mut host, 1, 4, false);
+    let mut two = Guest::connect_queues(&mut host, 2, 3, true);
+    let flow_of = |port: u8, to: Mac, from: Mac| {
+        let mut bytes = [to.0, from.0].concat();
+        bytes.extend([8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
+        bytes.extend([10, 0, 2, 15, 10, 0, 2, 16, 0, port, 0, 9, 0, 8, 0, 0]);
+        Frame::new(bytes)
+    };
+    let mut used = std::collections::BTreeSet::new();
+    for port in 0..20 {
+        let there = flow_of(port, two.mac, one.mac);
+        used.insert(flow::queue(&there.bytes, 3));
+        one.send(&mut host, &there);
+        assert_eq!(two.received(), [there]);
+        let back = flow_of(port, one.mac, two.mac);
+        two.send(&mut host, &back);
+        assert_eq!(one.received(), [back]);
+    }
+    assert_eq!(used.len(), 3);
+    // Counters are the interface's, the rings that are listed the first queue's.
+    let [info] = host.vifs(2).try_into().unwrap();
+    assert_eq!((info.sent.frames, info.received.frames), (20, 20));
+    assert_eq!(info.tx_ring, Some(two.queues[0].tx.0));
+    // What cannot be connected as a whole leaves nothing.
+    one.say(&mut host, Life::Closed);
+    let ports = host.xen().ports.len();
+    one.say(&mut host, Life::Initialising);
+    host.write(&one.node("queue-3/event-channel"), "4000");
+    one.say(&mut host, Life::Connected);
+    assert_eq!(one.hears(&mut host), Life::Closing);
+    assert_eq!(host.xen().ports.len(), ports);
+    for domid in [1, 2] {
+        host.ask(Request::Destroy(DomainRef::Id(domid)));
+    }
+    assert_eq!(host.tree(), tree);
+    assert!(host.xen().ports.is_empty());
+    assert!(host.xen().domains.is_empty());
 }
 
 #[test]
@@ -321,7 +391,7 @@ fn a_guest_that_breaks_the_protocol_is_given_up_and_may_begin_anew() {
     host.with_vif("one", vif(1));
     let guest = Guest::connect(&mut host, 1, false);
     // More requests than the ring has places.
-    let ring = host.xen().storage.grants[&(Domid(1), GrantRef(guest.rings[0]))];
+    let ring = host.xen().storage.grants[&(Domid(1), guest.queues[0].tx)];
     host.xen().own_page(ring).store_index(0, 1000);
     let remote = host.node(&guest.node("event-channel")).unwrap();
     let port = host.our_port(1, Port(remote.parse().unwrap()));

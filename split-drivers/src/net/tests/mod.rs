@@ -2,5 +2,6 @@ mod hostile;
 mod negotiation;
 mod offload;
 mod pair;
+mod queues;
 mod random;
 mod requests;

@@ -1,6 +1,6 @@
 //! A frontend against a backend, with everything that happens between them in any order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ use crate::net::{Features, Frame};
 enum Step {
     Send(u8, usize),
     Deliver(u8, usize),
-    Publish,
+    Publish(usize),
     Fill,
     Take,
     Back(usize),
@@ -26,19 +26,51 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (any::<u8>(), length()).prop_map(|(kind, length)| Step::Send(kind, length)),
         6 => (any::<u8>(), length()).prop_map(|(kind, length)| Step::Deliver(kind, length)),
-        4 => Just(Step::Publish),
+        4 => any::<usize>().prop_map(Step::Publish),
         2 => Just(Step::Fill),
         4 => Just(Step::Take),
         6 => (0_usize..20).prop_map(Step::Back),
     ]
 }
 
+/// A frame of one of eight flows of TCP, or of what has none.
 fn frame(kind: u8, length: usize) -> Frame {
     let payload = vec![kind; length];
-    match kind % 4 {
+    let mut frame = match kind % 4 {
         0 => tcp(kind & 4 != 0, &payload),
         1 => large_tcp(kind & 4 != 0, &payload, 1448),
-        _ => plain(length, kind),
+        _ => return plain(length, kind),
+    };
+    let at = port_at(&frame);
+    frame.bytes[at] = kind >> 3 & 3;
+    frame
+}
+
+/// Where the low byte of the TCP's source port is.
+fn port_at(frame: &Frame) -> usize {
+    if frame.bytes[12] == 8 { 35 } else { 55 }
+}
+
+/// Frames by the flow that they are of.
+#[derive(Debug, Default, PartialEq)]
+struct Flows(BTreeMap<(u8, u8), VecDeque<Frame>>);
+
+impl Flows {
+    fn push(&mut self, frame: Frame) {
+        let kind = frame.bytes[12..14] == [0x88, 0xb5];
+        let port = if kind {
+            0
+        } else {
+            frame.bytes[port_at(&frame)]
+        };
+        let flow = self.0.entry((frame.bytes[13], port)).or_default();
+        flow.push_back(frame);
+    }
+
+    fn of(frames: impl IntoIterator<Item = Frame>) -> Self {
+        let mut flows = Self::default();
+        frames.into_iter().for_each(|frame| flows.push(frame));
+        flows
     }
 }
 
@@ -46,9 +78,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn nothing_is_lost_or_mixed_up_whatever_the_order(steps in vec(step(), 0..250)) {
-        let mut pair = Pair::new(Features::ALL, Policy::default());
-        let (mut sent, mut given) = (VecDeque::new(), VecDeque::new());
+    fn nothing_is_lost_or_mixed_up_whatever_the_order(
+        queues in 1_usize..5, steps in vec(step(), 0..250),
+    ) {
+        let mut pair = Pair::with_queues(queues, Features::ALL, Policy::default());
+        let (mut sent, mut given) = (Flows::default(), Flows::default());
         let mut queued = 0;
         let mut received = Vec::new();
         for step in steps {
@@ -56,7 +90,7 @@ proptest! {
                 Step::Send(kind, length) => {
                     let frame = frame(kind, length);
                     match pair.send(&frame) {
-                        Ok(()) => sent.push_back(frame),
+                        Ok(()) => sent.push(frame),
                         Err(refused) => prop_assert_eq!(refused, Refused::Full),
                     }
                 }
@@ -65,11 +99,11 @@ proptest! {
                     let dropped = pair.back.received().dropped;
                     pair.back.deliver(frame.clone());
                     if pair.back.received().dropped == dropped {
-                        given.push_back(frame);
+                        given.push(frame);
                         queued += 1;
                     }
                 }
-                Step::Publish => _ = pair.front.publish(),
+                Step::Publish(nth) => _ = pair.front.publish(nth % queues),
                 Step::Fill => pair.front.fill(&mut pair.guest),
                 Step::Take => received.extend(pair.front.turn().unwrap()),
                 Step::Back(budget) => {
@@ -80,9 +114,10 @@ proptest! {
             }
         }
         received.extend(pair.settle());
-        prop_assert!(pair.out.iter().eq(&sent), "what was sent has arrived");
-        prop_assert!(received.iter().eq(&given), "what was given has arrived");
         prop_assert_eq!(received.len(), queued);
+        let (out, received) = (Flows::of(pair.out), Flows::of(received));
+        prop_assert!(out == sent, "what was sent has arrived, each flow in its order");
+        prop_assert!(received == given, "what was given has arrived");
         prop_assert_eq!(pair.front.under_way(), 0);
         prop_assert_eq!(pair.host.room.get(), 2 << 20);
         pair.front.fail();

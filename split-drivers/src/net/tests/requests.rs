@@ -34,7 +34,7 @@ impl Bare {
             host: Host::new(&guest),
             tx: ring::Front::new(tx.clone(), NETIF_TX_ENTRY_SIZE),
             rx: ring::Front::new(rx.clone(), NETIF_RX_ENTRY_SIZE),
-            back: Back::attach(tx, rx, Features::ALL, Policy::default(), 0).unwrap(),
+            back: Back::attach(vec![(tx, rx)], Features::ALL, Policy::default(), 0).unwrap(),
             page,
             out: Vec::new(),
         }
@@ -241,11 +241,11 @@ fn front() -> (
 ) {
     let mut guest = Guest::default();
     let (tx, rx) = (Memory::new(PAGE), Memory::new(PAGE));
-    let mut front = Front::new(tx.clone(), rx.clone(), Features::ALL, 32);
+    let mut front = Front::new(vec![(tx.clone(), rx.clone())], Features::ALL, 32);
     front.send(&mut guest, &plain(60, 0)).unwrap();
     front.send(&mut guest, &plain(60, 0)).unwrap();
     front.fill(&mut guest);
-    _ = front.publish();
+    _ = front.publish(0);
     let mut tx = ring::Back::attach(tx, NETIF_TX_ENTRY_SIZE).unwrap();
     let mut rx = ring::Back::attach(rx, NETIF_RX_ENTRY_SIZE).unwrap();
     while tx.pop::<NetifTxRequest>().unwrap().is_some() {}

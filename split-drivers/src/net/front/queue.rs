@@ -1,10 +1,4 @@
-//! The frontend of a network device.
-//!
-//! What is sent is copied to pages that the backend may read, what is received out of pages that it may
-//! write. The pages are used again and again; since everything is copied, the backend changes nothing
-//! that was taken out, whatever it does with them at whatever time.
-//!
-//! An answer to what was not asked, or not in its turn, is a [`Violation`], and the end of the connection.
+//! A queue of a frontend: the two rings, and the pages that are in them.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -12,26 +6,12 @@ use alloc::vec::Vec;
 use hypercall_abi::io::netif::*;
 use zerocopy::FromBytes;
 
-use super::extra::{Extra, slot};
-use super::{Checksum, Features, Frame, MAX_EXTRAS, MAX_FRAME, MAX_SLOTS, Mac, PAGE, Violation};
+use super::Refused;
 use crate::SharedMemory;
 use crate::grants::{GrantedPage, Pages};
+use crate::net::extra::{Extra, slot};
+use crate::net::{Checksum, Frame, MAX_EXTRAS, MAX_FRAME, MAX_SLOTS, PAGE, Violation};
 use crate::ring;
-
-/// Why a frame is not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The ring is full: there is room when the backend has taken something.
-    Full,
-    /// There are no pages to grant.
-    NoPages,
-    /// It is longer than what the backend takes, or empty.
-    BadLength,
-    /// The backend does not do such a thing.
-    Unsupported,
-    /// The connection has ended.
-    Lost,
-}
 
 /// A frame that is being received.
 #[derive(Debug, Default)]
@@ -48,13 +28,11 @@ struct Incoming {
     failed: bool,
 }
 
-/// The frontend.
+/// A queue.
 #[derive(Debug)]
-pub struct Front<R, P> {
+pub(super) struct Queue<R, P> {
     tx: ring::Front<R>,
     rx: ring::Front<R>,
-    /// What the backend takes.
-    features: Features,
     /// What was sent and has no answer: the page, by number.
     sent: BTreeMap<u16, Option<P>>,
     next_id: u16,
@@ -66,23 +44,14 @@ pub struct Front<R, P> {
     next_posted: u16,
     spare_rx: Vec<P>,
     incoming: Option<Incoming>,
-    /// Pages to be filled at a time.
-    depth: usize,
-    lost: bool,
 }
 
-impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
-    /// A frontend with new rings of a page each, whose backend takes what `features` say. It has up to
-    /// `depth` pages for frames to come.
-    ///
-    /// # Panics
-    ///
-    /// If a ring is smaller than a page.
-    pub fn new(tx: R, rx: R, features: Features, depth: usize) -> Self {
+impl<R: SharedMemory, P: GrantedPage> Queue<R, P> {
+    /// A queue with these new rings.
+    pub fn new(tx: R, rx: R) -> Self {
         Self {
             tx: ring::Front::new(tx, NETIF_TX_ENTRY_SIZE),
             rx: ring::Front::new(rx, NETIF_RX_ENTRY_SIZE),
-            features,
             sent: BTreeMap::new(),
             next_id: 0,
             extras: 0,
@@ -91,29 +60,17 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
             next_posted: 0,
             spare_rx: Vec::new(),
             incoming: None,
-            depth,
-            lost: false,
         }
     }
 
-    /// What the backend takes.
-    pub fn features(&self) -> &Features {
-        &self.features
-    }
-
-    /// Frames and parts of frames that were sent and that the backend has not answered.
+    /// Frames and parts of frames that have no answer yet.
     pub fn under_way(&self) -> usize {
         self.sent.len()
     }
 
-    /// Whether the connection has ended.
-    pub fn is_lost(&self) -> bool {
-        self.lost
-    }
-
-    /// Whether a frame in one page is sure to have room.
-    pub fn has_room(&self) -> bool {
-        !self.lost && self.tx.room() >= 2
+    /// How many slots there are for what is sent.
+    pub fn room(&self) -> usize {
+        self.tx.room() as usize
     }
 
     fn request(&mut self, page: Option<P>, offset: u16, flags: u16, size: u16) {
@@ -139,33 +96,20 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
         self.extras += 1;
     }
 
-    /// Sends a frame, once it is [published](Self::publish).
+    /// Sends a frame of a length that the backend takes.
     ///
     /// # Errors
     ///
-    /// Why not; nothing is sent then.
+    /// If there is no room, or no page; nothing is sent then.
     pub fn send<G: Pages<Page = P>>(
         &mut self,
         pages: &mut G,
         frame: &Frame,
     ) -> Result<(), Refused> {
-        if self.lost {
-            return Err(Refused::Lost);
-        }
         let length = frame.bytes.len();
-        let most = if self.features.sg { MAX_FRAME } else { PAGE };
-        if length == 0 || length > most {
-            return Err(Refused::BadLength);
-        }
-        if frame.gso.is_some() || frame.checksum == Checksum::Blank {
-            let as_it_is = super::offload::fit(frame.clone(), &self.features);
-            if as_it_is.first() != Some(frame) {
-                return Err(Refused::Unsupported);
-            }
-        }
         let parts = length.div_ceil(PAGE);
         let slots = parts + usize::from(frame.gso.is_some());
-        if (self.tx.room() as usize) < slots {
+        if self.room() < slots {
             return Err(Refused::Full);
         }
         while self.spare_tx.len() < parts {
@@ -204,32 +148,23 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
         Ok(())
     }
 
-    /// Asks for a multicast group, or no more.
+    /// Sends an extra alone.
     ///
     /// # Errors
     ///
-    /// Why not.
-    pub fn group(&mut self, group: Mac, join: bool) -> Result<(), Refused> {
-        if self.lost {
-            return Err(Refused::Lost);
-        }
-        if !self.features.multicast {
-            return Err(Refused::Unsupported);
-        }
-        if self.tx.room() < 2 {
+    /// If there is no room.
+    pub fn send_extra(&mut self, extra: Extra) -> Result<(), Refused> {
+        if self.room() < 2 {
             return Err(Refused::Full);
         }
         self.request(None, 0, NETTXF_EXTRA_INFO, 0);
-        self.push_extra(match join {
-            true => Extra::Join(group),
-            false => Extra::Leave(group),
-        });
+        self.push_extra(extra);
         Ok(())
     }
 
-    /// Has pages filled, as many as there are to be, or can be had.
-    pub fn fill<G: Pages<Page = P>>(&mut self, pages: &mut G) {
-        while !self.lost && self.posted.len() < self.depth && self.rx.room() > 0 {
+    /// Has up to `depth` pages filled, as far as they can be had.
+    pub fn fill<G: Pages<Page = P>>(&mut self, pages: &mut G, depth: usize) {
+        while self.posted.len() < depth && self.rx.room() > 0 {
             let Some(page) = self.spare_rx.pop().or_else(|| pages.page(false)) else {
                 return;
             };
@@ -256,22 +191,10 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
     ///
     /// # Errors
     ///
-    /// If the backend breaks the protocol: nothing of it is believed any more.
-    pub fn turn(&mut self) -> Result<Vec<Frame>, Violation> {
-        let mut frames = Vec::new();
-        if self.lost {
-            return Ok(frames);
-        }
-        let result = self
-            .take_answers()
-            .and_then(|()| self.take_frames(&mut frames));
-        match result {
-            Ok(()) => Ok(frames),
-            Err(violation) => {
-                self.fail();
-                Err(violation)
-            }
-        }
+    /// If the backend breaks the protocol.
+    pub fn turn(&mut self, frames: &mut Vec<Frame>) -> Result<(), Violation> {
+        self.take_answers()?;
+        self.take_frames(frames)
     }
 
     fn take_answers(&mut self) -> Result<(), Violation> {
@@ -311,16 +234,6 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
                 return Ok(());
             }
         }
-    }
-
-    /// The connection has ended: nothing is sent or received any more.
-    pub fn fail(&mut self) {
-        self.lost = true;
-        self.sent.clear();
-        self.posted.clear();
-        self.spare_tx.clear();
-        self.spare_rx.clear();
-        self.incoming = None;
     }
 }
 
