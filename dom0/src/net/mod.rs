@@ -16,6 +16,7 @@ use control::net::VifInfo;
 use control::{Error, VifConfig};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
+use split_drivers::net::sources::Sources;
 use split_drivers::net::{Features, Frame, Mac, offload};
 
 use crate::device::Devices;
@@ -82,6 +83,9 @@ impl<X: Xen> Network<X> {
             if name.is_empty() || name.len() > VifConfig::MAX_NAME || !name.chars().all(good) {
                 return Err(bad(format!("{name:?} is no name of an interface")));
             }
+            if let Some(Err(word)) = vif.ip.as_deref().map(Sources::parse) {
+                return Err(bad(format!("{word:?} is no IP address")));
+            }
             if vif
                 .rate
                 .is_some_and(|it| it.bytes == 0 || it.interval_us == 0)
@@ -130,6 +134,9 @@ impl<X: Xen> Network<X> {
         ]);
         if let Some(name) = &config.name {
             back.push(("vifname", name.clone()));
+        }
+        if let Some(ip) = &config.ip {
+            back.push(("ip", ip.clone()));
         }
         if let Some(rate) = &config.rate {
             back.push(("rate", format!("{},{}", rate.bytes, rate.interval_us)));

@@ -10,6 +10,7 @@ use control::net::Traffic;
 use hypercall_abi::types::{Domid, GrantRef, Port};
 use split_drivers::net::back::{Back, Policy};
 use split_drivers::net::credit::Rate;
+use split_drivers::net::sources::Sources;
 use split_drivers::net::{Connection, Counters, Features, Frame, Mac, Ports, Transport};
 
 use super::bridge::PortId;
@@ -145,15 +146,18 @@ impl<X: Xen> Driver<X> for Vif<X> {
         let read = |name: &str| paths.read_front(store, xen, name);
         let connection = Connection::read(&TRANSPORT, &Features::ALL, read)
             .map_err(|node| format!("{}/{node}", paths.front))?;
+        let addresses = self.config.ip.as_deref().map(Sources::parse).transpose();
+        let addresses = addresses.map_err(|word| format!("{word:?} is no IP address"))?;
         let policy = Policy {
             source: Some(Mac(self.config.mac)),
+            addresses,
             rate: self.config.rate.map(|rate| Rate {
                 bytes: rate.bytes,
                 interval_us: rate.interval_us,
             }),
         };
         let mut bound = Vec::new();
-        let mut connect = || {
+        let connect = || {
             let mut rings = Vec::new();
             let mut ports = Vec::new();
             for queue in &connection.queues {

@@ -15,6 +15,7 @@
 //! | [`back`] | the backend |
 //! | [`credit`] | how much a guest may send in a time |
 //! | [`offload`] | checksums and segments, for who cannot do them |
+//! | [`sources`] | which IP addresses a guest may send from |
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -28,6 +29,7 @@ pub mod front;
 pub mod nodes;
 pub mod offload;
 mod packet;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, fuzzing))]

@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::ETHERNET_HEADER;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 /// The protocols of IP that are looked into.

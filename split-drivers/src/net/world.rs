@@ -6,6 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::back::{Back, Policy};
 use super::front::Front;
+use super::sources::Sources;
 use super::{Checksum, Features, Frame, Gso, GsoKind, Mac, PAGE};
 use crate::SharedMemory;
 use crate::grants::Pages;
@@ -119,8 +120,10 @@ fn play_front(choices: &mut Choices<'_>) -> Option<()> {
     let mut guest = Guest::default();
     let mut host = Host::new(&guest);
     let mut pages: Vec<GuestPage> = (0..8).filter_map(|nth| guest.page(nth % 3 == 0)).collect();
+    let held = choices.byte()? & 1 == 0;
     let policy = Policy {
         source: Some(Mac([2, 0, 0, 0, 0, 2])),
+        addresses: held.then(|| Sources::parse("10.0.0.1").ok()).flatten(),
         rate: None,
     };
     let mut back = Back::attach(rings.clone(), features, policy, 0).ok()?;
@@ -190,6 +193,10 @@ fn play_front(choices: &mut Choices<'_>) -> Option<()> {
                 for frame in &out[before..] {
                     assert_eq!(frame.source(), Some(Mac([2, 0, 0, 0, 0, 2])));
                     assert!(super::offload::is_sound(frame), "{frame:?}");
+                    if held && frame.bytes[12..15] == [8, 0, 0x45] {
+                        let asks_dhcp = frame.bytes.get(34..38) == Some(&[0, 68, 0, 67]);
+                        assert!(asks_dhcp || frame.bytes[26..30] == [10, 0, 0, 1]);
+                    }
                     let fit = super::offload::fit(frame.clone(), &Features::default());
                     assert!(fit.iter().all(|it| takes(&Features::default(), it)));
                 }

@@ -101,7 +101,9 @@ fn files_of_a_guests_disk_are_fetched_through_a_forwarded_port() {
     // The interface goes and comes back, under the guest's feet.
     host.xl("network-detach web 0").ok();
     assert_eq!(host.xl("network-list web").ok().lines().count(), 1);
-    host.xl(&format!("network-attach web mac={}", row[2])).ok();
+    // It may ask for an address, and use what it is given.
+    let attach = format!("network-attach web mac={},ip=10.0.2.0/24", row[2]);
+    host.xl(&attach).ok();
     let (_, content) = fetch(port, "/");
     assert_eq!(content, b"<p>the index");
 
@@ -127,6 +129,7 @@ fn an_interface_that_cannot_be_had_is_refused_in_a_line_and_leaves_nothing() {
         ("type=ioemu", "type=ioemu is not supported"),
         ("colour=blue", "a network interface has no key 'colour'"),
         ("rate=fast", "'fast' is no rate"),
+        ("ip=10.0.2.x", "'10.0.2.x' is no IP address"),
     ] {
         for complaint in [
             host.create("other", &format!("vif = ['{vif}']"), "")

@@ -25,6 +25,8 @@ pub struct VifConfig {
     pub bridge: String,
     /// What the interface is called on the host, if it was given a name.
     pub name: Option<String>,
+    /// The IP addresses that it may send from, if it is held to some: addresses and ranges, with spaces between.
+    pub ip: Option<String>,
     /// How much it may send, if that is limited.
     pub rate: Option<RateLimit>,
 }

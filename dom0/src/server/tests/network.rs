@@ -23,6 +23,7 @@ fn vif(last: u8) -> VifConfig {
         mac: mac(last).0,
         bridge: VifConfig::BRIDGE.into(),
         name: None,
+        ip: None,
         rate: None,
     }
 }
@@ -330,6 +331,37 @@ fn a_guest_that_pretends_to_be_another_is_not_heard() {
 }
 
 #[test]
+fn a_guest_is_held_to_the_addresses_that_it_was_given() {
+    let mut host = host();
+    let ip = Some("10.0.2.15 fd00::1".to_string());
+    host.with_vif("one", VifConfig { ip, ..vif(1) });
+    let mut one = Guest::connect(&mut host, 1, false);
+    let node = host.node(&one.back("ip"));
+    assert_eq!(node.as_deref(), Some("10.0.2.15 fd00::1"));
+    let arp = |sender: [u8; 4]| {
+        let mut bytes = [Mac::BROADCAST.0, mac(1).0].concat();
+        bytes.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        bytes.extend(mac(1).0);
+        bytes.extend(sender);
+        bytes.extend([0, 0, 0, 0, 0, 0, 10, 0, 2, 2]);
+        Frame::new(bytes)
+    };
+    let good = arp([10, 0, 2, 15]);
+    for frame in [
+        arp([10, 0, 2, 16]),
+        frame(Mac::BROADCAST, one.mac, 1),
+        good.clone(),
+    ] {
+        one.send(&mut host, &frame);
+    }
+    assert_eq!(host.xen().nic.sent, [good.bytes]);
+    let [info] = host.vifs(1).try_into().unwrap();
+    assert_eq!((info.sent.frames, info.sent.dropped), (1, 2));
+    // What it did not send says nothing of it.
+    assert_eq!(info.address, Some([10, 0, 2, 15]));
+}
+
+#[test]
 fn a_guest_sends_no_more_than_its_rate() {
     let mut host = host();
     let rate = Some(RateLimit {
@@ -421,6 +453,10 @@ fn what_cannot_be_had_is_refused_and_leaves_nothing() {
         },
         VifConfig {
             name: Some("a name that is too long".into()),
+            ..vif(1)
+        },
+        VifConfig {
+            ip: Some("10.0.0.1 ten".into()),
             ..vif(1)
         },
         VifConfig {

@@ -84,9 +84,14 @@ impl Interface {
             self.sent.count_dropped();
             return NETIF_RSP_ERROR;
         };
-        if let Some(only) = self.policy.source
-            && frame.source() != Some(only)
-        {
+        let Policy {
+            source, addresses, ..
+        } = &self.policy;
+        let is_own = source.is_none_or(|only| frame.source() == Some(only))
+            && addresses
+                .as_ref()
+                .is_none_or(|sources| sources.permit(&frame.bytes));
+        if !is_own {
             self.sent.count_dropped();
             return NETIF_RSP_DROPPED;
         }

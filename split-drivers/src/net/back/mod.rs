@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 
 use super::credit::Rate;
+use super::sources::Sources;
 use super::{Counters, Features, Frame, Mac, Violation, flow};
 use crate::SharedMemory;
 use crate::grants::Grants;
@@ -27,10 +28,12 @@ const MAX_WAITING: usize = 512;
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
 
 /// What a frontend may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The only address that it may send from, if it is held to one.
+    /// The only Ethernet address that it may send from, if it is held to one.
     pub source: Option<Mac>,
+    /// The IP addresses that it may send from, if it is held to some.
+    pub addresses: Option<Sources>,
     /// How much it may send.
     pub rate: Option<Rate>,
 }

@@ -5,3 +5,4 @@ mod pair;
 mod queues;
 mod random;
 mod requests;
+mod sources;

@@ -194,7 +194,13 @@ fn a_frontend_that_takes_nothing_has_a_bounded_queue() {
 #[test]
 fn a_frame_from_somebody_else_is_dropped() {
     let source = Some(Mac([2, 0, 0, 0, 0, 3]));
-    let mut pair = Pair::new(Features::ALL, Policy { source, rate: None });
+    let mut pair = Pair::new(
+        Features::ALL,
+        Policy {
+            source,
+            ..Policy::default()
+        },
+    );
     pair.send(&plain(100, 0)).unwrap();
     let mut own = plain(100, 0);
     own.bytes[11] = 3;
@@ -211,7 +217,13 @@ fn no_more_is_sent_than_the_rate_and_what_waits_is_not_lost() {
         bytes: 3000,
         interval_us: 1000,
     });
-    let mut pair = Pair::new(Features::ALL, Policy { source: None, rate });
+    let mut pair = Pair::new(
+        Features::ALL,
+        Policy {
+            rate,
+            ..Policy::default()
+        },
+    );
     let mut sent = 0_u8;
     let mut wakes = 0;
     while pair.out.len() < 200 {

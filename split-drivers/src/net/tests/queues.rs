@@ -73,7 +73,10 @@ fn the_rate_and_the_counters_are_the_interfaces() {
         bytes: 3000,
         interval_us: 1000,
     });
-    let policy = Policy { source: None, rate };
+    let policy = Policy {
+        rate,
+        ..Policy::default()
+    };
     let mut pair = Pair::with_queues(4, Features::ALL, policy);
     let frame = |queue| from_port(port_of(queue, 4), 1446);
     let mut bytes = 0;

@@ -6,6 +6,7 @@
 use control::VifConfig;
 use control::net::RateLimit;
 use split_drivers::net::Mac;
+use split_drivers::net::sources::Sources;
 
 use super::document::{ConfigError, Document};
 use super::syntax::Value;
@@ -54,6 +55,7 @@ struct Parts {
     mac: Option<Mac>,
     bridge: Option<String>,
     name: Option<String>,
+    ip: Option<String>,
     rate: Option<RateLimit>,
 }
 
@@ -77,6 +79,7 @@ pub fn parse(text: &str) -> Result<VifConfig, String> {
         mac: parts.mac.unwrap_or_else(generate).0,
         bridge: parts.bridge.unwrap_or_else(|| VifConfig::BRIDGE.to_owned()),
         name: parts.name,
+        ip: parts.ip,
         rate: parts.rate,
     })
 }
@@ -100,10 +103,11 @@ impl Parts {
             }
             "bridge" => once(&mut self.bridge, key, name(value)?),
             "vifname" => once(&mut self.name, key, name(value)?),
+            "ip" => once(&mut self.ip, key, addresses(value)?),
             "rate" => once(&mut self.rate, key, rate(value)?),
             "type" if matches!(value, "vif" | "netfront") => Ok(()),
             "backend" if matches!(value, "0" | "Domain-0") => Ok(()),
-            "type" | "backend" | "model" | "script" | "ip" | "gatewaydev" | "mtu" | "trusted"
+            "type" | "backend" | "model" | "script" | "gatewaydev" | "mtu" | "trusted"
             | "devid" | "accel" | "netdev" => Err(format!("{key}={value} is not supported")),
             _ => Err(format!("a network interface has no key '{key}'")),
         }
@@ -123,6 +127,14 @@ fn name(value: &str) -> Result<String, String> {
         return Err(format!("'{value}' is no name of an interface"));
     }
     Ok(value.to_owned())
+}
+
+fn addresses(value: &str) -> Result<String, String> {
+    match Sources::parse(value) {
+        Ok(_) => Ok(value.to_owned()),
+        Err("") => Err(format!("ip is a list of 1 to {} addresses", Sources::MAX)),
+        Err(word) => Err(format!("'{word}' is no IP address")),
+    }
 }
 
 /// A rate: `10Mb/s`, `250KB/s`, `1MB/s@20ms`. Units go up by thousands.
@@ -203,6 +215,13 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_kept_as_they_are_written() {
+        let vif = parse("ip=10.0.0.1 fd00::/64,rate=1Mb/s").unwrap();
+        assert_eq!(vif.ip.as_deref(), Some("10.0.0.1 fd00::/64"));
+        assert_eq!(parse("").unwrap().ip, None);
+    }
+
+    #[test]
     fn a_rate_is_bytes_in_an_interval() {
         for (text, bytes, interval_us) in [
             ("10Mb/s", 62_500, 50_000),
@@ -235,6 +254,9 @@ mod tests {
                 "01:00:00:00:00:01 is the address of a group",
             ),
             ("type=ioemu", "type=ioemu is not supported"),
+            ("ip=10.0.0.1 10.0.0.x", "'10.0.0.x' is no IP address"),
+            ("ip=10.0.0.1/33", "'10.0.0.1/33' is no IP address"),
+            ("ip=", "ip is a list of 1 to 64 addresses"),
             ("model=e1000", "model=e1000 is not supported"),
             ("script=vif-nat", "script=vif-nat is not supported"),
             ("bridge=a,bridge=b", "bridge is given twice"),
