@@ -7,7 +7,7 @@ use core::cell::RefCell;
 
 use control::DiskConfig;
 use hypercall_abi::types::{Domid, Port};
-use split_drivers::block::back::{Back, Finished};
+use split_drivers::block::back::{Back, Counters, Finished};
 use split_drivers::block::{Connection, Device as Description, Transport};
 
 use super::access::{Access, Tags};
@@ -39,6 +39,8 @@ pub struct Vbd<X: Xen> {
     pub access: Access<X::Buffer>,
     description: Description,
     link: Option<Link<X>>,
+    /// What the connections before were asked for.
+    before: Counters,
 }
 
 impl<X: Xen> Vbd<X> {
@@ -49,7 +51,17 @@ impl<X: Xen> Vbd<X> {
             access,
             description,
             link: None,
+            before: Counters::default(),
         }
+    }
+
+    /// What its guest has asked for.
+    pub fn counters(&self) -> Counters {
+        let mut all = self.before;
+        if let Some(link) = &self.link {
+            all += link.back.counters();
+        }
+        all
     }
 
     /// Takes what the volume has finished; whether there is somebody to be told.
@@ -158,6 +170,7 @@ impl<X: Xen> Driver<X> for Vbd<X> {
     }
 
     fn disconnect(&mut self, xen: &mut X) {
+        self.before = self.counters();
         if let Some(link) = self.link.take() {
             for port in link.ports {
                 // Should the domain be gone already, so is the port.

@@ -18,10 +18,10 @@ use alloc::vec::Vec;
 
 use control::block::{DeviceInfo, VolumeInfo, VolumeKind};
 use control::volume::Workload as Wanted;
-use control::{DiskConfig, Error, Request};
+use control::{DeviceUse, DiskConfig, Error, Request};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
-use split_drivers::block::back::Finished;
+use split_drivers::block::back::{Counters, Finished};
 use split_drivers::block::vdev;
 
 use crate::device::{Devices, RETRY};
@@ -407,6 +407,20 @@ impl<X: Xen> Blocks<X> {
     /// Has those who wait for room looked at.
     pub fn tick(&mut self) {
         self.devices.tick();
+    }
+
+    /// Adds what a domain's disks were asked for.
+    pub fn count(&self, domid: Domid, all: &mut DeviceUse) {
+        let mut sum = Counters::default();
+        for device in self.devices.iter().filter(|it| it.paths.domid == domid) {
+            sum += device.driver.counters();
+            all.vbds += 1;
+        }
+        all.held = sum.held;
+        all.reads = sum.reads;
+        all.writes = sum.writes;
+        all.sectors_read = sum.sectors_read;
+        all.sectors_written = sum.sectors_written;
     }
 
     /// A domain's disks as they are.

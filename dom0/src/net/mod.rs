@@ -13,7 +13,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use control::net::VifInfo;
-use control::{Error, VifConfig};
+use control::{DeviceUse, Error, VifConfig};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 use split_drivers::net::sources::Sources;
@@ -285,6 +285,16 @@ impl<X: Xen> Network<X> {
         self.vifs.tick();
         for vif in self.vifs.iter_mut() {
             vif.signalled |= vif.driver.wake_at.is_some_and(|at| at <= now);
+        }
+    }
+
+    /// Adds what a domain's interfaces have passed on.
+    pub fn count(&self, domid: Domid, all: &mut DeviceUse) {
+        for vif in self.vifs.iter().filter(|it| it.paths.domid == domid) {
+            let (sent, received) = vif.driver.traffic();
+            all.vifs += 1;
+            all.sent = all.sent.wrapping_add(sent.bytes);
+            all.received = all.received.wrapping_add(received.bytes);
         }
     }
 

@@ -13,7 +13,9 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use control::{DomainConfig, DomainInfo, DomainRef, DomainState, Error, ShutdownReason, Uuid};
+use control::{
+    DeviceUse, DomainConfig, DomainInfo, DomainRef, DomainState, Error, ShutdownReason, Uuid,
+};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 
@@ -380,6 +382,9 @@ impl<X: Xen> Toolstack<X> {
             .domains
             .get(&status.domid)
             .map_or(0, |domain| domain.created);
+        let mut devices = DeviceUse::default();
+        self.blocks.count(status.domid, &mut devices);
+        self.network.count(status.domid, &mut devices);
         let max_vcpus = status.max_vcpu_id.wrapping_add(1);
         DomainInfo {
             domid: status.domid.0,
@@ -401,6 +406,7 @@ impl<X: Xen> Toolstack<X> {
             },
             ssidref: status.ssidref,
             cpupool: status.cpupool,
+            devices,
         }
     }
 

@@ -98,6 +98,24 @@ fn files_of_a_guests_disk_are_fetched_through_a_forwarded_port() {
     );
     assert!(row[2].starts_with("00:16:3e:"), "{list}");
 
+    let top = host.xl("top -b -i 1").ok();
+    let table: Vec<Vec<&str>> = top
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let web = table.iter().find(|row| row[0] == "web").expect(&top);
+    let count = |head: &str| -> u64 {
+        let column = table[0].iter().position(|it| *it == head).expect(head);
+        web[column].parse().expect(head)
+    };
+    assert_eq!((count("NETS"), count("VBDS")), (1, 1), "{top}");
+    let size = large.len() as u64;
+    assert!(count("NETTX(k)") > size >> 10, "{top}");
+    assert!((1..size >> 10).contains(&count("NETRX(k)")), "{top}");
+    assert!(count("VBD_RD") > 0, "{top}");
+    assert!(count("VBD_RSECT") >= size / 512, "{top}");
+    assert_eq!((count("VBD_WR"), count("VBD_WSECT")), (0, 0), "{top}");
+
     // The interface goes and comes back, under the guest's feet.
     host.xl("network-detach web 0").ok();
     assert_eq!(host.xl("network-list web").ok().lines().count(), 1);

@@ -213,6 +213,29 @@ pub struct DomainState {
     pub dying: bool,
 }
 
+/// What a domain's devices have passed on, all that it has of a kind together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceUse {
+    /// Network interfaces.
+    pub vifs: u32,
+    /// Bytes that the domain has sent.
+    pub sent: u64,
+    /// Bytes that it was given.
+    pub received: u64,
+    /// Disks.
+    pub vbds: u32,
+    /// Times that a request had to wait for those before it.
+    pub held: u64,
+    /// Requests to read.
+    pub reads: u64,
+    /// Requests to write.
+    pub writes: u64,
+    /// Sectors of 512 bytes read.
+    pub sectors_read: u64,
+    /// Sectors of 512 bytes written.
+    pub sectors_written: u64,
+}
+
 /// A domain as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainInfo {
@@ -242,4 +265,6 @@ pub struct DomainInfo {
     pub ssidref: u32,
     /// The CPU pool that it runs in.
     pub cpupool: u32,
+    /// What its devices have passed on.
+    pub devices: DeviceUse,
 }

@@ -70,7 +70,8 @@ pub mod volume;
 
 pub use block::{BlockReply, BlockRequest, DiskConfig};
 pub use domain::{
-    Action, DomainConfig, DomainInfo, DomainRef, DomainState, OnEvent, ShutdownReason, Uuid,
+    Action, DeviceUse, DomainConfig, DomainInfo, DomainRef, DomainState, OnEvent, ShutdownReason,
+    Uuid,
 };
 pub use error::Error;
 pub use host::{HostInfo, Usage};
@@ -85,4 +86,4 @@ pub use volume::{VolumeReply, VolumeRequest};
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 9;
+pub const PROTOCOL_VERSION: u16 = 10;

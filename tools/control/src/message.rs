@@ -339,7 +339,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{DomainState, Uuid};
+    use crate::domain::{DeviceUse, DomainState, Uuid};
 
     fn longest_info() -> DomainInfo {
         DomainInfo {
@@ -359,6 +359,17 @@ mod tests {
             },
             ssidref: u32::MAX,
             cpupool: u32::MAX,
+            devices: DeviceUse {
+                vifs: u32::MAX,
+                sent: u64::MAX,
+                received: u64::MAX,
+                vbds: u32::MAX,
+                held: u64::MAX,
+                reads: u64::MAX,
+                writes: u64::MAX,
+                sectors_read: u64::MAX,
+                sectors_written: u64::MAX,
+            },
         }
     }
 

@@ -12,6 +12,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::AddAssign;
 
 use hypercall_abi::io::blkif::*;
 use hypercall_abi::types::GrantRef;
@@ -106,6 +107,31 @@ pub struct Turn {
     pub starved: bool,
 }
 
+/// What a device was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Times that a request had to wait for others to end.
+    pub held: u64,
+    /// Requests to read that were begun.
+    pub reads: u64,
+    /// Requests to write that were begun.
+    pub writes: u64,
+    /// [Sectors](SECTOR) that those read.
+    pub sectors_read: u64,
+    /// [Sectors](SECTOR) that those wrote.
+    pub sectors_written: u64,
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.held = self.held.wrapping_add(other.held);
+        self.reads = self.reads.wrapping_add(other.reads);
+        self.writes = self.writes.wrapping_add(other.writes);
+        self.sectors_read = self.sectors_read.wrapping_add(other.sectors_read);
+        self.sectors_written = self.sectors_written.wrapping_add(other.sectors_written);
+    }
+}
+
 /// A request that was taken and has no response yet.
 struct Job<B> {
     queue: usize,
@@ -137,6 +163,7 @@ pub struct Back<R, B, P> {
     /// The barrier that no request passes.
     barrier: Option<u64>,
     closing: bool,
+    counters: Counters,
 }
 
 impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
@@ -166,6 +193,7 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
             held: None,
             barrier: None,
             closing: false,
+            counters: Counters::default(),
         })
     }
 
@@ -183,6 +211,11 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
     /// Requests under way.
     pub fn under_way(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// What it was asked for.
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Grants that are mapped at the moment.
@@ -337,6 +370,12 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
         Ok(None)
     }
 
+    /// Keeps a request for when others have ended.
+    fn hold(&mut self, queue: usize, request: Request) {
+        self.held = Some((queue, request));
+        self.counters.held = self.counters.held.wrapping_add(1);
+    }
+
     /// Takes requests, those that are wrong answered, and gets buffers for the others.
     fn take<G>(
         &mut self,
@@ -366,7 +405,7 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
             };
             let barrier = matches!(body, Body::Barrier(_));
             if barrier && !(self.jobs.is_empty() && taken.is_empty()) {
-                self.held = Some((queue, request));
+                self.hold(queue, request);
                 return Ok(taken);
             }
             let most = size(&body);
@@ -375,12 +414,12 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
                 0 => None,
                 _ if under_way > 0 && under_way + most > MAX_UNDER_WAY => {
                     // One of those under way has to end first, and does.
-                    self.held = Some((queue, request));
+                    self.hold(queue, request);
                     return Ok(taken);
                 }
                 _ => match grants.buffer(most) {
                     None => {
-                        self.held = Some((queue, request));
+                        self.hold(queue, request);
                         turn.starved = true;
                         return Ok(taken);
                     }
@@ -466,6 +505,11 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
         match (it.body, it.buffer) {
             (Body::Read(Transfer { sector, .. }), Some(buffer)) => {
                 segments = it.segments;
+                count(
+                    &mut self.counters.reads,
+                    &mut self.counters.sectors_read,
+                    bytes,
+                );
                 then.push(Operation::Read {
                     sector,
                     bytes,
@@ -501,6 +545,11 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
                     then.push(Operation::Flush);
                 }
                 if let (Some(Transfer { sector, .. }), Some(buffer)) = (transfer, buffer) {
+                    count(
+                        &mut self.counters.writes,
+                        &mut self.counters.sectors_written,
+                        bytes,
+                    );
                     then.push(Operation::Write {
                         sector,
                         bytes,
@@ -579,6 +628,12 @@ impl<B> Taken<B> {
             }
         }
     }
+}
+
+/// Counts a request of so many bytes.
+fn count(requests: &mut u64, sectors: &mut u64, bytes: usize) {
+    *requests = requests.wrapping_add(1);
+    *sectors = sectors.wrapping_add((bytes / SECTOR) as u64);
 }
 
 /// How many bytes a request has at most.

@@ -1,6 +1,6 @@
 //! A frontend and a backend, connected.
 
-use crate::block::back::{Back, Turn};
+use crate::block::back::{Back, Counters, Turn};
 use crate::block::front::{Failure, Front, Refused, Request, RequestId};
 use crate::block::world::{Platter, device};
 use crate::block::{Device, PAGE, SECTOR};
@@ -106,6 +106,14 @@ fn what_is_written_is_read_again_by_direct_and_by_indirect_requests() {
             assert_eq!(pair.read(7, count), bytes, "{count} sectors");
             assert_eq!(pair.disk.bytes[7 * SECTOR..][..bytes.len()], bytes);
         }
+        let counters = Counters {
+            held: 0,
+            reads: 7,
+            writes: 7,
+            sectors_read: 710,
+            sectors_written: 710,
+        };
+        assert_eq!(pair.back.counters(), counters);
         // What is not persistent has ended.
         assert_eq!(pair.guest.grants() > 0, persistent);
         assert_eq!(pair.back.mapped() > 0, persistent);
@@ -387,6 +395,8 @@ fn what_is_under_way_is_bounded_in_bytes() {
         pair.turn();
     }
     assert_eq!(pair.back.under_way(), 8, "of 256 KiB each");
+    let begun = pair.back.counters();
+    assert!(begun.held > 0 && begun.reads == 8, "{begun:?}");
     assert!(
         !pair.turn().more,
         "it waits for the disk without asking again and again"

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use control::DeviceUse;
+
 use super::sample::{NO_LIMIT, Row, more_first};
 
 /// A column.
@@ -16,14 +18,22 @@ pub struct Column {
     pub order: fn(&Row, &Row) -> Ordering,
 }
 
-/// Columns of devices, of which the toolstack knows none: xentop shows a domain without any so.
-const fn none(head: &'static str, width: usize) -> Column {
-    Column {
-        head,
-        width,
-        cell: |_| "0".into(),
-        order: |_, _| Ordering::Equal,
-    }
+/// A column of a number, the largest first.
+macro_rules! number {
+    ($head:literal, $width:literal, $of:expr) => {
+        Column {
+            head: $head,
+            width: $width,
+            cell: |row| {
+                let of: fn(&DeviceUse) -> u64 = $of;
+                of(&row.domain.info.devices).to_string()
+            },
+            order: |a, b| {
+                let of: fn(&DeviceUse) -> u64 = $of;
+                more_first(of(&a.domain.info.devices), of(&b.domain.info.devices))
+            },
+        }
+    };
 }
 
 /// All of them. The first is the name, which is cut off at its width unless it is to be shown in full.
@@ -91,15 +101,15 @@ pub const COLUMNS: [Column; 19] = [
         cell: |row| row.domain.info.vcpus.to_string(),
         order: |a, b| more_first(a.domain.info.vcpus, b.domain.info.vcpus),
     },
-    none("NETS", 4),
-    none("NETTX(k)", 8),
-    none("NETRX(k)", 8),
-    none("VBDS", 4),
-    none("VBD_OO", 8),
-    none("VBD_RD", 8),
-    none("VBD_WR", 8),
-    none("VBD_RSECT", 10),
-    none("VBD_WSECT", 10),
+    number!("NETS", 4, |it| it.vifs.into()),
+    number!("NETTX(k)", 8, |it| it.sent / 1024),
+    number!("NETRX(k)", 8, |it| it.received / 1024),
+    number!("VBDS", 4, |it| it.vbds.into()),
+    number!("VBD_OO", 8, |it| it.held),
+    number!("VBD_RD", 8, |it| it.reads),
+    number!("VBD_WR", 8, |it| it.writes),
+    number!("VBD_RSECT", 10, |it| it.sectors_read),
+    number!("VBD_WSECT", 10, |it| it.sectors_written),
     Column {
         head: "SSID",
         width: 4,
@@ -201,6 +211,8 @@ mod tests {
         );
         sample.domains[1].info.memory_kib = 1 << 20;
         sample.domains[2].info.state.blocked = true;
+        sample.domains[1].info.devices.vbds = 1;
+        sample.domains[2].info.devices.sent = 5 << 10;
         let index = COLUMNS.iter().position(|it| it.head == column);
         let rows = sample.rows(None, index).into_iter();
         rows.map(|row| row.domain.info.name).collect()
@@ -212,7 +224,13 @@ mod tests {
         assert_eq!(rows("CPU(sec)"), ["Domain-0", "Alpha", "beta"]);
         assert_eq!(rows("MEM(k)"), ["beta", "Domain-0", "Alpha"]);
         assert_eq!(rows("STATE"), ["Alpha", "Domain-0", "beta"]);
-        assert_eq!(rows("VBDS"), ["Domain-0", "beta", "Alpha"], "as they were");
+        assert_eq!(rows("VBDS"), ["beta", "Domain-0", "Alpha"]);
+        assert_eq!(rows("NETTX(k)"), ["Alpha", "Domain-0", "beta"]);
+        assert_eq!(
+            rows("NETRX(k)"),
+            ["Domain-0", "beta", "Alpha"],
+            "as they were"
+        );
     }
 
     #[test]
@@ -240,6 +258,40 @@ mod tests {
             ..DomainState::default()
         };
         assert_eq!(of(rest), "d---p-");
+    }
+
+    #[test]
+    fn devices_are_told_of_as_in_xentop() {
+        let mut sample = sample(1, [(0, "a", 0), (1, "b", 0), (2, "c", 0)], [0, 0]);
+        sample.domains[0].info.devices = DeviceUse {
+            vifs: 2,
+            sent: 10 << 10,
+            received: (3 << 10) - 1,
+            vbds: 3,
+            held: 4,
+            reads: 5,
+            writes: 6,
+            sectors_read: 70,
+            sectors_written: 80,
+        };
+        let cells = cells(&sample.rows(None, None)[0], 10);
+        let all: Vec<(&str, &str)> = COLUMNS
+            .iter()
+            .map(|it| it.head)
+            .zip(cells.iter().map(|it| it.trim()))
+            .collect();
+        let devices = [
+            ("NETS", "2"),
+            ("NETTX(k)", "10"),
+            ("NETRX(k)", "2"),
+            ("VBDS", "3"),
+            ("VBD_OO", "4"),
+            ("VBD_RD", "5"),
+            ("VBD_WR", "6"),
+            ("VBD_RSECT", "70"),
+            ("VBD_WSECT", "80"),
+        ];
+        assert_eq!(all[9..18], devices);
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub fn more_first<T: PartialOrd>(a: T, b: T) -> Ordering {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use control::{DomainState, Uuid};
+    use control::{DeviceUse, DomainState, Uuid};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -134,6 +134,7 @@ pub(super) mod tests {
             state: DomainState::default(),
             ssidref: 0,
             cpupool: 0,
+            devices: DeviceUse::default(),
         };
         Domain {
             info,

@@ -13,8 +13,8 @@ use std::time::Duration;
 use control::hosts::{HostDir, Hosts};
 use control::mux::{self, Handle};
 use control::{
-    ConsoleEnd, DomainConfig, DomainInfo, DomainRef, DomainState, Error, Event, HostInfo,
-    ImageHash, ImageHasher, Reply, Request, Session, ShutdownReason, Stop, Uuid,
+    ConsoleEnd, DeviceUse, DomainConfig, DomainInfo, DomainRef, DomainState, Error, Event,
+    HostInfo, ImageHash, ImageHasher, Reply, Request, Session, ShutdownReason, Stop, Uuid,
 };
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
@@ -96,6 +96,7 @@ impl Dom0 {
             },
             ssidref: 0,
             cpupool: 0,
+            devices: DeviceUse::default(),
         };
         let dom0 = Domain {
             info,
@@ -492,6 +493,7 @@ impl Dom0 {
             },
             ssidref: 0,
             cpupool: 0,
+            devices: DeviceUse::default(),
         };
         self.domains.insert(
             domid,
