@@ -165,16 +165,11 @@ impl Storage for Hypervisor {
 }
 
 fn by_mapping(copy: &Copy<'_, Buffer, Granted>, page: &Granted) {
-    let mut bytes = [0; PAGE_SIZE];
-    let Some(bytes) = bytes.get_mut(..copy.bytes) else {
-        return;
-    };
+    let (buffer, page) = (copy.buffer.window(), &*page.0);
     if copy.to_guest {
-        copy.buffer.read(copy.at, bytes);
-        page.write(copy.offset, bytes);
+        page.copy_from(copy.offset, buffer, copy.at, copy.bytes);
     } else {
-        page.read(copy.offset, bytes);
-        copy.buffer.write(copy.at, bytes);
+        buffer.copy_from(copy.at, page, copy.offset, copy.bytes);
     }
 }
 

@@ -125,6 +125,14 @@ impl Window {
         unsafe { copy(to, bytes.as_ptr(), bytes.len()) }
     }
 
+    /// Copies bytes from another one.
+    pub fn copy_from(&self, offset: usize, from: &Window, at: usize, size: usize) {
+        let (to, from) = (self.at(offset, size), from.at(at, size));
+        // SAFETY: both ranges have the length, and neither is behind a reference. Where they overlap, what
+        // is copied is bytes all the same.
+        unsafe { copy(to, from, size) }
+    }
+
     /// Sets `size` bytes to `value`.
     pub fn fill(&self, offset: usize, size: usize, value: u8) {
         let to = self.at(offset, size);

@@ -481,7 +481,11 @@ impl<R: SharedMemory, B: SharedMemory, P: SharedMemory> Back<R, B, P> {
     where
         G: Grants<Buffer = B, Page = P>,
     {
-        let lists = transfer::indirect_lists(grants, &taken);
+        if let Some(mapped) = &mut self.persistent {
+            let lists = taken.iter().flat_map(transfer::indirect_pages).copied();
+            map_all(mapped, grants, lists);
+        }
+        let lists = transfer::indirect_lists(grants, &taken, self.persistent.as_ref());
         let mut good = Vec::with_capacity(taken.len());
         for (mut it, list) in taken.into_iter().zip(lists) {
             match it.check(list.as_deref(), &self.device) {

@@ -36,9 +36,8 @@ impl<'a, B, P> Batch<'a, B, P> {
     pub fn add(&mut self, request: u64, segments: &[Segment], buffer: &'a B) {
         let mut at = 0;
         for segment in segments {
-            let page = self.mapped.and_then(|mapped| mapped.get(&segment.gref));
             self.copies.push(Copy {
-                page: page.map_or(Place::Grant(segment.gref), Place::Mapped),
+                page: place(self.mapped, segment.gref),
                 offset: segment.offset(),
                 buffer,
                 at,
@@ -72,11 +71,26 @@ impl<'a, B, P> Batch<'a, B, P> {
     }
 }
 
+/// How a page is reached.
+fn place<P>(mapped: Option<&BTreeMap<GrantRef, P>>, gref: GrantRef) -> Place<'_, P> {
+    let page = mapped.and_then(|mapped| mapped.get(&gref));
+    page.map_or(Place::Grant(gref), Place::Mapped)
+}
+
+/// The pages that have the list of an indirect request's segments.
+pub(super) fn indirect_pages<B>(it: &Taken<B>) -> &[GrantRef] {
+    match it.transfer().map(|transfer| &transfer.segments) {
+        Some(Segments::Indirect { pages, .. }) => pages,
+        _ => &[],
+    }
+}
+
 /// The lists of segments of indirect requests, copied from the guest once; none for other requests, and
 /// where a page cannot be had.
 pub(super) fn indirect_lists<G: Grants>(
     grants: &mut G,
     taken: &[Taken<G::Buffer>],
+    mapped: Option<&BTreeMap<GrantRef, G::Page>>,
 ) -> Vec<Option<Vec<u8>>> {
     let size = size_of::<BlkifRequestSegment>();
     let lists: Vec<_> = taken
@@ -94,7 +108,7 @@ pub(super) fn indirect_lists<G: Grants>(
         };
         for (nth, page) in pages.iter().enumerate() {
             copies.push(Copy {
-                page: Place::Grant(*page),
+                page: place(mapped, *page),
                 offset: 0,
                 buffer,
                 at: nth * PAGE,

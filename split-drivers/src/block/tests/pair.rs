@@ -128,6 +128,12 @@ fn persistent_grants_are_used_again() {
     }
     assert_eq!(pair.guest.grants(), 8);
     assert_eq!(pair.back.mapped(), 8);
+    // An indirect request has its list on one more.
+    for round in 0..5 {
+        pair.write(0, &pattern(round, 32 * PAGE)).unwrap();
+    }
+    assert_eq!(pair.guest.grants(), 33);
+    assert_eq!(pair.back.mapped(), 33);
 }
 
 #[test]
