@@ -13,8 +13,9 @@ use smoltcp::wire::IpEndpoint;
 
 use super::{FIRST_LOCAL_PORT, Network};
 
-/// Bytes that are kept of each direction of a connection.
-const BUFFER: usize = 64 * 1024;
+/// Bytes that are kept of each direction of a connection: several of the largest frames, so that both ends and the
+/// host between them have something to do at the same time.
+const BUFFER: usize = 256 * 1024;
 /// How long a connection may be silent that waits for the other end, in seconds.
 const PATIENCE: u64 = 30;
 

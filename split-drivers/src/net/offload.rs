@@ -211,26 +211,37 @@ fn segments(frame: &Frame, gso: Gso) -> Vec<Frame> {
     segments
 }
 
+/// Whether somebody with these features can take a frame as it is.
+pub fn is_fit(frame: &Frame, features: &Features) -> bool {
+    takes_segments(frame, features)
+        && (frame.checksum != Checksum::Blank || takes_blank(frame, features))
+        && (features.sg || frame.bytes.len() <= PAGE)
+}
+
+/// Whether what is to be cut can be left to them.
+fn takes_segments(frame: &Frame, features: &Features) -> bool {
+    match frame.gso.map(|gso| gso.kind) {
+        None => true,
+        Some(GsoKind::Tcp4) => features.gso_tcp4 && features.checksum4,
+        Some(GsoKind::Tcp6) => features.gso_tcp6 && features.checksum6,
+    }
+}
+
+/// Whether the checksum can be left to them.
+fn takes_blank(frame: &Frame, features: &Features) -> bool {
+    match Ip::of(&frame.bytes).is_some_and(|ip| ip.v6) {
+        false => features.checksum4,
+        true => features.checksum6,
+    }
+}
+
 /// A frame as somebody can take it who has these features; several if it has to be cut, none if there is
 /// no way.
 pub fn fit(mut frame: Frame, features: &Features) -> Vec<Frame> {
-    let v6 = Ip::of(&frame.bytes).is_some_and(|ip| ip.v6);
-    let takes = match frame.gso {
-        None => true,
-        Some(Gso { kind, .. }) => match kind {
-            GsoKind::Tcp4 => features.gso_tcp4 && features.checksum4,
-            GsoKind::Tcp6 => features.gso_tcp6 && features.checksum6,
-        },
-    };
     let mut frames = match frame.gso {
-        Some(gso) if !takes => segments(&frame, gso),
+        Some(gso) if !takes_segments(&frame, features) => segments(&frame, gso),
         _ => {
-            let blank = if v6 {
-                features.checksum6
-            } else {
-                features.checksum4
-            };
-            if !blank && !complete(&mut frame) {
+            if !takes_blank(&frame, features) && !complete(&mut frame) {
                 return Vec::new();
             }
             Vec::from([frame])

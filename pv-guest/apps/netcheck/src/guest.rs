@@ -51,6 +51,9 @@ async fn main() {
             if let Err(error) = send(&network, peer, number("mib", 64) << 20).await {
                 println!("netcheck: WRONG: {error}");
             }
+            if word("stop").is_some() {
+                shutdown(Reason::PowerOff)
+            }
         }
         None => loop {
             match network.listen(port).accept().await {
@@ -147,20 +150,35 @@ struct Content {
 }
 
 impl Content {
+    /// The bytes of the number.
+    fn word(&self) -> [u8; 8] {
+        (self.state ^ self.state >> 29)
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+            .to_le_bytes()
+    }
+
+    fn next_word(&mut self) -> [u8; 8] {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.word()
+    }
+
     fn fill(&mut self, bytes: &mut [u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if self.used == 0 {
-                self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            }
-            let word = (self.state ^ self.state >> 29)
-                .wrapping_mul(0xbf58_476d_1ce4_e5b9)
-                .to_le_bytes();
-            let left = &word[self.used..];
-            let count = left.len().min(rest.len());
-            rest[..count].copy_from_slice(&left[..count]);
-            self.used = (self.used + count) % word.len();
-            rest = &mut rest[count..];
+        let word = self.word();
+        let left = match self.used {
+            0 => &[],
+            used => &word[used..],
+        };
+        let (begun, rest) = bytes.split_at_mut(left.len().min(bytes.len()));
+        begun.copy_from_slice(&left[..begun.len()]);
+        self.used = (self.used + begun.len()) % word.len();
+        // By words, or making them takes longer than sending them.
+        let (words, rest) = rest.as_chunks_mut();
+        for word in words {
+            *word = self.next_word();
+        }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&self.next_word()[..rest.len()]);
+            self.used = rest.len();
         }
     }
 }

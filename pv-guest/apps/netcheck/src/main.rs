@@ -8,6 +8,7 @@
 //! | `to=` | whom to send to | it receives, from any number at a time |
 //! | `port=` | on which port | 5001 |
 //! | `mib=` | how much to send; 0 for no end | 64 |
+//! | `stop=` | it shuts down when all is sent | it waits for ever |
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 

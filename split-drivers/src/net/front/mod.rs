@@ -13,7 +13,7 @@
 use alloc::vec::Vec;
 
 use super::extra::Extra;
-use super::{Checksum, Features, Frame, MAX_FRAME, Mac, PAGE, Violation, flow, offload};
+use super::{Features, Frame, MAX_FRAME, Mac, PAGE, Violation, flow, offload};
 use crate::SharedMemory;
 use crate::grants::{GrantedPage, Pages};
 
@@ -104,11 +104,8 @@ impl<R: SharedMemory, P: GrantedPage> Front<R, P> {
         if length == 0 || length > most {
             return Err(Refused::BadLength);
         }
-        if frame.gso.is_some() || frame.checksum == Checksum::Blank {
-            let as_it_is = offload::fit(frame.clone(), &self.features);
-            if as_it_is.first() != Some(frame) {
-                return Err(Refused::Unsupported);
-            }
+        if !offload::is_fit(frame, &self.features) {
+            return Err(Refused::Unsupported);
         }
         queue.send(pages, frame)
     }

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::net::offload::{complete, fit, is_checksum_right, is_sound, leave};
+use crate::net::offload::{complete, fit, is_checksum_right, is_fit, is_sound, leave};
 use crate::net::world::{large_tcp, plain, tcp};
 use crate::net::{Checksum, Features, Frame, Gso, GsoKind};
 
@@ -95,6 +95,30 @@ fn who_takes_everything_is_given_it_as_it_is() {
         assert_eq!(fit(frame.clone(), &Features::ALL), [frame]);
     }
     assert!(fit(plain(5000, 1), &Features::default()).is_empty());
+}
+
+#[test]
+fn a_frame_is_fit_for_whom_it_stays_as_it_is() {
+    for bits in 0..32_u8 {
+        let bit = |nth: u8| bits & 1 << nth != 0;
+        let features = Features {
+            sg: bit(0),
+            gso_tcp4: bit(1),
+            gso_tcp6: bit(2),
+            checksum4: bit(3),
+            checksum6: bit(4),
+            multicast: false,
+        };
+        let mut frames = vec![plain(60, 1), plain(5000, 1)];
+        for v6 in [false, true] {
+            frames.push(tcp(v6, &[5; 99]));
+            frames.push(large_tcp(v6, &[5; 9000], 1448));
+        }
+        for frame in frames {
+            let stays = fit(frame.clone(), &features) == [frame.clone()];
+            assert_eq!(is_fit(&frame, &features), stays, "{features:?} {frame:?}");
+        }
+    }
 }
 
 proptest! {
