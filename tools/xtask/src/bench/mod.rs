@@ -4,6 +4,7 @@ mod block;
 mod clock;
 mod host;
 mod machine;
+mod network;
 mod operations;
 mod pairs;
 
@@ -29,6 +30,8 @@ pub enum Subject {
     Clock,
     /// A guest's disk, beside dom0's own use of it
     Block,
+    /// TCP from guest to guest
+    Network,
 }
 
 /// Options of the command.
@@ -68,6 +71,7 @@ pub fn run(
     for subject in subjects {
         match subject {
             Subject::Host => host::run(workspace, &hypervisor)?,
+            Subject::Network => network::run(workspace, &hypervisor)?,
             Subject::Block => block::run(workspace, &hypervisor)?,
             Subject::Clock => clock::run(workspace, &hypervisor)?,
             Subject::Operations => operations::run(workspace, &hypervisor, Accel::Tcg)?,
