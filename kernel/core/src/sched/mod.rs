@@ -150,7 +150,8 @@ fn update(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
             if state != RUNSTATE_RUNNING && state != idle_state(vcpu) {
                 runstate::change(hv, vcpu, idle_state(vcpu), now);
             }
-            scheduler.sleep(unit)
+            // A CPU that sleeps may hold its state still.
+            scheduler.sleep(unit).or_else(|| vcpu.runs_on())
         }
     };
     if let Some(cpu) = ask {
