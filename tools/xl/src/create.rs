@@ -152,9 +152,9 @@ impl Wanted {
             document.warnings().iter().for_each(|warning| tell(warning));
         }
         let spec = spec?;
-        let kernel = ImageFile::open("kernel", &spec.kernel, file.as_deref())?;
+        let kernel = ImageFile::kernel(&spec.kernel, file.as_deref())?;
         let ramdisk = match &spec.ramdisk {
-            Some(path) => Some(ImageFile::open("ramdisk", path, file.as_deref())?),
+            Some(path) => Some(ImageFile::ramdisk(path, file.as_deref())?),
             None => None,
         };
         let config = DomainConfig {

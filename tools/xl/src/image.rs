@@ -1,6 +1,6 @@
 //! Kernels and ramdisks on their way to the host's cache.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -9,6 +9,7 @@ use control::{Image, ImageHasher, Reply, Request};
 
 use crate::host::{Connection, wrong};
 use crate::progress::Progress;
+use crate::unpack::unpack;
 use crate::upload::{Upload, plain};
 
 /// A file and its hash.
@@ -21,16 +22,32 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens and hashes a file. A relative path is looked for in the current directory, then beside
-    /// the configuration.
-    pub fn open(
+    /// Opens and hashes a kernel: what is in the file if that is a boot image, or compressed. A relative path is looked
+    /// for in the current directory, then beside the configuration.
+    pub fn kernel(path: &Path, beside: Option<&Path>) -> anyhow::Result<ImageFile> {
+        let (found, describe) = find("kernel", path, beside);
+        let mut upload = Upload::open(&found, describe.clone())?;
+        if let Some(kernel) = unpack(upload.file()).with_context(|| describe.clone())? {
+            upload = Upload::of(kernel, describe.clone())?;
+        }
+        Self::hash("kernel", &found, describe, upload)
+    }
+
+    /// Opens and hashes a ramdisk, whose path is as a kernel's.
+    pub fn ramdisk(path: &Path, beside: Option<&Path>) -> anyhow::Result<ImageFile> {
+        let (found, describe) = find("ramdisk", path, beside);
+        let upload = Upload::open(&found, describe.clone())?;
+        Self::hash("ramdisk", &found, describe, upload)
+    }
+
+    fn hash(
         what: &'static str,
         path: &Path,
-        beside: Option<&Path>,
+        describe: String,
+        mut upload: Upload,
     ) -> anyhow::Result<ImageFile> {
-        let found = find(path, beside);
-        let describe = format!("{what} {}", found.display());
-        let mut upload = Upload::open(&found, describe.clone())?;
+        let start = upload.file().rewind().map_err(plain);
+        start.with_context(|| describe.clone())?;
         let mut hasher = ImageHasher::new();
         let mut left = upload.size();
         let mut buffer = vec![0; 256 * 1024];
@@ -45,7 +62,7 @@ impl ImageFile {
                 Err(error) => return Err(plain(error)).context(describe),
             }
         }
-        let path = found.to_string_lossy().into_owned();
+        let path = path.to_string_lossy().into_owned();
         let image = Image {
             hash: hasher.finish(),
             size: upload.size(),
@@ -74,12 +91,15 @@ impl ImageFile {
     }
 }
 
-fn find(path: &Path, beside: Option<&Path>) -> PathBuf {
+/// Where the file is, and what errors call it.
+fn find(what: &str, path: &Path, beside: Option<&Path>) -> (PathBuf, String) {
     let other = beside
         .and_then(Path::parent)
         .map(|directory| directory.join(path));
-    match other {
+    let found = match other {
         Some(other) if path.is_relative() && !path.exists() && other.exists() => other,
         _ => path.to_owned(),
-    }
+    };
+    let describe = format!("{what} {}", found.display());
+    (found, describe)
 }

@@ -30,6 +30,7 @@ mod sched_credit;
 pub mod shell;
 mod top;
 mod trace;
+mod unpack;
 mod upload;
 mod vcpu;
 mod volume;

@@ -21,8 +21,14 @@ pub struct Upload {
 impl Upload {
     /// Opens a file; errors call it `describe`.
     pub fn open(path: &Path, describe: String) -> anyhow::Result<Upload> {
-        let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
-        let (metadata, file) = opened.map_err(plain).with_context(|| describe.clone())?;
+        let file = File::open(path).map_err(plain);
+        Self::of(file.with_context(|| describe.clone())?, describe)
+    }
+
+    /// Takes an open file; errors call it `describe`.
+    pub fn of(file: File, describe: String) -> anyhow::Result<Upload> {
+        let metadata = file.metadata().map_err(plain);
+        let metadata = metadata.with_context(|| describe.clone())?;
         if metadata.is_dir() {
             bail!("{describe} is a directory");
         }

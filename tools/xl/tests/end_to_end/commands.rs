@@ -258,6 +258,46 @@ fn files_that_are_no_kernels_are_refused_in_one_line() {
     assert_eq!(bench.ok(&["list"]).lines().count(), 2);
 }
 
+/// A boot image as Linux's build makes it, around an ELF file as it is.
+fn boot_image(elf: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 1024];
+    image[0x1f1] = 1;
+    image[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");
+    image[0x206..0x208].copy_from_slice(&[15, 2]);
+    image[0x24c..0x250].copy_from_slice(&(elf.len() as u32).to_le_bytes());
+    image.extend_from_slice(elf);
+    image
+}
+
+#[test]
+fn the_host_gets_the_kernel_that_is_in_a_boot_image() {
+    let bench = Bench::new();
+    let config = bench.config("hello", "");
+    let mut elf = b"\x7fELF".to_vec();
+    elf.resize(5000, 1);
+    let create = |name: &str, kernel: &[u8]| {
+        let kernel = bench.file(name, kernel).display().to_string();
+        let (name, setting) = (format!("name='{name}'"), format!("kernel='{kernel}'"));
+        (kernel, bench.xl(&["create", &config, &name, &setting]))
+    };
+    let (_, bare) = create("bare", &elf);
+    let (_, packed) = create("packed", &boot_image(&elf));
+    assert_eq!((bare.code, packed.code), (0, 0), "{}", packed.err);
+    {
+        let seen = bench.seen.lock().unwrap();
+        assert_eq!((seen.uploads, seen.uploaded), (1, 5000), "they are one");
+    }
+
+    let mut damaged = boot_image(&elf);
+    damaged[1024] = 0;
+    let (kernel, run) = create("damaged", &damaged);
+    assert_eq!(run.code, 1);
+    let line = format!(
+        "kernel {kernel}: the boot image is packed in an unknown way: it begins with 00 45 4c 46\n"
+    );
+    assert!(run.err.ends_with(&line), "{}", run.err);
+}
+
 #[test]
 fn a_name_in_use_and_memory_that_is_not_there_are_told() {
     let bench = Bench::new();
