@@ -58,13 +58,20 @@ fn selftest_passes_as_dom0_under_xen() {
 
 #[test]
 #[ignore = "needs QEMU: run by cargo xtask test"]
-fn selftest_passes_as_an_ordinary_guest() {
-    let host = TestHost::boot();
+fn selftest_passes_as_an_ordinary_guest_on_each_processor() {
+    let host = TestHost::boot_on(&Hardware {
+        cpus: 2,
+        ..Hardware::default()
+    });
     let config = dist("guests/selftest.cfg");
     // With events in queues, and without.
-    for words in ["", "xen.fifo_events=0"] {
+    for (words, cpu) in [("", "1"), ("xen.fifo_events=0", "0")] {
         let mut create = host.xl_command(["create", "-p"]);
-        create.args([&config.display().to_string(), &format!("extra='{words}'")]);
+        create.args([
+            &config.display().to_string(),
+            &format!("extra='{words}'"),
+            &format!("cpus='{cpu}'"),
+        ]);
         tests::program::run(&mut create).ok();
         let console = host.start_xl("console selftest");
         host.xl("unpause selftest").ok();

@@ -78,8 +78,8 @@ pub struct Block {
     pub deadline: Cell<Option<u64>>,
     /// The root that is loaded is needed no more.
     pub root_left: Cell<bool>,
-    /// The level-1 table of this window, in the direct map.
-    window_table: Cell<*mut u64>,
+    /// The entries of this window in its level-1 table, in the direct map.
+    window_entries: Cell<*mut u64>,
     /// Number of guest frames in the GDT.
     pub gdt_frames: Cell<usize>,
     /// Which pages of the LDT are mapped.
@@ -164,7 +164,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         let frame = tables.free().take(page, page, 1 << 32);
         frame.expect("no memory for a CPU's tables")
     });
-    let window_table = tables.entry(base, 1, false);
+    let window_entries = tables.entry(base, 1, false);
     let mut ist = [0; 7];
     for (i, stack) in (0..4).zip(ist.iter_mut()) {
         *stack = base + FAULT_STACKS + (i + 1) * FAULT_STACK;
@@ -189,7 +189,7 @@ pub fn build(tables: &mut Builder, cpu: u32, image: u64, zero_page: u64) {
         nmi_pending: Cell::new(false),
         deadline: Cell::new(None),
         root_left: Cell::new(false),
-        window_table: Cell::new(window_table),
+        window_entries: Cell::new(window_entries),
         gdt_frames: Cell::new(0),
         ldt_pages: Cell::new(0),
         table_copies,
@@ -220,9 +220,9 @@ impl Block {
     /// Changes the mapping of a page of the window. The caller flushes the translation where one was in use.
     pub fn set_window_page(&self, offset: u64, entry: u64) {
         assert!(offset < BLOCK, "only descriptor tables are remapped");
-        let index = (address(self.id, offset) >> 12 & 0x1ff) as usize;
-        // SAFETY: the index is in the level-1 table of this window, which only this CPU changes.
-        unsafe { self.window_table.get().add(index).write_volatile(entry) };
+        let index = (offset >> 12) as usize;
+        // SAFETY: the window has an entry for each of its pages, all in one table, and only this CPU changes them.
+        unsafe { self.window_entries.get().add(index).write_volatile(entry) };
     }
 
     /// Where in this CPU's LDT window an address is.

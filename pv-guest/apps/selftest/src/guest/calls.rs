@@ -306,9 +306,11 @@ fn scheduling(tap: &mut Tap) {
         sched::poll(&ports, 1),
         Err(Errno::EINVAL),
     );
+    // An event that is due ends a poll before the ports are looked at.
+    let mut polls = (0..100).map(|_| sched::poll(&[Port(9999)], 1));
     tap.call(
         "poll of a port that is not there",
-        sched::poll(&[Port(9999)], 1),
+        polls.find(Result::is_err).unwrap_or(Ok(())),
         Err(Errno::EINVAL),
     );
     let deadline = clock::now() + 20_000_000;
