@@ -3,6 +3,7 @@
 //! How it boots is in `boot`; how it is laid out in memory in `layout` and `cpu`; how guests are entered and left in
 //! `trap` and entry.s. The parts that only compute are built for the host too, where they are tested.
 
+mod calibration;
 mod efi;
 mod memory;
 mod multiboot;

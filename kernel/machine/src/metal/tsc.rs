@@ -2,6 +2,7 @@
 
 use super::acpi::Firmware;
 use super::apic::Apic;
+use super::calibration::{self, Reading};
 use super::device;
 use super::processor::{cpuid, port, tsc};
 
@@ -16,10 +17,11 @@ pub struct Rates {
     pub reference: &'static str,
 }
 
-/// How long to measure. A reading is some 50 ns off, and guests' clocks are to be less than a microsecond a second off.
-const MEASURE_PER_SECOND: u64 = 12; // 83 ms
-/// How often a moment is tried to be caught.
-const READINGS: usize = 64;
+/// How long to measure. What many readings agree on is some 20 ns off, and guests' clocks are to be less than a
+/// microsecond a second off.
+const MEASURE_PER_SECOND: u64 = 8; // 125 ms
+/// Readings at each end of that.
+const READINGS: usize = 256;
 
 /// A counter of known rate.
 enum Reference {
@@ -116,64 +118,47 @@ impl Reference {
     }
 }
 
-/// The three counters at one moment.
+/// The counters at one moment, more or less.
 struct Sample {
-    reference: u64,
+    readings: [Reading; READINGS],
     tsc: u64,
     apic: u32,
 }
 
-/// Of a few readings, the one that took least time: a preempted virtual CPU makes the others wrong.
 fn sample(reference: &Reference, apic: &Apic) -> Sample {
-    let mut best = (
-        u64::MAX,
-        Sample {
-            reference: 0,
-            tsc: 0,
-            apic: 0,
-        },
-    );
-    for _ in 0..READINGS {
-        let before = tsc();
-        let reference = reference.read();
-        let middle = tsc();
-        let apic = apic.count();
-        let took = middle - before;
-        if took < best.0 {
-            best = (
-                took,
-                Sample {
-                    reference,
-                    tsc: before + (middle - before) / 2,
-                    apic,
-                },
-            );
-        }
+    let readings = core::array::from_fn(|_| Reading {
+        before: tsc(),
+        reference: reference.read(),
+        behind: tsc(),
+    });
+    Sample {
+        readings,
+        tsc: tsc(),
+        apic: apic.count(),
     }
-    best.1
 }
 
 /// Measures both rates. The APIC's timer is stopped afterwards.
 pub fn measure(firmware: &Firmware, apic: &Apic) -> Rates {
     let reference = Reference::choose(firmware);
+    let (hz, mask) = (reference.hz(), reference.mask());
     apic.mask_timer(true);
     apic.start_count(u32::MAX);
     let first = sample(&reference, apic);
-    let wanted = reference.span();
-    let elapsed = |now: u64| now.wrapping_sub(first.reference) & reference.mask();
-    while elapsed(reference.read()) < wanted {
+    let start = reference.read();
+    while reference.read().wrapping_sub(start) & mask < reference.span() {
         core::hint::spin_loop();
     }
     let last = sample(&reference, apic);
     apic.start_count(0);
     apic.mask_timer(false);
 
-    let ticks = u128::from(elapsed(last.reference).max(1));
-    let rate = |count: u64| (u128::from(count) * u128::from(reference.hz()) / ticks) as u64;
-    let measured = rate(last.tsc.wrapping_sub(first.tsc));
+    let measured = calibration::rate(&first.readings, &last.readings, hz, mask).max(1);
+    let ticks = u128::from(first.apic.wrapping_sub(last.apic)) * u128::from(measured);
+    let passed = u128::from(last.tsc.wrapping_sub(first.tsc).max(1));
     Rates {
         tsc_hz: stated_hz().unwrap_or(measured).max(1),
-        apic_hz: rate(first.apic.wrapping_sub(last.apic).into()).max(1),
+        apic_hz: ((ticks / passed) as u64).max(1),
         reference: reference.name(),
     }
 }

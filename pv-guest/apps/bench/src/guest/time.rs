@@ -5,7 +5,7 @@ use core::time::Duration;
 use pv_guest::{clock, println};
 
 /// Time between two lines.
-const PERIOD: Duration = Duration::from_millis(20);
+const PERIOD: Duration = Duration::from_millis(5);
 
 /// Says the system time in nanoseconds for so many seconds.
 pub async fn run(seconds: u64) {
