@@ -8,6 +8,7 @@ mod forks;
 mod guest_store;
 mod iso;
 mod lifecycle;
+mod linux;
 mod network;
 mod processors;
 mod promises;

@@ -1,0 +1,148 @@
+//! Linux as Debian ships it, as a guest's kernel, with a ramdisk that has a shell.
+
+use crate::package;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use cpio::newc::Builder;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// A kernel of Debian's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// For virtual machines.
+    Cloud,
+    /// For any machine.
+    Full,
+    /// The newest that Debian 12 has, from backports.
+    Newest,
+}
+
+impl Kernel {
+    /// The package that depends on the newest of its kind.
+    fn package(self) -> &'static str {
+        match self {
+            Self::Cloud => "linux-image-cloud-amd64",
+            Self::Full => "linux-image-amd64",
+            Self::Newest => "linux-image-amd64/bookworm-backports",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Full => "full",
+            Self::Newest => "newest",
+        }
+    }
+}
+
+/// What a guest boots.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    /// The boot image.
+    pub kernel: PathBuf,
+    /// What is mounted first: busybox, which runs a shell on the console.
+    pub ramdisk: PathBuf,
+}
+
+/// One of Debian's kernels, fetched once and kept in `target/cache`.
+///
+/// # Errors
+/// When it cannot be had here, with the reason.
+pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
+    let folder = workspace.cache().join("linux").join(kernel.name());
+    let linux = Linux {
+        kernel: folder.join("vmlinuz"),
+        ramdisk: folder.join("initrd"),
+    };
+    if linux.kernel.is_file() && linux.ramdisk.is_file() {
+        return Ok(linux);
+    }
+    let wanted = kernel.package();
+    let suite = wanted.find('/').map_or("", |at| &wanted[at..]);
+    let image = package::dependency(workspace, wanted, "linux-image-")?;
+    let stage = package::unpack(workspace, &format!("{image}{suite}"))?;
+    let found = fs::read_dir(stage.path().join("boot"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+        })
+        .with_context(|| format!("{image} has no kernel"))?;
+    let busybox = package::unpack(workspace, "busybox-static")?;
+    let busybox = fs::read(busybox.path().join("bin/busybox"))?;
+    let scratch = stage.path().join("initrd");
+    fs::write(&scratch, ramdisk(&busybox)?)?;
+    fs::create_dir_all(&folder)?;
+    fs::rename(&found, &linux.kernel)?;
+    fs::rename(&scratch, &linux.ramdisk)?;
+    Ok(linux)
+}
+
+/// The line that the first program prints when its shell is about to read.
+pub const READY: &str = "ramdisk: the shell is ready";
+
+/// The first program. The shell is the console's own, so that a job can be interrupted.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox mkdir -p /dev /proc /sys /run /tmp /mnt /sbin /usr/bin /usr/sbin
+/bin/busybox --install -s
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs tmp /tmp
+exec >/dev/hvc0 2>&1 </dev/hvc0
+stty -echo
+echo 'ramdisk: the shell is ready'
+exec setsid -c sh
+";
+
+/// An archive with what the first program needs.
+fn ramdisk(busybox: &[u8]) -> io::Result<Vec<u8>> {
+    const FOLDER: u32 = 0o040_755;
+    const PROGRAM: u32 = 0o100_755;
+    let mut archive = Vec::new();
+    let entries: [(&str, u32, &[u8]); 3] = [
+        ("bin", FOLDER, b""),
+        ("bin/busybox", PROGRAM, busybox),
+        ("init", PROGRAM, INIT.as_bytes()),
+    ];
+    for ((name, mode, bytes), inode) in entries.into_iter().zip(1..) {
+        let entry = Builder::new(name).ino(inode).mode(mode).nlink(1);
+        let mut writer = entry.write(&mut archive, bytes.len() as u32);
+        writer.write_all(bytes)?;
+        writer.finish()?;
+    }
+    cpio::newc::trailer(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::Read;
+
+    #[test]
+    fn the_ramdisk_has_busybox_and_a_first_program_that_says_when_it_is_ready() {
+        let archive = ramdisk(b"busybox").unwrap();
+        let mut files = Vec::new();
+        let mut rest = &*archive;
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            files.push((reader.entry().name().to_owned(), bytes));
+            rest = reader.finish().unwrap();
+        }
+        let names: Vec<_> = files.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["bin", "bin/busybox", "init"]);
+        assert_eq!(files[1].1, b"busybox");
+        let init = String::from_utf8_lossy(&files[2].1);
+        assert!(init.starts_with("#!/bin/busybox sh\n") && init.contains(READY));
+    }
+}
