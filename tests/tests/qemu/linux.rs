@@ -1,10 +1,15 @@
 //! Debian's kernels, as they are packaged, as guests.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use tests::host::TestHost;
-use tests::{WORKSPACE, wait_for};
-use xtask::linux::{self, Kernel, READY};
-use xtask::qemu::Hardware;
+use tests::program::{self, Running};
+use tests::{WORKSPACE, dist, wait_for};
+use xtask::linux::{self, Kernel, Linux, READY};
+use xtask::qemu::{Disk, Hardware};
+use xtask::site;
 
 /// How long a kernel may take to its first program on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);
@@ -12,28 +17,31 @@ const BOOT: Duration = Duration::from_secs(120);
 /// What it says wherever there is no local APIC, as under Xen: the identifier that none has is not the CPU's.
 const KNOWN: &str = "APIC id mismatch. Firmware: ffff";
 
-/// Boots a kernel with so many vCPUs and MiB, and sees what it made of them.
-fn boots_to_a_shell(host: &TestHost, kernel: Kernel, [vcpus, memory]: [u32; 2]) {
-    let linux = match linux::linux(&WORKSPACE, kernel) {
-        Ok(linux) => linux,
-        Err(error) => return eprintln!("skipped: {error:#}"),
-    };
+/// A kernel of Debian's, or a notice that there is none.
+fn linux(kernel: Kernel) -> Option<Linux> {
+    linux::linux(&WORKSPACE, kernel)
+        .inspect_err(|error| eprintln!("skipped: {error:#}"))
+        .ok()
+}
+
+/// Creates a guest called `linux`, with so many vCPUs and MiB and these lines of its configuration; its console, once it
+/// has a shell.
+fn shell(host: &TestHost, linux: &Linux, [vcpus, memory]: [u32; 2], lines: &str) -> Running {
     let text = format!(
-        "name = 'linux'\nkernel = '{}'\nramdisk = '{}'\nvcpus = {vcpus}\nmemory = {memory}\n\
+        "name = 'linux'\nkernel = '{}'\nramdisk = '{}'\nvcpus = {vcpus}\nmemory = {memory}\n{lines}\n\
          extra = 'console=hvc0 earlyprintk=xen'\n",
         linux.kernel.display(),
         linux.ramdisk.display()
     );
     let config = host.file("linux.cfg", text);
     host.xl(&format!("create -q {}", config.display())).ok();
-    let mut console = host.start_xl("console linux");
+    let console = host.start_xl("console linux");
     console.expect_line_within(READY, BOOT);
-    // Some of its memory is the kernel's own.
-    let least = memory / 2;
-    console.say(&format!(
-        "test $(nproc) = {vcpus} && test $(free -m | awk '/^Mem/ {{print $2}}') -ge {least} && echo as configured"
-    ));
-    console.expect_line("as configured");
+    console
+}
+
+/// Sees that the kernel complained of nothing, and ends it.
+fn is_content(host: &TestHost, mut console: Running) {
     console.say(&format!(
         "dmesg | grep -E 'WARN[I]NG:|B[U]G:|[Ff]irmware [Bb]ug' | grep -v '{KNOWN}'; echo nothing else is wrong"
     ));
@@ -50,15 +58,28 @@ fn boots_to_a_shell(host: &TestHost, kernel: Kernel, [vcpus, memory]: [u32; 2]) 
     });
 }
 
+/// Boots a kernel with so many vCPUs and MiB, and sees what it made of them.
+fn boots_to_a_shell(host: &TestHost, linux: &Linux, [vcpus, memory]: [u32; 2]) {
+    let mut console = shell(host, linux, [vcpus, memory], "");
+    // Some of its memory is the kernel's own.
+    let least = memory / 2;
+    console.say(&format!(
+        "test $(nproc) = {vcpus} && test $(free -m | awk '/^Mem/ {{print $2}}') -ge {least} && echo as configured"
+    ));
+    console.expect_line("as configured");
+    is_content(host, console);
+}
+
 /// Boots a kernel on as little as it may have, and on more.
 fn boots_small_and_large(kernel: Kernel) {
+    let Some(linux) = linux(kernel) else { return };
     let host = TestHost::boot_on(&Hardware {
         cpus: 2,
         memory: 2048,
         ..Hardware::default()
     });
-    boots_to_a_shell(&host, kernel, [1, 128]);
-    boots_to_a_shell(&host, kernel, [4, 1024]);
+    boots_to_a_shell(&host, &linux, [1, 128]);
+    boots_to_a_shell(&host, &linux, [4, 1024]);
 }
 
 #[test]
@@ -77,4 +98,79 @@ fn debians_kernel_for_any_machine_boots_to_a_shell() {
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn the_newest_kernel_of_debians_boots_to_a_shell() {
     boots_small_and_large(Kernel::Newest);
+}
+
+/// A disk of a file.
+fn disk(serial: &str, file: &Path, read_only: bool) -> Disk {
+    Disk {
+        serial: serial.to_owned(),
+        file: file.to_owned(),
+        read_only,
+    }
+}
+
+/// Has a kernel mount an ext4 volume, get an address, and fetch a page from another guest.
+fn uses_devices(kernel: Kernel) {
+    let Some(linux) = linux(kernel) else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name| dir.path().join(name);
+    fs::create_dir(file("files")).expect("a directory");
+    fs::write(file("files/index.html"), "the page of another guest\n").expect("a file");
+    site::make(&file("files"), &file("www.img")).expect("a volume");
+    let data = file("data.img");
+    fs::File::create(&data)
+        .and_then(|image| image.set_len(64 << 20))
+        .expect("an image");
+    program::run(Command::new("mkfs.ext4").arg("-q").arg(&data)).ok();
+    let host = TestHost::boot_on(&Hardware {
+        cpus: 2,
+        disks: vec![
+            disk("www", &file("www.img"), true),
+            disk("data", &data, false),
+        ],
+        ..Hardware::default()
+    });
+    let config = dist("guests/httpd.cfg");
+    host.xl(&format!("create -q {}", config.display())).ok();
+    let server = host.start_xl("console httpd");
+    server.expect("httpd: serves");
+    let text = server.text();
+    let (_, address) = text.split_once("at http://").expect("its address");
+    let address = address.split('/').next().unwrap_or_default();
+
+    let devices = "disk = ['phy:data,raw,xvda,w']\nvif = ['']";
+    let mut console = shell(&host, &linux, [2, 256], devices);
+    console.say("udhcpc -q -n -i eth0 -s /bin/dhcp");
+    console.expect("lease of 10.0.2.");
+    console.say(&format!("wget -q -O - http://{address}/"));
+    console.expect_line("the page of another guest");
+    console.say("mount -t ext4 /dev/xvda /mnt && echo mounted $(stat -f -c %T /mnt)");
+    console.expect_line("mounted ext2/ext3");
+    console.say("dd if=/dev/urandom of=/mnt/random bs=64k count=256 2>/dev/null && md5sum </mnt/random >/mnt/sum");
+    console.say("umount /mnt && mount -t ext4 /dev/xvda /mnt && md5sum </mnt/random | cmp - /mnt/sum && echo as written");
+    console.expect_line("as written");
+    console.say("umount /mnt && echo unmounted");
+    console.expect_line("unmounted");
+    is_content(&host, console);
+    host.xl("destroy httpd").ok();
+    host.power_off();
+    program::run(Command::new("e2fsck").args(["-f", "-n"]).arg(&data)).ok();
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn debians_kernel_for_virtual_machines_uses_a_volume_and_the_network() {
+    uses_devices(Kernel::Cloud);
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn debians_kernel_for_any_machine_uses_a_volume_and_the_network() {
+    uses_devices(Kernel::Full);
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn the_newest_kernel_of_debians_uses_a_volume_and_the_network() {
+    uses_devices(Kernel::Newest);
 }

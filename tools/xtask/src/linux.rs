@@ -2,11 +2,13 @@
 
 use crate::package;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cpio::newc::Builder;
+use lzma_rust2::XzReader;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 /// A kernel of Debian's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +76,60 @@ pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
         .with_context(|| format!("{image} has no kernel"))?;
     let busybox = package::unpack(workspace, "busybox-static")?;
     let busybox = fs::read(busybox.path().join("bin/busybox"))?;
+    let modules = modules(&stage.path().join("lib/modules"))?;
     let scratch = stage.path().join("initrd");
-    fs::write(&scratch, ramdisk(&busybox)?)?;
+    fs::write(&scratch, ramdisk(&busybox, &modules)?)?;
     fs::create_dir_all(&folder)?;
     fs::rename(&found, &linux.kernel)?;
     fs::rename(&scratch, &linux.ramdisk)?;
     Ok(linux)
+}
+
+/// What the ramdisk has of a kernel's modules, as far as they are not in the kernel: the frontends, and ext4 with what
+/// that needs.
+const MODULES: [&str; 9] = [
+    "xen-blkfront",
+    "xen-netfront",
+    "crc16",
+    "crc32c-intel",
+    "crc32c_generic",
+    "libcrc32c",
+    "mbcache",
+    "jbd2",
+    "ext4",
+];
+
+/// Those of [`MODULES`] that there are in or below a folder, and what is in their files.
+fn modules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(modules(&path)?);
+            continue;
+        }
+        let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+            continue;
+        };
+        let Some((name, suffix)) = name.split_once('.') else {
+            continue;
+        };
+        if !MODULES.contains(&name) {
+            continue;
+        }
+        let bytes = fs::read(&path)?;
+        let bytes = match suffix {
+            "ko" => bytes,
+            "ko.xz" => {
+                let mut module = Vec::new();
+                XzReader::new(&*bytes, true).read_to_end(&mut module)?;
+                module
+            }
+            _ => bail!("module {} is packed in an unknown way", path.display()),
+        };
+        found.push((name.to_owned(), bytes));
+    }
+    Ok(found)
 }
 
 /// The line that the first program prints when its shell is about to read.
@@ -87,7 +137,7 @@ pub const READY: &str = "ramdisk: the shell is ready";
 
 /// The first program. The shell is the console's own, so that a job can be interrupted.
 const INIT: &str = "#!/bin/busybox sh
-/bin/busybox mkdir -p /dev /proc /sys /run /tmp /mnt /sbin /usr/bin /usr/sbin
+/bin/busybox mkdir -p /dev /proc /sys /run /tmp /mnt /sbin /usr/bin /usr/sbin /modules
 /bin/busybox --install -s
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
@@ -95,22 +145,40 @@ mount -t sysfs sys /sys
 mount -t tmpfs tmp /tmp
 exec >/dev/hvc0 2>&1 </dev/hvc0
 stty -echo
+# Which needs which is found by trying.
+for round in 1 2 3 4; do
+    for module in /modules/*; do
+        insmod $module 2>/dev/null
+    done
+done
 echo 'ramdisk: the shell is ready'
 exec setsid -c sh
 ";
 
+/// What `udhcpc` runs with what it was told.
+const DHCP: &str = "#!/bin/sh
+case $1 in
+deconfig) ifconfig $interface 0.0.0.0 up ;;
+bound | renew) ifconfig $interface $ip netmask $subnet && route add default gw $router ;;
+esac
+";
+
 /// An archive with what the first program needs.
-fn ramdisk(busybox: &[u8]) -> io::Result<Vec<u8>> {
+fn ramdisk(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
     const FOLDER: u32 = 0o040_755;
     const PROGRAM: u32 = 0o100_755;
     let mut archive = Vec::new();
-    let entries: [(&str, u32, &[u8]); 3] = [
-        ("bin", FOLDER, b""),
-        ("bin/busybox", PROGRAM, busybox),
-        ("init", PROGRAM, INIT.as_bytes()),
+    let mut entries: Vec<(String, u32, &[u8])> = vec![
+        ("bin".to_owned(), FOLDER, b""),
+        ("bin/busybox".to_owned(), PROGRAM, busybox),
+        ("bin/dhcp".to_owned(), PROGRAM, DHCP.as_bytes()),
+        ("init".to_owned(), PROGRAM, INIT.as_bytes()),
+        ("modules".to_owned(), FOLDER, b""),
     ];
+    let modules = modules.iter();
+    entries.extend(modules.map(|(name, bytes)| (format!("modules/{name}"), PROGRAM, &**bytes)));
     for ((name, mode, bytes), inode) in entries.into_iter().zip(1..) {
-        let entry = Builder::new(name).ino(inode).mode(mode).nlink(1);
+        let entry = Builder::new(&name).ino(inode).mode(mode).nlink(1);
         let mut writer = entry.write(&mut archive, bytes.len() as u32);
         writer.write_all(bytes)?;
         writer.finish()?;
@@ -122,11 +190,10 @@ fn ramdisk(busybox: &[u8]) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    use std::io::Read;
-
     #[test]
     fn the_ramdisk_has_busybox_and_a_first_program_that_says_when_it_is_ready() {
-        let archive = ramdisk(b"busybox").unwrap();
+        let module = ("xen-blkfront".to_owned(), b"module".to_vec());
+        let archive = ramdisk(b"busybox", &[module]).unwrap();
         let mut files = Vec::new();
         let mut rest = &*archive;
         loop {
@@ -140,9 +207,20 @@ mod tests {
             rest = reader.finish().unwrap();
         }
         let names: Vec<_> = files.iter().map(|(name, _)| &**name).collect();
-        assert_eq!(names, ["bin", "bin/busybox", "init"]);
-        assert_eq!(files[1].1, b"busybox");
-        let init = String::from_utf8_lossy(&files[2].1);
+        let expected = [
+            "bin",
+            "bin/busybox",
+            "bin/dhcp",
+            "init",
+            "modules",
+            "modules/xen-blkfront",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(
+            (&*files[1].1, &*files[5].1),
+            (&b"busybox"[..], &b"module"[..])
+        );
+        let init = String::from_utf8_lossy(&files[3].1);
         assert!(init.starts_with("#!/bin/busybox sh\n") && init.contains(READY));
     }
 }

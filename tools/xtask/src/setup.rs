@@ -19,7 +19,7 @@ pub const TO_MAKE_ISO: &[Tool] = &[
 ];
 
 /// What the tests need, beyond what running and the ISO image do.
-pub const TO_TEST: &[Tool] = &[Tool::Cc, Tool::XenHeaders, Tool::Ovmf];
+pub const TO_TEST: &[Tool] = &[Tool::Cc, Tool::XenHeaders, Tool::Ovmf, Tool::E2fsprogs];
 
 /// Runs the command.
 pub fn run(_workspace: &Workspace, route: Option<Route>, consent: Consent) -> Result<()> {

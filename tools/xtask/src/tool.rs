@@ -39,6 +39,8 @@ pub enum Tool {
     Mtools,
     /// UEFI firmware for QEMU.
     Ovmf,
+    /// `mkfs.ext4` and `e2fsck`.
+    E2fsprogs,
 }
 
 /// Where distributions put OVMF's code image.
@@ -85,6 +87,7 @@ impl Tool {
             Self::Xorriso => on_path("xorriso"),
             Self::Mtools => on_path("mformat"),
             Self::Ovmf => ovmf_code().is_some(),
+            Self::E2fsprogs => on_path("mkfs.ext4"),
         }
     }
 
@@ -104,6 +107,7 @@ impl Tool {
             Self::Xorriso => "xorriso",
             Self::Mtools => "mtools",
             Self::Ovmf => "OVMF",
+            Self::E2fsprogs => "e2fsprogs",
         }
     }
 
@@ -150,6 +154,7 @@ impl Tool {
             (Self::Ovmf, Apt | Apk) => &["ovmf"],
             (Self::Ovmf, Dnf | Pacman) => &["edk2-ovmf"],
             (Self::Ovmf, Zypper) => &["qemu-ovmf-x86_64"],
+            (Self::E2fsprogs, _) => &["e2fsprogs"],
         }
     }
 }
