@@ -10,6 +10,7 @@ use tests::{WORKSPACE, dist, wait_for};
 use xtask::linux::{self, Kernel, Linux, READY};
 use xtask::qemu::{Disk, Hardware};
 use xtask::site;
+use xtask::tool::administrative;
 
 /// How long a kernel may take to its first program on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);
@@ -121,7 +122,12 @@ fn uses_devices(kernel: Kernel) {
     fs::File::create(&data)
         .and_then(|image| image.set_len(64 << 20))
         .expect("an image");
-    program::run(Command::new("mkfs.ext4").arg("-q").arg(&data)).ok();
+    program::run(
+        Command::new(administrative("mkfs.ext4"))
+            .arg("-q")
+            .arg(&data),
+    )
+    .ok();
     let host = TestHost::boot_on(&Hardware {
         cpus: 2,
         disks: vec![
@@ -154,7 +160,12 @@ fn uses_devices(kernel: Kernel) {
     is_content(&host, console);
     host.xl("destroy httpd").ok();
     host.power_off();
-    program::run(Command::new("e2fsck").args(["-f", "-n"]).arg(&data)).ok();
+    program::run(
+        Command::new(administrative("e2fsck"))
+            .args(["-f", "-n"])
+            .arg(&data),
+    )
+    .ok();
 }
 
 #[test]
@@ -173,4 +184,56 @@ fn debians_kernel_for_any_machine_uses_a_volume_and_the_network() {
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn the_newest_kernel_of_debians_uses_a_volume_and_the_network() {
     uses_devices(Kernel::Newest);
+}
+
+/// Has the shell wait until something holds, and say so.
+fn until(console: &mut Running, condition: &str, what: &str) {
+    console.say(&format!(
+        "until {condition}; do sleep 0.1; done; echo '{what}' is so"
+    ));
+    console.expect_line(&format!("{what} is so"));
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn debians_kernel_does_what_the_toolstack_asks() {
+    let Some(linux) = linux(Kernel::Cloud) else {
+        return;
+    };
+    let host = TestHost::boot_on(&Hardware {
+        cpus: 2,
+        ..Hardware::default()
+    });
+    let lines = "maxvcpus = 4\nmaxmem = 384\non_crash = 'preserve'";
+    let mut console = shell(&host, &linux, [2, 256], lines);
+
+    until(&mut console, "test $(nproc) = 2", "two vCPUs");
+    host.xl("vcpu-set linux 1").ok();
+    until(&mut console, "test $(nproc) = 1", "one vCPU");
+    host.xl("vcpu-set -i linux 4").ok();
+    // It is for the guest's own rules to bring up what it is given.
+    let all = "/sys/devices/system/cpu/cpu[123]/online";
+    let online =
+        format!("(for cpu in {all}; do echo 1 >$cpu; done) 2>/dev/null; test $(nproc) = 4");
+    until(&mut console, &online, "four vCPUs");
+
+    let free = || host.info("free_memory").parse::<u64>().expect("MiB");
+    let before = free();
+    host.xl("mem-set linux 160").ok();
+    wait_for("its memory", || (free() >= before + 95).then_some(()));
+    host.xl("mem-set linux 256").ok();
+    wait_for("its memory back", || (free() <= before).then_some(()));
+
+    host.xl("pause linux").ok();
+    let is = |state| host.state("linux").is_some_and(|all| all.contains(state));
+    assert!(is('p'));
+    host.xl("unpause linux").ok();
+    until(&mut console, "true", "that it goes on");
+    host.xl("sysrq linux h").ok();
+    console.expect("sysrq: HELP");
+
+    console.say("echo c >/proc/sysrq-trigger");
+    console.expect("Kernel panic");
+    wait_for("the crash", || is('c').then_some(()));
+    host.xl("destroy linux").ok();
 }

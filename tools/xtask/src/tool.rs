@@ -3,7 +3,7 @@
 
 use crate::installer::Manager;
 use crate::toolchain;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// QEMU before this release pushes a wrong error code for the #GP of `int n` in long mode
@@ -87,7 +87,7 @@ impl Tool {
             Self::Xorriso => on_path("xorriso"),
             Self::Mtools => on_path("mformat"),
             Self::Ovmf => ovmf_code().is_some(),
-            Self::E2fsprogs => on_path("mkfs.ext4"),
+            Self::E2fsprogs => administrative("mkfs.ext4").is_file(),
         }
     }
 
@@ -157,6 +157,11 @@ impl Tool {
             (Self::E2fsprogs, _) => &["e2fsprogs"],
         }
     }
+}
+
+/// A program for administrators, whose folder is not on everybody's path.
+pub fn administrative(name: &str) -> PathBuf {
+    which::which(name).unwrap_or_else(|_| Path::new("/usr/sbin").join(name))
 }
 
 /// Major version of the installed QEMU.
