@@ -1,4 +1,6 @@
 //! Performance counters: what the hypervisor did for its guests, as `XEN_SYSCTL_perfc_op` shows it.
+//!
+//! Most have a value for each CPU; [`UPCALLS`] has one for each domain.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -37,28 +39,38 @@ pub const NAMES: [&str; 7] = [
     "writable pt touches",
 ];
 
-/// The counters of every CPU. They wrap around.
+/// The name of the counter of upcalls: how often each domain's vCPUs entered their event callback, by domain in the
+/// order of their numbers. It comes after the others. No interface of Xen's tells this of a domain.
+pub const UPCALLS: &str = "event upcalls by domain";
+
+/// The counters. They wrap around.
 #[derive(Debug)]
-pub struct Counters(Vec<[AtomicU32; NAMES.len()]>);
+pub struct Counters {
+    cpus: Vec<[AtomicU32; NAMES.len()]>,
+    /// Domains that the control domain has room for, because it was told that there are so many.
+    pub(crate) told_domains: AtomicU32,
+}
+
+/// Adds to what only this CPU adds to, without the cost of a locked instruction.
+pub(crate) fn add(count: &AtomicU32, more: u32) {
+    let sum = count.load(Ordering::Relaxed).wrapping_add(more);
+    count.store(sum, Ordering::Relaxed);
+}
 
 impl Counters {
     /// All zero.
     pub fn new(cpus: u32) -> Self {
-        Self((0..cpus).map(|_| Default::default()).collect())
+        Self {
+            cpus: (0..cpus).map(|_| Default::default()).collect(),
+            told_domains: AtomicU32::new(0),
+        }
     }
 
     /// Values of one counter, by CPU.
     pub fn values(&self, counter: usize) -> impl Iterator<Item = u32> {
         let of_cpu =
             move |cpu: &[AtomicU32; NAMES.len()]| Some(cpu.get(counter)?.load(Ordering::Relaxed));
-        self.0.iter().filter_map(of_cpu)
-    }
-
-    /// Sets all to zero; what other CPUs count at this moment may be lost, or come back.
-    pub fn reset(&self) {
-        for counter in self.0.iter().flatten() {
-            counter.store(0, Ordering::Relaxed);
-        }
+        self.cpus.iter().filter_map(of_cpu)
     }
 }
 
@@ -70,13 +82,21 @@ impl Hypervisor {
 
     /// Counts `more` of them.
     pub fn count_many(&self, counter: Counter, more: u32) {
-        let cpu = self.counters.0.get(self.machine.cpu_id() as usize);
+        let cpu = self.counters.cpus.get(self.machine.cpu_id() as usize);
         if let Some(count) = cpu.and_then(|cpu| cpu.get(counter as usize)) {
-            // Only this CPU adds to it.
-            count.store(
-                count.load(Ordering::Relaxed).wrapping_add(more),
-                Ordering::Relaxed,
-            );
+            add(count, more);
+        }
+    }
+
+    /// Sets all to zero; what other CPUs count at this moment may be lost, or come back.
+    pub fn reset_counters(&self) {
+        for counter in self.counters.cpus.iter().flatten() {
+            counter.store(0, Ordering::Relaxed);
+        }
+        for domain in self.domains.read().values() {
+            for vcpu in domain.vcpus() {
+                vcpu.upcalls.store(0, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -247,6 +247,15 @@ impl Domain {
         self.vcpus.read().len() as u32
     }
 
+    /// How often its vCPUs entered their event callback; wraps around.
+    pub fn upcalls(&self) -> u32 {
+        let vcpus = self.vcpus.read();
+        let counts = vcpus
+            .iter()
+            .map(|vcpu| vcpu.upcalls.load(Ordering::Relaxed));
+        counts.fold(0, u32::wrapping_add)
+    }
+
     /// CPUs that run those of its vCPUs that are `chosen` by number, bit n for CPU n.
     pub fn running_on(&self, chosen: impl Fn(u32) -> bool) -> u64 {
         let vcpus = self.vcpus.read();

@@ -406,6 +406,8 @@ mod tests {
         let entered = machine.take_entered();
         assert_eq!(entered[0].regs.rip, 0x5000);
         assert!(entered[0].regs.rsp < SCRATCH + 0x8000);
+        assert_eq!(host.domain(DOMU).upcalls(), 1);
+        assert_eq!(host.domain(DOM0).upcalls(), 0);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Vcpu {
     pub running: AtomicBool,
     /// An NMI was sent to it (`VCPUOP_send_nmi`); whoever runs it takes that into its state.
     pub nmi_requested: AtomicBool,
+    /// How often it entered its event callback; wraps around. Only the CPU that runs it adds to it.
+    pub upcalls: AtomicU32,
     /// Its place in the scheduler.
     pub seat: Seat,
     /// Its timers.
@@ -78,6 +80,7 @@ impl Vcpu {
             pause_count: AtomicU32::new(0),
             running: AtomicBool::new(false),
             nmi_requested: AtomicBool::new(false),
+            upcalls: AtomicU32::new(0),
             seat: Seat::new(),
             timers: VcpuTimers::new(),
             runstate: Runstate::new(),

@@ -15,7 +15,7 @@ use hv_machine::Platform;
 use hypercall_abi::arch_x86::ArchVcpuInfo;
 use hypercall_abi::xen::VcpuInfo;
 
-use crate::counters::Counter;
+use crate::counters::{self, Counter};
 use crate::emulate;
 use crate::{Current, descriptor, trace};
 
@@ -261,6 +261,7 @@ pub fn enter_upcall(cx: &mut Current<'_>) {
         masks_events: true,
         error_code: None,
     };
+    counters::add(&cx.vcpu.upcalls, 1);
     bounce::enter(cx, entry);
 }
 
