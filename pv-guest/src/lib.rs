@@ -42,6 +42,7 @@
 //! | `user` | user mode: address spaces, threads, copy-on-write fork |
 //! | `vcpus` | starting further vCPUs |
 //! | `hotplug` | vCPUs that come and go as the toolstack says |
+//! | `counters` | the hypervisor's counters, for the initial domain |
 //! | `cpu` | shared info, upcall mask, CPUID |
 //! | `hypercall` | the typed hypercalls of `hypercall_abi::caller` |
 //!
@@ -94,6 +95,8 @@ pub mod boot;
 pub mod clock;
 #[cfg(target_os = "none")]
 pub mod console;
+#[cfg(target_os = "none")]
+pub mod counters;
 #[cfg(target_os = "none")]
 pub mod cpu;
 #[cfg(target_os = "none")]

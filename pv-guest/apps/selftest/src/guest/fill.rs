@@ -3,12 +3,9 @@
 
 extern crate alloc;
 
-use alloc::vec;
 use alloc::vec::Vec;
 
-use hypercall_abi::sysctl::*;
-use hypercall_abi::types::GuestHandle;
-use pv_guest::hypercall::{Result, toolstack};
+use pv_guest::counters::Counters;
 use pv_guest::memory;
 use pv_guest::pte::{Flags, Pte};
 
@@ -20,53 +17,10 @@ const SLOT: u64 = 302;
 /// Entries of a table.
 const ENTRIES: u64 = 512;
 
-/// Values of the hypervisor's counters, by name.
-struct Counters {
-    names: Vec<SysctlPerfcDesc>,
-    values: Vec<u32>,
-}
-
-impl Counters {
-    fn read() -> Result<Self> {
-        let ask = |names: &mut [SysctlPerfcDesc], values: &mut [u32]| {
-            let arm = SysctlPerfcOp {
-                cmd: XEN_SYSCTL_PERFCOP_QUERY,
-                desc: handle(names),
-                val: handle(values),
-                ..SysctlPerfcOp::default()
-            };
-            let mut op = Sysctl::with(XEN_SYSCTL_PERFC_OP, &arm);
-            // SAFETY: the lists are this function's, and as long as the counters were said to be.
-            unsafe { toolstack::sysctl(&mut op) }.map(|_| op.u.get::<SysctlPerfcOp>())
-        };
-        let there = ask(&mut [], &mut [])?;
-        let mut names = vec![SysctlPerfcDesc::default(); there.nr_counters as usize];
-        let mut values = vec![0; there.nr_vals as usize];
-        ask(&mut names, &mut values)?;
-        Ok(Self { names, values })
-    }
-
-    /// All values of one counter together.
-    fn value(&self, name: &str) -> u32 {
-        let mut first = 0;
-        for desc in &self.names {
-            let end = first + desc.nr_vals as usize;
-            let its_name = desc.name.split(|&byte| byte == 0).next();
-            if its_name == Some(name.as_bytes()) {
-                return self.values[first..end].iter().sum();
-            }
-            first = end;
-        }
-        0
-    }
-}
-
-/// The address of a list; null of an empty one, which the hypervisor leaves alone.
-fn handle<T>(list: &mut [T]) -> GuestHandle<T> {
-    GuestHandle::new(match list {
-        [] => 0,
-        list => list.as_mut_ptr().expose_provenance() as u64,
-    })
+/// All values of a counter together.
+fn value(counters: &Counters, name: &str) -> u32 {
+    let values = counters.values(name).iter().copied();
+    values.fold(0, u32::wrapping_add)
 }
 
 fn store(table: &Page, index: u64, entry: Pte) {
@@ -124,7 +78,7 @@ pub fn run(tap: &mut Tap) {
     tap.is("what was stored is mapped", seen, count * 5);
     match before.zip(after) {
         Some((before, after)) => {
-            let counted = |name| u64::from(after.value(name).wrapping_sub(before.value(name)));
+            let counted = |name| u64::from(value(&after, name).wrapping_sub(value(&before, name)));
             let faults = counted("writable pt faults");
             pv_guest::println!(
                 "# {count} tables: {faults} stores were traps, {} other faults; {} of {} entries by themselves",
