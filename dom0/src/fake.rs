@@ -18,6 +18,7 @@ use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Mfn, Port};
 use split_drivers::SharedMemory;
 
+use crate::toolstack::UPCALLS;
 use crate::xen::{DomainStatus, NewDomain, PAGE_SIZE, Xen};
 
 /// The frames' contents, shared with the mappings.
@@ -130,6 +131,8 @@ pub struct Fake {
     pub logged: Vec<String>,
     pub stopped: Option<HostAction>,
     pub log: Vec<u8>,
+    /// The values of the counter of upcalls.
+    pub upcalls: Vec<u32>,
     /// Counted down at each call that can fail; at 0 it fails.
     pub fail_in: Option<u32>,
     pub calls: Vec<&'static str>,
@@ -168,6 +171,7 @@ impl Fake {
             clock: 0,
             logged: Vec::new(),
             stopped: None,
+            upcalls: Vec::new(),
             log: b"(XEN) hello\n".to_vec(),
             fail_in: None,
             calls: Vec::new(),
@@ -442,6 +446,14 @@ impl Xen for Fake {
             ..Default::default()
         });
         Ok([dom0].into_iter().chain(others).collect())
+    }
+
+    fn counter(&mut self, name: &str) -> Result<Vec<u32>, Errno> {
+        self.call("perfc_op")?;
+        Ok(match name {
+            UPCALLS => self.upcalls.clone(),
+            _ => Vec::new(),
+        })
     }
 
     fn populate(&mut self, domid: Domid, order: u32, extents: &mut [u64]) -> Result<usize, Errno> {

@@ -109,6 +109,8 @@ pub trait Xen: Nic + Scheduler + Storage + Tracing {
     fn domain_status(&mut self, domid: Domid) -> Result<Option<DomainStatus>, Errno>;
     /// `XEN_SYSCTL_getdomaininfolist`: all domains, by id.
     fn domain_list(&mut self) -> Result<Vec<DomainStatus>, Errno>;
+    /// The values of a counter of `XEN_SYSCTL_perfc_op`, which wrap around; none of one that is not counted.
+    fn counter(&mut self, name: &str) -> Result<Vec<u32>, Errno>;
 
     /// `XENMEM_populate_physmap`: gives the domain a chunk of `1 << order` frames for each element
     /// of `extents`, which goes in as the first guest frame and comes out as the first machine

@@ -11,6 +11,7 @@ use hypercall_abi::domctl::*;
 use hypercall_abi::errno::Errno;
 use hypercall_abi::sysctl::*;
 use hypercall_abi::types::{Domid, GuestHandle, Mfn, Port};
+use pv_guest::counters::Counters;
 use pv_guest::events::EventChannel;
 use pv_guest::hypercall::{CallError, memory, toolstack};
 use pv_guest::memory::{Access, ForeignDomain, Mapping};
@@ -262,6 +263,11 @@ impl Xen for Hypervisor {
                 _ => return Ok(all),
             }
         }
+    }
+
+    fn counter(&mut self, name: &str) -> Result<Vec<u32>, Errno> {
+        let counters = Counters::read().map_err(errno)?;
+        Ok(counters.values(name).to_vec())
     }
 
     fn populate(&mut self, domid: Domid, order: u32, extents: &mut [u64]) -> Result<usize, Errno> {

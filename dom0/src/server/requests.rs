@@ -2,10 +2,12 @@
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use control::message::{MAX_CHUNK, MAX_DOMAINS};
 use control::{
-    DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage, VolumeReply, VolumeRequest,
+    DomainInfo, DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage, VolumeReply,
+    VolumeRequest,
 };
 
 use super::channel::{Attachment, Channel, State, StoreLink};
@@ -240,8 +242,10 @@ impl Channel {
                 let mut idle_ns = xen.idle_times().context("getcpuinfo")?;
                 idle_ns.truncate(Usage::MAX_CPUS);
                 let time_ns = xen.now();
+                let domains = toolstack.usage()?;
                 self.reply(Reply::Usage(Usage { time_ns, idle_ns }));
-                return self.list(toolstack, None).map(|()| None);
+                self.domains(domains);
+                return Ok(None);
             }
             Request::Dmesg { clear } => {
                 let log = toolstack.xen().read_log(clear).context("readconsole")?;
@@ -287,18 +291,23 @@ impl Channel {
             Some(domain) => Some((toolstack.resolve(domain)?, domain)),
             None => None,
         };
-        let mut domains = toolstack.list(only.map(|(domid, _)| domid))?;
+        let domains = toolstack.list(only.map(|(domid, _)| domid))?;
         if let Some((_, domain)) = only
             && domains.is_empty()
         {
             return Err(Error::NoSuchDomain(domain.clone()));
         }
+        self.domains(domains);
+        Ok(())
+    }
+
+    fn domains(&mut self, mut domains: Vec<DomainInfo>) {
         loop {
             let rest = domains.split_off(domains.len().min(MAX_DOMAINS));
             let more = !rest.is_empty();
             self.reply(Reply::Domains { domains, more });
             if !more {
-                return Ok(());
+                return;
             }
             domains = rest;
         }

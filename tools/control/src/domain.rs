@@ -257,6 +257,9 @@ pub struct DomainInfo {
     pub max_vcpus: u32,
     /// CPU time used by all its vCPUs, in nanoseconds.
     pub cpu_time_ns: u64,
+    /// Times that events interrupted one of its vCPUs; wraps around. None where the hypervisor does not count them, and
+    /// in the answer to any request but [`crate::Request::Usage`].
+    pub upcalls: Option<u32>,
     /// Time since it was created, in milliseconds; for dom0 since the host booted.
     pub uptime_ms: u64,
     /// Its state.

@@ -86,4 +86,4 @@ pub use volume::{VolumeReply, VolumeRequest};
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 10;
+pub const PROTOCOL_VERSION: u16 = 11;

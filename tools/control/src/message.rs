@@ -352,6 +352,7 @@ mod tests {
             vcpus: u32::MAX,
             max_vcpus: u32::MAX,
             cpu_time_ns: u64::MAX,
+            upcalls: Some(u32::MAX),
             uptime_ms: u64::MAX,
             state: DomainState {
                 shutdown: Some(ShutdownReason(255)),

@@ -226,6 +226,10 @@ pub struct CreateArgs {
 
 /// Options of `top`: xentop's.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Behind xentop's columns, EVENTS has how often events interrupted a domain since it was created, \
+    modulo 2^32, and EVENTS/s how often since the sample before."
+)]
 pub struct TopArgs {
     /// Seconds between updates
     #[arg(short, long, value_name = "SECONDS", default_value_t = 3,

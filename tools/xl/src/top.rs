@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_xentops_columns_and_no_more() {
+    fn a_batch_has_xentops_columns_and_then_the_events() {
         let names = [(0, "Domain-0", 100), (1, "a-long-name", 200), (2, "c", 300)];
         let now = sample::tests::sample(4, names, [0, 0]);
         let found = table(&now, None, &args("xl top -b"));
@@ -185,12 +185,12 @@ mod tests {
         assert_eq!(
             lines[0],
             "      NAME  STATE   CPU(sec) CPU(%)     MEM(k) MEM(%)  MAXMEM(k) MAXMEM(%) VCPUS NETS \
-             NETTX(k) NETRX(k) VBDS   VBD_OO   VBD_RD   VBD_WR  VBD_RSECT  VBD_WSECT SSID"
+             NETTX(k) NETRX(k) VBDS   VBD_OO   VBD_RD   VBD_WR  VBD_RSECT  VBD_WSECT SSID     EVENTS EVENTS/s"
         );
         assert_eq!(
             lines[2],
             "a-long-nam ------          2    0.0      65536    6.2     131072      12.5     1    0 \
-             \x20      0        0    0        0        0        0          0          0    0"
+             \x20      0        0    0        0        0        0          0          0    0        n/a      n/a"
         );
         let full = table(&now, None, &args("xl top -bfrv -d 1 -i 2"));
         assert!(full.contains("a-long-name ------"), "{full}");

@@ -28,6 +28,32 @@ fn what_the_cpus_were_used_for_is_told_with_the_domains() {
 }
 
 #[test]
+fn upcalls_are_told_of_domains_where_the_hypervisor_counts_them() {
+    let mut host = Host::new();
+    let config = host.config("g");
+    host.create(config);
+    let channel = host.open();
+    let told = |host: &mut Host, request| -> Vec<Option<u32>> {
+        host.send(channel, request);
+        match host.replies(channel).pop() {
+            Some(Reply::Domains { domains, .. }) => domains.iter().map(|it| it.upcalls).collect(),
+            other => panic!("{other:?}"),
+        }
+    };
+    host.xen().upcalls = vec![5, u32::MAX];
+    let both = [Some(5), Some(u32::MAX)];
+    assert_eq!(told(&mut host, Request::Usage), both);
+    assert_eq!(told(&mut host, Request::ListDomains(None)), [None, None]);
+    // Which of three is the guest's is not known, where two are listed.
+    host.xen().upcalls = vec![5, 6, 7];
+    assert_eq!(told(&mut host, Request::Usage), [None, None]);
+    host.xen().upcalls = vec![5, 6];
+    host.xen().fail_in = Some(0);
+    assert_eq!(told(&mut host, Request::Usage), [None, None]);
+    assert_eq!(told(&mut host, Request::Usage), [Some(5), Some(6)]);
+}
+
+#[test]
 fn a_domain_is_created_listed_paused_and_destroyed() {
     let mut host = Host::new();
     let config = host.config("web");

@@ -1,4 +1,4 @@
-//! The columns of the table, as xentop has them.
+//! The columns of the table, as xentop has them, and behind those what xentop has not.
 
 use std::cmp::Ordering;
 
@@ -37,7 +37,7 @@ macro_rules! number {
 }
 
 /// All of them. The first is the name, which is cut off at its width unless it is to be shown in full.
-pub const COLUMNS: [Column; 19] = [
+pub const COLUMNS: [Column; 21] = [
     Column {
         head: "NAME",
         width: 10,
@@ -90,8 +90,8 @@ pub const COLUMNS: [Column; 19] = [
         head: "MAXMEM(%)",
         width: 9,
         cell: |row| {
-            row.max_percent
-                .map_or_else(|| "n/a".into(), |percent| format!("{percent:.1}"))
+            let percent = row.max_percent;
+            known(percent.map(|percent| format!("{percent:.1}")))
         },
         order: by_max_memory,
     },
@@ -116,7 +116,25 @@ pub const COLUMNS: [Column; 19] = [
         cell: |row| row.domain.info.ssidref.to_string(),
         order: |a, b| a.domain.info.ssidref.cmp(&b.domain.info.ssidref),
     },
+    // How often events interrupted the domain: several that came at once are one.
+    Column {
+        head: "EVENTS",
+        width: 10,
+        cell: |row| known(row.domain.info.upcalls),
+        order: |a, b| more_first(a.domain.info.upcalls, b.domain.info.upcalls),
+    },
+    Column {
+        head: "EVENTS/s",
+        width: 8,
+        cell: |row| known(row.events_per_second.map(f64::round)),
+        order: |a, b| more_first(a.events_per_second, b.events_per_second),
+    },
 ];
+
+/// A number, where the host tells it.
+fn known(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "n/a".into(), |number| number.to_string())
+}
 
 fn by_memory(a: &Row, b: &Row) -> Ordering {
     more_first(a.domain.info.memory_kib, b.domain.info.memory_kib)
@@ -200,6 +218,7 @@ pub fn vcpu_lines(row: &Row) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::top::sample::Sample;
     use crate::top::sample::tests::sample;
     use control::{DomainState, ShutdownReason};
 
@@ -292,6 +311,33 @@ mod tests {
             ("VBD_WSECT", "80"),
         ];
         assert_eq!(all[9..18], devices);
+    }
+
+    #[test]
+    fn events_are_told_in_all_and_by_the_second_where_the_host_counts_them() {
+        let at = |time, upcalls: [Option<u32>; 3]| {
+            let mut sample = sample(time, [(0, "a", 0), (1, "b", 0), (2, "c", 0)], [0, 0]);
+            for (domain, upcalls) in sample.domains.iter_mut().zip(upcalls) {
+                domain.info.upcalls = upcalls;
+            }
+            sample
+        };
+        let before = at(10, [Some(100), None, Some(u32::MAX - 9)]);
+        let now = at(14, [Some(103), None, Some(2000)]);
+        let told = |before: Option<&Sample>, head: &str| -> Vec<[String; 3]> {
+            let index = COLUMNS.iter().position(|it| it.head == head);
+            let rows = now.rows(before, index).into_iter();
+            rows.map(|row| {
+                let cells = cells(&row, 1);
+                [0, 19, 20].map(|column| cells[column].trim().to_owned())
+            })
+            .collect()
+        };
+        let [a, b, c] = [["a", "103", "1"], ["b", "n/a", "n/a"], ["c", "2000", "503"]];
+        assert_eq!(told(Some(&before), "EVENTS"), [c, a, b]);
+        assert_eq!(told(Some(&before), "EVENTS/s"), [c, a, b]);
+        let first = told(None, "EVENTS");
+        assert_eq!(first, [["c", "2000", "0"], ["a", "103", "0"], b]);
     }
 
     #[test]

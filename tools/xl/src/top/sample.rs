@@ -39,6 +39,8 @@ pub struct Row {
     pub memory_percent: f64,
     /// The same of what it may have; none where it has no limit.
     pub max_percent: Option<f64>,
+    /// Times that events interrupted it; none where nobody counts them.
+    pub events_per_second: Option<f64>,
 }
 
 impl Row {
@@ -62,6 +64,13 @@ fn percent(part: u64, whole: u64) -> f64 {
     }
 }
 
+fn per_second(times: u32, passed_ns: u64) -> f64 {
+    match passed_ns {
+        0 => 0.0,
+        passed_ns => f64::from(times) * 1e9 / passed_ns as f64,
+    }
+}
+
 impl Sample {
     /// The domains' lines in the order of a column, with what they used since `before`.
     pub fn rows(&self, before: Option<&Sample>, column: Option<usize>) -> Vec<Row> {
@@ -82,16 +91,24 @@ impl Sample {
         let earlier = before.and_then(|before| {
             let same = |it: &&Domain| it.info.domid == info.domid && it.info.uuid == info.uuid;
             let found = before.domains.iter().find(same)?;
-            let used = info.cpu_time_ns.checked_sub(found.info.cpu_time_ns)?;
-            Some(percent(used, self.time_ns.saturating_sub(before.time_ns)))
+            Some((found, self.time_ns.saturating_sub(before.time_ns)))
+        });
+        let used = earlier.and_then(|(earlier, passed)| {
+            let used = info.cpu_time_ns.checked_sub(earlier.info.cpu_time_ns)?;
+            Some(percent(used, passed))
+        });
+        let events = earlier.and_then(|(earlier, passed)| {
+            let more = info.upcalls?.wrapping_sub(earlier.info.upcalls?);
+            Some(per_second(more, passed))
         });
         let total = self.host.total_memory_kib;
         let limited = info.max_memory_kib < NO_LIMIT;
         Row {
             domain: domain.clone(),
-            cpu_percent: earlier.unwrap_or(0.0),
+            cpu_percent: used.unwrap_or(0.0),
             memory_percent: percent(info.memory_kib, total),
             max_percent: limited.then(|| percent(info.max_memory_kib, total)),
+            events_per_second: info.upcalls.map(|_| events.unwrap_or(0.0)),
         }
     }
 
@@ -130,6 +147,7 @@ pub(super) mod tests {
             vcpus: 1,
             max_vcpus: 1,
             cpu_time_ns,
+            upcalls: None,
             uptime_ms: 0,
             state: DomainState::default(),
             ssidref: 0,

@@ -234,10 +234,15 @@ mod tests {
     }
 
     fn drawn(view: &mut View, width: u16) -> Buffer {
-        let before = sample(10, used([100, 200, 300]), [1000, 400]);
+        let mut before = sample(10, used([100, 200, 300]), [1000, 400]);
         let mut now = sample(14, used([110, 600, 590]), [1080, 420]);
         now.domains[1].info.state.running = true;
         now.domains[2].info.state.blocked = true;
+        for (sample, upcalls) in [(&mut before, [100, 0, 40]), (&mut now, [500, 0, 60])] {
+            for (domain, upcalls) in sample.domains.iter_mut().zip(upcalls) {
+                domain.info.upcalls = Some(upcalls);
+            }
+        }
         let mut terminal = Terminal::new(TestBackend::new(width, 10)).expect("a terminal");
         let draw = |frame: &mut Frame<'_>| view.draw(frame, &now, Some(&before), "12:34:56");
         terminal.draw(draw).expect("it is drawn");
@@ -308,6 +313,24 @@ mod tests {
         }
         assert_eq!(view.sort, None);
         assert_eq!(view.on_key(KeyCode::Esc), Asked::Quit);
+    }
+
+    #[test]
+    fn a_wide_terminal_shows_events_which_keys_sort_by() {
+        let mut view = view();
+        for _ in 0..COLUMNS.len() {
+            view.on_key(KeyCode::Char('s'));
+        }
+        let found = lines(&drawn(&mut view, 200));
+        let ends = [
+            " EVENTS EVENTS/s",
+            "    500      100",
+            "     60        5",
+            "      0        0",
+        ];
+        for (line, end) in found[3..7].iter().zip(ends) {
+            assert!(line.ends_with(end), "{found:?}");
+        }
     }
 
     #[test]

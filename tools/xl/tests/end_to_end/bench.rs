@@ -89,6 +89,7 @@ impl Dom0 {
             vcpus: 1,
             max_vcpus: 1,
             cpu_time_ns: 1_234_567_890,
+            upcalls: None,
             uptime_ms: 90_061_000,
             state: DomainState {
                 running: true,
@@ -486,6 +487,7 @@ impl Dom0 {
             vcpus: config.vcpus,
             max_vcpus: config.max_vcpus,
             cpu_time_ns: 100_000_000,
+            upcalls: None,
             uptime_ms: 5000,
             state: DomainState {
                 paused: true,
