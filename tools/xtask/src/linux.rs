@@ -1,6 +1,7 @@
 //! Linux as Debian ships it, as a guest's kernel, with a ramdisk that has a shell.
 
 use crate::package;
+use crate::progress::Step;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use cpio::newc::Builder;
@@ -10,14 +11,47 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+/// Options of the command.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Which of Debian's kernels
+    #[arg(value_enum, default_value_t = Kernel::Cloud)]
+    kernel: Kernel,
+}
+
+/// Runs the command: a guest's configuration for Debian's kernel, beside those of our own guests.
+///
+/// # Errors
+/// When the kernel cannot be had here, with the reason.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let step = Step::start("fetch Debian's kernel");
+    let linux = linux(workspace, options.kernel)?;
+    step.done();
+    let folder = workspace.dist().join("guests");
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("linux.cfg");
+    let text = format!(
+        "# Debian's kernel, as it is packaged, with a shell.\nname = \"linux\"\nkernel = \"{}\"\n\
+         ramdisk = \"{}\"\nmemory = 256\nvcpus = 2\nvif = ['']\nextra = \"console=hvc0\"\n",
+        linux.kernel.display(),
+        linux.ramdisk.display()
+    );
+    fs::write(&config, text)?;
+    println!(
+        "At the prompt of cargo xtask run: create -c {}",
+        config.display()
+    );
+    Ok(())
+}
+
 /// A kernel of Debian's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kernel {
-    /// For virtual machines.
+    /// For virtual machines
     Cloud,
-    /// For any machine.
+    /// For any machine
     Full,
-    /// The newest that Debian 12 has, from backports.
+    /// The newest that Debian 12 has, from backports
     Newest,
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use xtask::installer::Consent;
 use xtask::toolchain::Route;
 use xtask::workspace::Workspace;
-use xtask::{bench, build, fuzz, iso, lint, mutants, run, setup, test};
+use xtask::{bench, build, fuzz, iso, lint, linux, mutants, run, setup, test};
 
 /// Build, run and test Xenolith. Every command does the set-up that it needs.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Build(build::Options),
     /// Boot a host in QEMU, with demonstration guests and a prompt, or for one command
     Run(run::Options),
+    /// Fetch Debian's kernel, and write a configuration of a guest for it
+    Linux(linux::Options),
     /// Build target/dist/xenolith.iso, which boots by BIOS and UEFI
     Iso,
     /// Check formatting, and run clippy over host crates and bare-metal images
@@ -64,6 +66,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Run(options) => {
             return Ok(run::run(&workspace, cli.toolchain, consent, options)?.into());
         }
+        Command::Linux(options) => linux::run(&workspace, options)?,
         Command::Iso => iso::run(&workspace, cli.toolchain, consent)?,
         Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
         Command::Bench(options) => bench::run(&workspace, cli.toolchain, consent, options)?,
