@@ -99,16 +99,16 @@ pub fn unpack(file: &mut File) -> anyhow::Result<Option<File>> {
     let mut header = Vec::new();
     file.rewind()?;
     file.take(HEADER as u64).read_to_end(&mut header)?;
-    let (bytes, is_payload) = match payload(&header)? {
+    let bytes = match payload(&header)? {
         Some((at, length)) => {
             let end = at.checked_add(length);
             ensure!(
                 end.is_some_and(|end| end <= file.metadata().map_or(0, |it| it.len())),
                 "the boot image is cut off"
             );
-            (read(file, at, length)?, true)
+            read(file, at, length)?
         }
-        None if Method::of(&header) == Some(Method::Gzip) => (read(file, 0, MOST)?, false),
+        None if Method::of(&header) == Some(Method::Gzip) => read(file, 0, MOST)?,
         None => return Ok(None),
     };
     let Some(method) = Method::of(&bytes) else {
@@ -120,7 +120,6 @@ pub fn unpack(file: &mut File) -> anyhow::Result<Option<File>> {
     };
     let (bytes, length) = match method {
         Method::Elf | Method::Gzip => (&*bytes, None),
-        _ if !is_payload => (&*bytes, None),
         _ => {
             let (bytes, length) = bytes
                 .split_last_chunk()

@@ -64,14 +64,6 @@ impl Kernel {
             Self::Newest => "linux-image-amd64/bookworm-backports",
         }
     }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cloud => "cloud",
-            Self::Full => "full",
-            Self::Newest => "newest",
-        }
-    }
 }
 
 /// What a guest boots.
@@ -88,7 +80,7 @@ pub struct Linux {
 /// # Errors
 /// When it cannot be had here, with the reason.
 pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
-    let folder = workspace.cache().join("linux").join(kernel.name());
+    let folder = workspace.cache().join("linux").join(format!("{kernel:?}"));
     let linux = Linux {
         kernel: folder.join("vmlinuz"),
         ramdisk: folder.join("initrd"),

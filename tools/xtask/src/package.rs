@@ -8,10 +8,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// Runs a program in a folder; its output.
-///
-/// # Errors
-/// When it fails.
-pub fn step(folder: &Path, command: &mut Command) -> Result<Vec<u8>> {
+fn step(folder: &Path, command: &mut Command) -> Result<Vec<u8>> {
     let name = command.get_program().display().to_string();
     let output = command
         .current_dir(folder)
@@ -56,8 +53,9 @@ pub fn dependency(workspace: &Workspace, package: &str, prefix: &str) -> Result<
     let names = field
         .split(',')
         .filter_map(|it| it.split_whitespace().next());
-    let found = names.into_iter().find(|name| name.starts_with(prefix));
-    found
+    names
+        .into_iter()
+        .find(|name| name.starts_with(prefix))
         .map(str::to_owned)
         .with_context(|| format!("{package} depends on no {prefix}"))
 }

@@ -3,9 +3,10 @@
 use crate::package;
 use crate::workspace::Workspace;
 use anyhow::Result;
-use std::fs;
+use flate2::bufread::GzDecoder;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
 
 const PACKAGE: &str = "xen-hypervisor-4.17-amd64";
 const IMAGE: &str = "xen-4.17-amd64";
@@ -20,10 +21,12 @@ pub fn xen(workspace: &Workspace) -> Result<PathBuf> {
         return Ok(image);
     }
     let stage = package::unpack(workspace, PACKAGE)?;
-    let packed = format!("boot/{IMAGE}.gz");
-    let bytes = package::step(stage.path(), Command::new("gzip").args(["-dc", &packed]))?;
+    let packed = File::open(stage.path().join(format!("boot/{IMAGE}.gz")))?;
     let scratch = stage.path().join(IMAGE);
-    fs::write(&scratch, bytes)?;
+    io::copy(
+        &mut GzDecoder::new(BufReader::new(packed)),
+        &mut File::create(&scratch)?,
+    )?;
     fs::rename(&scratch, &image)?;
     Ok(image)
 }
