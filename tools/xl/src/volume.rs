@@ -82,12 +82,13 @@ fn export(host: &mut Connection, name: &str, path: &Path) -> anyhow::Result<()> 
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&enough))?;
     }
+    // Before the host is asked: a use of the volume that comes to nothing would end only a moment after xl.
+    let mut file = beside(&path).map_err(plain).with_context(describe)?;
     let request = Request::Volume(VolumeRequest::Export(name.to_owned()));
     let size = match host.call(&request)? {
         Reply::Volume(VolumeReply::Size(size)) => size,
         other => return Err(wrong(&other).into()),
     };
-    let mut file = beside(&path).map_err(plain).with_context(describe)?;
     let mut progress = Progress::new(format!("Exporting {name}"), size, false);
     let mut position = 0;
     loop {
