@@ -16,6 +16,8 @@
 //! | [`site`] | the disk of the demonstration's web server |
 //! | [`interrupt`] | signals that end a command |
 //! | [`source`] | sizes of source code |
+//! | [`package`] | Debian's packages, looked into |
+//! | [`ramdisk`] | what Linux unpacks before it starts |
 //! | [`reference`] | Xen itself, the yardstick |
 //! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`], [`mutants`], [`fuzz`] | the commands |
 #![forbid(unsafe_code)]
@@ -37,6 +39,7 @@ pub mod package;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;
+pub mod ramdisk;
 pub mod reference;
 pub mod run;
 pub mod setup;

@@ -2,13 +2,13 @@
 
 use crate::package;
 use crate::progress::Step;
+use crate::ramdisk::Ramdisk;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
-use cpio::newc::Builder;
 use lzma_rust2::XzReader;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Options of the command.
@@ -73,6 +73,8 @@ pub struct Linux {
     pub kernel: PathBuf,
     /// What is mounted first: busybox, which runs a shell on the console.
     pub ramdisk: PathBuf,
+    /// A ramdisk with nothing but the modules that a control domain needs, in `modules`.
+    pub backends: PathBuf,
 }
 
 /// One of Debian's kernels, fetched once and kept in `target/cache`.
@@ -84,8 +86,10 @@ pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
     let linux = Linux {
         kernel: folder.join("vmlinuz"),
         ramdisk: folder.join("initrd"),
+        backends: folder.join("backends"),
     };
-    if linux.kernel.is_file() && linux.ramdisk.is_file() {
+    let files = [&linux.kernel, &linux.ramdisk, &linux.backends];
+    if files.iter().all(|file| file.is_file()) {
         return Ok(linux);
     }
     let wanted = kernel.package();
@@ -102,18 +106,23 @@ pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
         .with_context(|| format!("{image} has no kernel"))?;
     let busybox = package::unpack(workspace, "busybox-static")?;
     let busybox = fs::read(busybox.path().join("bin/busybox"))?;
-    let modules = modules(&stage.path().join("lib/modules"))?;
-    let scratch = stage.path().join("initrd");
-    fs::write(&scratch, ramdisk(&busybox, &modules)?)?;
+    let all = stage.path().join("lib/modules");
+    let scratch = |name: &str| stage.path().join(name);
+    let mut backends = Ramdisk::default();
+    add_modules(&mut backends, &modules(&all, &BACKENDS)?)?;
+    fs::write(scratch("backends"), backends.finish()?)?;
+    let modules = modules(&all, &FRONTENDS)?;
+    fs::write(scratch("initrd"), ramdisk(&busybox, &modules)?)?;
     fs::create_dir_all(&folder)?;
+    fs::rename(scratch("backends"), &linux.backends)?;
     fs::rename(&found, &linux.kernel)?;
-    fs::rename(&scratch, &linux.ramdisk)?;
+    fs::rename(scratch("initrd"), &linux.ramdisk)?;
     Ok(linux)
 }
 
-/// What the ramdisk has of a kernel's modules, as far as they are not in the kernel: the frontends, and ext4 with what
-/// that needs.
-const MODULES: [&str; 9] = [
+/// What a guest has of a kernel's modules, as far as they are not in the kernel: the frontends, and ext4 with what that
+/// needs.
+const FRONTENDS: [&str; 9] = [
     "xen-blkfront",
     "xen-netfront",
     "crc16",
@@ -125,13 +134,28 @@ const MODULES: [&str; 9] = [
     "ext4",
 ];
 
-/// Those of [`MODULES`] that there are in or below a folder, and what is in their files.
-fn modules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// What a control domain has of them: what its programs reach the hypervisor by, the backends, and what is behind those.
+const BACKENDS: [&str; 11] = [
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-privcmd",
+    "xenfs",
+    "xen-blkback",
+    "xen-netback",
+    "loop",
+    "llc",
+    "stp",
+    "bridge",
+];
+
+/// Those of the `wanted` modules that there are in or below a folder, and what is in their files.
+fn modules(folder: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() && !path.is_symlink() {
-            found.extend(modules(&path)?);
+            found.extend(modules(&path, wanted)?);
             continue;
         }
         let Some(name) = path.file_name().and_then(OsStr::to_str) else {
@@ -140,7 +164,7 @@ fn modules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         let Some((name, suffix)) = name.split_once('.') else {
             continue;
         };
-        if !MODULES.contains(&name) {
+        if !wanted.contains(&name) {
             continue;
         }
         let bytes = fs::read(&path)?;
@@ -191,48 +215,31 @@ esac
 
 /// An archive with what the first program needs.
 fn ramdisk(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
-    const FOLDER: u32 = 0o040_755;
-    const PROGRAM: u32 = 0o100_755;
-    let mut archive = Vec::new();
-    let mut entries: Vec<(String, u32, &[u8])> = vec![
-        ("bin".to_owned(), FOLDER, b""),
-        ("bin/busybox".to_owned(), PROGRAM, busybox),
-        ("bin/dhcp".to_owned(), PROGRAM, DHCP.as_bytes()),
-        ("init".to_owned(), PROGRAM, INIT.as_bytes()),
-        ("modules".to_owned(), FOLDER, b""),
-    ];
-    let modules = modules.iter();
-    entries.extend(modules.map(|(name, bytes)| (format!("modules/{name}"), PROGRAM, &**bytes)));
-    for ((name, mode, bytes), inode) in entries.into_iter().zip(1..) {
-        let entry = Builder::new(&name).ino(inode).mode(mode).nlink(1);
-        let mut writer = entry.write(&mut archive, bytes.len() as u32);
-        writer.write_all(bytes)?;
-        writer.finish()?;
-    }
-    cpio::newc::trailer(archive)
+    let mut ramdisk = Ramdisk::default();
+    ramdisk.program("bin/busybox", busybox)?;
+    ramdisk.program("bin/dhcp", DHCP.as_bytes())?;
+    ramdisk.program("init", INIT.as_bytes())?;
+    add_modules(&mut ramdisk, modules)?;
+    ramdisk.finish()
+}
+
+fn add_modules(ramdisk: &mut Ramdisk, modules: &[(String, Vec<u8>)]) -> io::Result<()> {
+    ramdisk.folder("modules")?;
+    let mut modules = modules.iter();
+    modules.try_for_each(|(name, bytes)| ramdisk.program(&format!("modules/{name}"), bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ramdisk::entries;
 
     #[test]
     fn the_ramdisk_has_busybox_and_a_first_program_that_says_when_it_is_ready() {
         let module = ("xen-blkfront".to_owned(), b"module".to_vec());
         let archive = ramdisk(b"busybox", &[module]).unwrap();
-        let mut files = Vec::new();
-        let mut rest = &*archive;
-        loop {
-            let mut reader = cpio::newc::Reader::new(rest).unwrap();
-            if reader.entry().is_trailer() {
-                break;
-            }
-            let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes).unwrap();
-            files.push((reader.entry().name().to_owned(), bytes));
-            rest = reader.finish().unwrap();
-        }
-        let names: Vec<_> = files.iter().map(|(name, _)| &**name).collect();
+        let files = entries(&archive);
+        let names: Vec<_> = files.iter().map(|(name, ..)| &**name).collect();
         let expected = [
             "bin",
             "bin/busybox",
@@ -243,10 +250,10 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!(
-            (&*files[1].1, &*files[5].1),
+            (&*files[1].2, &*files[5].2),
             (&b"busybox"[..], &b"module"[..])
         );
-        let init = String::from_utf8_lossy(&files[3].1);
+        let init = String::from_utf8_lossy(&files[3].2);
         assert!(init.starts_with("#!/bin/busybox sh\n") && init.contains(READY));
     }
 }

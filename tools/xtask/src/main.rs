@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use xtask::installer::Consent;
 use xtask::toolchain::Route;
 use xtask::workspace::Workspace;
-use xtask::{bench, build, fuzz, iso, lint, linux, mutants, run, setup, test};
+use xtask::{bench, build, fuzz, iso, lint, linux, mutants, reference, run, setup, test};
 
 /// Build, run and test Xenolith. Every command does the set-up that it needs.
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Run(run::Options),
     /// Fetch Debian's kernel, and write a configuration of a guest for it
     Linux(linux::Options),
+    /// Run a script under Xen 4.17 with Debian's dom0 and its xl, to compare ours with
+    Reference(reference::Options),
     /// Build target/dist/xenolith.iso, which boots by BIOS and UEFI
     Iso,
     /// Check formatting, and run clippy over host crates and bare-metal images
@@ -67,6 +69,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             return Ok(run::run(&workspace, cli.toolchain, consent, options)?.into());
         }
         Command::Linux(options) => linux::run(&workspace, options)?,
+        Command::Reference(options) => reference::run(&workspace, options)?,
         Command::Iso => iso::run(&workspace, cli.toolchain, consent)?,
         Command::Lint => lint::run(&workspace, cli.toolchain, consent)?,
         Command::Bench(options) => bench::run(&workspace, cli.toolchain, consent, options)?,

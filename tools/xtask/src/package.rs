@@ -29,11 +29,31 @@ fn step(folder: &Path, command: &mut Command) -> Result<Vec<u8>> {
 /// When it cannot be had here.
 pub fn unpack(workspace: &Workspace, package: &str) -> Result<TempDir> {
     let (stage, file) = download(workspace, package)?;
-    step(
-        stage.path(),
-        Command::new("dpkg-deb").arg("--extract").arg(file).arg("."),
-    )?;
+    extract(&file, stage.path())?;
     Ok(stage)
+}
+
+/// What is in several packages and in the libraries that they need, in one folder that is removed with what this returns.
+///
+/// # Errors
+/// When one of them cannot be had here.
+pub fn unpack_with_libraries(workspace: &Workspace, packages: &[&str]) -> Result<TempDir> {
+    let all = stage(workspace)?;
+    let mut known: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
+    let mut next = 0;
+    while let Some(package) = known.get(next) {
+        let (stage, file) = download(workspace, package)?;
+        extract(&file, all.path())?;
+        for name in dependencies(stage.path(), &file)? {
+            // Programs that a package wants beside it are for its user to choose.
+            let library = name.starts_with("lib") || name == "zlib1g";
+            if library && !known.contains(&name) {
+                known.push(name);
+            }
+        }
+        next += 1;
+    }
+    Ok(all)
 }
 
 /// The first package whose name begins with `prefix` among those that a package depends on.
@@ -42,8 +62,16 @@ pub fn unpack(workspace: &Workspace, package: &str) -> Result<TempDir> {
 /// When the package cannot be had here, or has no such dependency.
 pub fn dependency(workspace: &Workspace, package: &str, prefix: &str) -> Result<String> {
     let (stage, file) = download(workspace, package)?;
+    dependencies(stage.path(), &file)?
+        .into_iter()
+        .find(|name| name.starts_with(prefix))
+        .with_context(|| format!("{package} depends on no {prefix}"))
+}
+
+/// The packages that one depends on: where others would do as well, the first.
+fn dependencies(folder: &Path, file: &Path) -> Result<Vec<String>> {
     let field = step(
-        stage.path(),
+        folder,
         Command::new("dpkg-deb")
             .arg("--field")
             .arg(file)
@@ -52,19 +80,26 @@ pub fn dependency(workspace: &Workspace, package: &str, prefix: &str) -> Result<
     let field = String::from_utf8_lossy(&field);
     let names = field
         .split(',')
-        .filter_map(|it| it.split_whitespace().next());
-    names
-        .into_iter()
-        .find(|name| name.starts_with(prefix))
-        .map(str::to_owned)
-        .with_context(|| format!("{package} depends on no {prefix}"))
+        .filter_map(|it| it.split([' ', '\n', ':']).find(|word| !word.is_empty()));
+    Ok(names.map(str::to_owned).collect())
+}
+
+fn extract(file: &Path, folder: &Path) -> Result<()> {
+    let mut dpkg = Command::new("dpkg-deb");
+    step(folder, dpkg.arg("--extract").arg(file).arg("."))?;
+    Ok(())
+}
+
+/// A folder for what is fetched.
+fn stage(workspace: &Workspace) -> Result<TempDir> {
+    let cache = workspace.cache();
+    fs::create_dir_all(&cache)?;
+    Ok(tempfile::tempdir_in(&cache)?)
 }
 
 fn download(workspace: &Workspace, package: &str) -> Result<(TempDir, PathBuf)> {
     which::which("apt-get").with_context(|| format!("no apt-get, so no package {package}"))?;
-    let cache = workspace.cache();
-    fs::create_dir_all(&cache)?;
-    let stage = tempfile::tempdir_in(&cache)?;
+    let stage = stage(workspace)?;
     step(
         stage.path(),
         Command::new("apt-get").arg("download").arg(package),
