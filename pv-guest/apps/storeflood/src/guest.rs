@@ -50,6 +50,10 @@ async fn main() {
         loop {
             watches.extend(set_watches(&store).await);
         }
+    } else if asked("rewatch") {
+        loop {
+            drop(set_watches(&store).await);
+        }
     } else if asked("requests") {
         make_requests(store).await;
     } else {
@@ -63,18 +67,19 @@ async fn main() {
 async fn measure(store: Store) {
     for round in 1.. {
         match sample(&store).await {
-            Ok([reads, writes]) => {
-                println!("storeflood: round {round}: median read {reads} us, write {writes} us");
-            }
+            Ok([read, write, mean]) => println!(
+                "storeflood: round {round}: median read {read} us, write {write} us, mean {mean} us"
+            ),
             Err(error) => println!("storeflood: round {round}: {error}"),
         }
         clock::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// The median times of a read and a write, in microseconds.
-async fn sample(store: &Store) -> Result<[u64; 2], Error> {
+/// The median times of a read and a write, and the mean of both, in microseconds.
+async fn sample(store: &Store) -> Result<[u64; 3], Error> {
     let mut times = [const { Vec::new() }; 2];
+    let begin = clock::now();
     for _ in 0..SAMPLES {
         let start = clock::now();
         store.read("name").await?;
@@ -83,10 +88,12 @@ async fn sample(store: &Store) -> Result<[u64; 2], Error> {
         times[0].push((between - start) / 1000);
         times[1].push((clock::now() - between) / 1000);
     }
-    Ok(times.map(|mut times| {
+    let mean = (clock::now() - begin) / (2000 * SAMPLES as u64);
+    let [read, write] = times.map(|mut times| {
         times.sort_unstable();
         times[SAMPLES / 2]
-    }))
+    });
+    Ok([read, write, mean])
 }
 
 /// What the store said to requests of a kind.

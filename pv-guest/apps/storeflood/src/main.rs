@@ -1,7 +1,7 @@
 //! Does to the store what a hostile guest would: leaves transactions open, sets thousands of watches,
 //! writes as much as it may, and keeps its ring full of requests.
 //!
-//! With one of the words `transactions`, `watches` and `requests` on its command line it does that alone, without end.
+//! With one of the words `transactions`, `watches`, `rewatch` and `requests` on its command line it does that alone, without end.
 //! With the word `measure` it is a well-behaved guest instead, which says how long its requests take.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]

@@ -7,6 +7,7 @@ mod machine;
 mod network;
 mod operations;
 mod pairs;
+pub mod store;
 
 use crate::installer::{Consent, Installer};
 use crate::qemu::Accel;
@@ -32,6 +33,8 @@ pub enum Subject {
     Block,
     /// TCP from guest to guest
     Network,
+    /// The store, beside a guest that floods it
+    Store,
 }
 
 /// Options of the command.
@@ -72,6 +75,7 @@ pub fn run(
         match subject {
             Subject::Host => host::run(workspace, &hypervisor)?,
             Subject::Network => network::run(workspace, &hypervisor)?,
+            Subject::Store => store::run(workspace, &hypervisor)?,
             Subject::Block => block::run(workspace, &hypervisor)?,
             Subject::Clock => clock::run(workspace, &hypervisor)?,
             Subject::Operations => operations::run(workspace, &hypervisor, Accel::Tcg)?,
