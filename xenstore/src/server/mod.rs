@@ -333,11 +333,12 @@ impl Server {
         self.work
     }
 
-    /// Books time that was spent on a client until `now`: one that has had much of it waits while
-    /// others want some.
+    /// Books time that was spent on a client until `now`, with its next request received if that is
+    /// there: one that has had much of it waits while others want some.
     pub fn charge(&mut self, client: ClientId, now: Duration, spent: Duration) {
         if let Some(connection) = self.clients.get_mut(client) {
-            connection.meter.charge(now, spent);
+            let has_more = connection.input.is_complete();
+            connection.meter.charge(now, spent, has_more);
         }
     }
 

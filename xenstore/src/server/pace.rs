@@ -12,6 +12,10 @@ use super::ClientId;
 /// While others want some, a guest may have one part in so many of the store's time.
 const SHARE: u32 = 8;
 
+/// The same of a guest that asks nothing before it has its answer. Such a one leaves most of the time to others by
+/// itself unless its requests are dear ones, and it is not to suffer because others have something to fear.
+const MODEST_SHARE: u32 = 3;
+
 /// Time that it may have at once, before that counts.
 const BURST: Duration = Duration::from_millis(20);
 
@@ -30,9 +34,10 @@ const SLICE: Duration = Duration::from_millis(25);
 pub(super) struct Meter(Duration);
 
 impl Meter {
-    /// Books time that was spent on the guest until `now`.
-    pub fn charge(&mut self, now: Duration, spent: Duration) {
-        let paid = self.0.max(now).saturating_add(spent * SHARE);
+    /// Books time that was spent on the guest until `now`. It `has_more` if its next request is there already.
+    pub fn charge(&mut self, now: Duration, spent: Duration, has_more: bool) {
+        let share = if has_more { SHARE } else { MODEST_SHARE };
+        let paid = self.0.max(now).saturating_add(spent * share);
         // What it had while nobody else wanted anything is not counted for ever.
         self.0 = paid.min(now + BURST * SHARE + (LONGEST - SLICE));
     }

@@ -26,12 +26,12 @@ fn wait(store: &mut Store, who: ClientId, busy: &[ClientId]) -> (Duration, u32) 
         match store.server.serve(store.now, &mut store.world) {
             Some(served) => {
                 store.now += MS;
-                store.server.charge(served, store.now, MS);
                 store.receive(served);
                 others += u32::from(served != who);
                 if busy.contains(&served) {
                     send(store, served);
                 }
+                store.server.charge(served, store.now, MS);
             }
             None => store.now += MS,
         }
@@ -74,6 +74,57 @@ fn who_waited_has_some_requests_served_and_then_waits_for_a_while() {
     assert!((3..=6).contains(&served), "{served}");
     let waits = store.server.deadline().unwrap() - store.now;
     assert!(waits >= 15 * MS, "{waits:?}");
+}
+
+#[test]
+fn who_asks_on_as_soon_as_it_is_answered_does_not_suffer_because_another_floods() {
+    let mut store = Store::with_guests(&[5, 6]);
+    let (flood, other) = (guest(5), guest(6));
+    send(&mut store, flood);
+    let mut time = Duration::ZERO;
+    for request in 0..400 {
+        let (taken, _) = wait(&mut store, other, &[flood]);
+        if request >= 200 {
+            time += taken;
+        }
+        store.now += 3 * MS;
+    }
+    // One millisecond each, and one in some eight of all others' time.
+    assert!(time <= 200 * MS * 2, "{time:?}");
+}
+
+#[test]
+fn who_asks_for_nothing_but_what_is_dear_has_no_more_than_a_third() {
+    let mut store = Store::with_guests(&[5, 6]);
+    let (dear, other) = (guest(5), guest(6));
+    let mut spent = Duration::ZERO;
+    let mut begin = store.now;
+    send(&mut store, dear);
+    for request in 0..2000 {
+        if request == 1000 {
+            (spent, begin) = (Duration::ZERO, store.now);
+        }
+        send(&mut store, other);
+        while let Some(served) = store.server.serve(store.now, &mut store.world) {
+            let time = if served == dear { 5 * MS } else { MS / 10 };
+            store.now += time;
+            store.receive(served);
+            store.server.charge(served, store.now, time);
+            if served == dear {
+                spent += time;
+                send(&mut store, dear);
+            }
+            if served == other {
+                break;
+            }
+        }
+        store.now += MS / 10;
+    }
+    let all = store.now - begin;
+    assert!(
+        spent > all / 5 && spent < all * 2 / 5,
+        "{spent:?} of {all:?}"
+    );
 }
 
 #[test]
