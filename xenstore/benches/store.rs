@@ -4,6 +4,8 @@
 use std::alloc::System;
 use std::time::{Duration, Instant};
 
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -16,10 +18,11 @@ static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const DOMAINS: u16 = 1000;
 const NODES: u32 = 50;
 const WATCHES: u32 = 5;
-const REQUESTS: u32 = 200_000;
 
 /// Domains whose times are put together for the first and the last of them.
 const GROUP: usize = 50;
+/// Stores that are filled for that.
+const STORES: usize = 5;
 
 struct Nowhere;
 
@@ -104,73 +107,105 @@ impl Store {
     }
 }
 
-/// The shortest time: whatever else the machine does makes it no shorter.
-fn shortest(times: &[Duration]) -> Duration {
-    times.iter().min().copied().unwrap_or_default()
-}
+/// A client, and the number of its request.
+type Turn = (ClientId, u32);
 
-fn bench(store: &mut Store, name: &str, mut request: impl FnMut(&mut Store, ClientId, u32)) {
-    let start = Instant::now();
-    for number in 0..REQUESTS {
+/// The next domain's turn, which is not beside the last one's.
+fn turns() -> impl FnMut() -> Turn {
+    let mut number = 0;
+    move || {
+        number += 1;
         let domain = 1 + number * 7 % u32::from(DOMAINS);
-        request(store, ClientId::Domain(Domid(domain as u16)), number);
+        (ClientId::Domain(Domid(domain as u16)), number)
     }
-    let each = start.elapsed() / REQUESTS;
-    let rate = 1.0 / each.as_secs_f64();
-    println!("{name:<44} {each:>10.2?} {rate:>10.0} a second");
 }
 
-fn main() {
+fn bench(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    store: &mut Store,
+    name: &str,
+    request: impl Fn(&mut Store, Turn),
+) {
+    let mut next = turns();
+    group.bench_function(name, |bencher| bencher.iter(|| request(store, next())));
+}
+
+/// Prints what a node takes and how long a domain takes to create among how many others; the last store is returned.
+fn creation() -> Store {
     println!("{DOMAINS} domains, {NODES} nodes and {WATCHES} watches each:");
     let heap = Region::new(HEAP);
-    let (mut store, times) = Store::populated();
+    let (mut store, mut times) = Store::populated();
     let change = heap.change();
     let kept = change.bytes_allocated - change.bytes_deallocated;
     let nodes = usize::from(DOMAINS) * NODES as usize;
     println!(
-        "{:<44} {:>10} bytes",
-        "memory for a node, watches included",
+        "memory for a node, watches included: {} bytes",
         kept / nodes
     );
-    let [first, last] = [&times[..GROUP], &times[times.len() - GROUP..]].map(shortest);
-    println!(
-        "{:<44} {first:>10.2?}",
-        "create and introduce one of the first"
-    );
+    // The shortest counts: whatever else the machine does makes it no shorter.
+    let mut ends = [Duration::MAX; 2];
+    for number in 1..=STORES {
+        let [first, last] = &mut ends;
+        *first = times[..GROUP]
+            .iter()
+            .fold(*first, |least, it| least.min(*it));
+        *last = times[times.len() - GROUP..]
+            .iter()
+            .fold(*last, |least, it| least.min(*it));
+        if number < STORES {
+            (store, times) = Store::populated();
+        }
+    }
+    let [first, last] = ends;
+    println!("create and introduce one of the first: {first:.2?}");
     let ratio = last.as_secs_f64() / first.as_secs_f64();
-    println!(
-        "{:<44} {last:>10.2?} {ratio:>10.2} times",
-        "one of the last"
-    );
+    println!("one of the last: {last:.2?}, {ratio:.2} times");
+    store
+}
 
-    bench(&mut store, "read", |store, who, _| {
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    let store = &mut creation();
+    let mut group = criterion.benchmark_group("store");
+    group.throughput(Throughput::Elements(1));
+    bench(&mut group, store, "read", |store, (who, _)| {
         store.ask(who, 0, Kind::Read, b"device/9\0");
     });
-    bench(&mut store, "write", |store, who, number| {
+    bench(&mut group, store, "write", |store, (who, number)| {
         let payload = format!("device/9\0{number}");
         store.ask(who, 0, Kind::Write, payload.as_bytes());
     });
     bench(
-        &mut store,
+        &mut group,
+        store,
         "write that fires a watch",
-        |store, who, number| {
+        |store, (who, number)| {
             let payload = format!("device/1\0{number}");
             store.ask(who, 0, Kind::Write, payload.as_bytes());
         },
     );
-    bench(&mut store, "create and remove a node", |store, who, _| {
-        store.ask(who, 0, Kind::Mkdir, b"device/new\0");
-        store.ask(who, 0, Kind::Remove, b"device/new\0");
-    });
-    bench(&mut store, "list 49 children", |store, who, _| {
+    bench(
+        &mut group,
+        store,
+        "create and remove a node",
+        |store, (who, _)| {
+            store.ask(who, 0, Kind::Mkdir, b"device/new\0");
+            store.ask(who, 0, Kind::Remove, b"device/new\0");
+        },
+    );
+    bench(&mut group, store, "list 49 children", |store, (who, _)| {
         store.ask(who, 0, Kind::Directory, b"device\0");
     });
     let dom0 = store.dom0;
     bench(
-        &mut store,
+        &mut group,
+        store,
         "transaction of ten writes",
-        |store, _, number| {
-            let home = format!("/local/domain/{}", 1 + number % u32::from(DOMAINS));
+        |store, (who, number)| {
+            let home = format!("/local/domain/{}", who.domain().0);
             store.transaction(|store, transaction| {
                 for node in 10..20 {
                     let payload = format!("{home}/device/{node}\0{number}");
@@ -179,4 +214,6 @@ fn main() {
             });
         },
     );
+    group.finish();
+    criterion.final_summary();
 }
