@@ -254,10 +254,11 @@ mod tests {
 
     use super::*;
     use crate::fake::Fake;
+    use crate::net::addressing::Addressing;
     use crate::toolstack::DOM0;
 
     fn toolstack() -> Toolstack<Fake> {
-        Toolstack::new(Fake::new(16), 0)
+        Toolstack::new(Fake::new(16), 0, Addressing::None)
     }
 
     fn dom0() -> DomainRef {

@@ -4,6 +4,7 @@
 use core::time::Duration;
 
 use dom0::Toolstack;
+use dom0::net::addressing::Addressing;
 use dom0::server::Server;
 use dom0::xen::Xen;
 use hypercall_abi::types::Port;
@@ -32,7 +33,7 @@ async fn main() {
     // Half of the memory is for the kernels and ramdisks that domains are built from.
     let image_room = info.nr_pages * 4096 / 2;
     let mut service = Service {
-        toolstack: Toolstack::new(Hypervisor::new(), image_room),
+        toolstack: Toolstack::new(Hypervisor::new(), image_room, addressing()),
         server: Server::new(clock::wall_clock().as_nanos() as u64),
         stream: find_stream(),
         domain_exception: bind_virq(VIRQ_DOM_EXC, "domains that end"),
@@ -43,6 +44,14 @@ async fn main() {
         clock::now() / 1_000_000
     );
     service.run().await;
+}
+
+/// How this domain comes to its address, by its command line. Who asks for one that cannot be does not get another.
+fn addressing() -> Addressing {
+    Addressing::parse(boot::option("ip"), boot::option("gateway")).unwrap_or_else(|error| {
+        println!("no address: {error}");
+        Addressing::None
+    })
 }
 
 fn find_stream() -> Option<Stream> {
@@ -100,7 +109,8 @@ impl Service {
                 }
             }
             pci::end_interrupts(&fired);
-            if !busy && !self.toolstack.store().0.is_ready() {
+            let ready = self.toolstack.store().0.is_ready() || self.toolstack.is_network_ready();
+            if !busy && !ready {
                 let sleep = self.next_deadline().saturating_sub(clock::now());
                 let wait = Duration::from_nanos(sleep.max(SHORTEST_SLEEP));
                 // Time that is up is as good a reason to go on as a signal.

@@ -58,6 +58,15 @@ pub fn command_line() -> &'static str {
     text(&boot().info.cmd_line)
 }
 
+/// The value of the first `name=value` on the command line.
+pub fn option(name: &str) -> Option<&'static str> {
+    command_line()
+        .split_ascii_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
 /// The bytes of the module (ramdisk), none if there is no module.
 pub fn module() -> &'static [u8] {
     boot().module

@@ -20,7 +20,7 @@ pub fn read(physinfo: &SysctlPhysinfo) -> HostInfo {
     let (major, minor) = system::version();
     let compile = system::compile_info().unwrap_or_default();
     HostInfo {
-        hostname: String::from(option("hostname").unwrap_or("xenolith")),
+        hostname: String::from(boot::option("hostname").unwrap_or("xenolith")),
         release: String::from(env!("CARGO_PKG_VERSION")),
         version: String::from("xenolith dom0"),
         machine: String::from("x86_64"),
@@ -55,6 +55,7 @@ pub fn read(physinfo: &SysctlPhysinfo) -> HostInfo {
         uptime_ms: clock::now() / 1_000_000,
         dom0_ports: ports(),
         dom0_used: memory::used_bytes().saturating_sub(dma::spare_bytes()),
+        address: None,
     }
 }
 
@@ -63,15 +64,6 @@ fn ports() -> u32 {
     let states = (0..).map_while(|port| event_channel::status(Domid::SELF, Port(port)).ok());
     let used = states.filter(|state| state.status != EVTCHNSTAT_CLOSED);
     used.count() as u32
-}
-
-/// The value of `name=value` on this domain's command line.
-fn option(name: &str) -> Option<&'static str> {
-    boot::command_line()
-        .split_ascii_whitespace()
-        .filter_map(|word| word.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
 }
 
 /// Text that a zero ends, without the space that Xen leaves behind lists.

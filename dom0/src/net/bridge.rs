@@ -48,12 +48,20 @@ pub struct Bridge {
     stations: BTreeMap<Mac, Station>,
     /// The same, from the one that was silent for longest on.
     by_age: BTreeSet<(u64, Mac)>,
+    /// The host's own station, which is where it is whatever others send.
+    own: Option<(Mac, PortId)>,
 }
 
 impl Bridge {
     /// Adds a port.
     pub fn add(&mut self, port: PortId) {
         self.ports.entry(port).or_default();
+    }
+
+    /// Adds the port of the host's own station. Nobody else has its address, and it gets nothing that is for others.
+    pub fn add_own(&mut self, port: PortId, mac: Mac) {
+        self.add(port);
+        self.own = Some((mac, port));
     }
 
     /// Removes a port, and forgets the stations at it.
@@ -92,10 +100,17 @@ impl Bridge {
         if source.is_group() || frame.bytes.len() < ETHERNET_HEADER {
             return Vec::new();
         }
+        let (own, own_port) = self.own.unzip();
+        if own == Some(source) && own_port != Some(from) {
+            return Vec::new();
+        }
         port.passed.frames_in += 1;
         self.expire(now);
-        self.learn(source, from, now);
+        if own != Some(source) {
+            self.learn(source, from, now);
+        }
         let known = match self.stations.get(&to) {
+            _ if own == Some(to) => own_port,
             Some(station) if !to.is_group() => Some(station.port),
             _ => None,
         };
@@ -107,7 +122,7 @@ impl Bridge {
                 .ports
                 .keys()
                 .copied()
-                .filter(|it| *it != from)
+                .filter(|it| *it != from && (to.is_group() || Some(*it) != own_port))
                 .collect(),
         };
         for port in &out {
@@ -205,6 +220,25 @@ mod tests {
             frames_out: 2,
         };
         assert_eq!(bridge.passed(1), Some(passed));
+    }
+
+    #[test]
+    fn the_hosts_own_station_is_nobody_elses_and_hears_nothing_that_is_not_for_it() {
+        let mut bridge = bridge(3);
+        bridge.add_own(7, mac(70));
+        // Before it has sent anything, and for as long as it is silent.
+        assert_eq!(bridge.forward(1, &frame(mac(70), mac(1)), 0), [7]);
+        assert_eq!(bridge.forward(1, &frame(mac(9), mac(1)), AGE), [0, 2]);
+        assert_eq!(
+            bridge.forward(1, &frame(Mac::BROADCAST, mac(1)), AGE),
+            [0, 2, 7]
+        );
+        assert_eq!(bridge.forward(7, &frame(mac(1), mac(70)), AGE), [1]);
+        assert_eq!(bridge.forward(7, &frame(mac(9), mac(70)), AGE), [0, 1, 2]);
+        // Somebody pretends to be it.
+        assert_eq!(bridge.forward(2, &frame(mac(1), mac(70)), AGE), []);
+        assert_eq!(bridge.forward(1, &frame(mac(70), mac(1)), AGE), [7]);
+        assert_eq!(bridge.stations(), 1);
     }
 
     #[test]

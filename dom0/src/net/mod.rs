@@ -2,11 +2,17 @@
 //! other and with the host's network card.
 //!
 //! An interface has its turn when its guest or the bridge has something for it, and takes a bounded number of
-//! frames then. What a guest does not take is dropped, so that none waits for another.
+//! frames then. What a guest does not take is dropped, so that none waits for another. This domain is a station on the
+//! bridge, too ([`stack`]).
 
+pub mod addressing;
 pub mod bridge;
+pub mod sink;
 mod snoop;
+pub mod stack;
 mod vif;
+#[cfg(any(test, fuzzing))]
+pub mod world;
 
 use alloc::format;
 use alloc::string::ToString;
@@ -22,11 +28,17 @@ use split_drivers::net::{Features, Frame, Mac, offload};
 use crate::device::Devices;
 use crate::store::Store;
 use crate::xen::Xen;
+use addressing::Addressing;
 use bridge::{Bridge, PortId};
+use stack::Stack;
 use vif::Vif;
 
 /// The bridge's port for the host's network card.
 const NIC: PortId = 0;
+/// The bridge's port for this domain itself.
+const OWN: PortId = 1;
+/// This domain's address on the wire where there is no network card, whose it has else.
+const OWN_MAC: Mac = Mac([0x02, 0x16, 0x3e, 0, 0, 1]);
 /// Frames that are taken from the network card before others have their turn.
 const BUDGET: usize = 64;
 /// The largest frame that goes out of the host.
@@ -37,20 +49,35 @@ pub struct Network<X: Xen> {
     bridge: Bridge,
     vifs: Devices<Vif<X>>,
     next_port: PortId,
+    /// This domain itself.
+    own: Option<Stack>,
 }
 
 impl<X: Xen> Network<X> {
-    /// A bridge with the network card, if there is one.
-    pub fn new(xen: &X) -> Self {
+    /// A bridge with the network card, if there is one, and this domain, if it is to have an address.
+    pub fn new(xen: &X, addressing: Addressing) -> Self {
         let mut bridge = Bridge::default();
-        if xen.nic_address().is_some() {
+        let card = xen.nic_address();
+        if card.is_some() {
             bridge.add(NIC);
+        }
+        let now = xen.now();
+        let seed = now ^ xen.wall_clock() << 32;
+        let own = Stack::new(card.unwrap_or(OWN_MAC), addressing, seed, now);
+        if let Some(own) = &own {
+            bridge.add_own(OWN, own.mac());
         }
         Self {
             bridge,
             vifs: Devices::new(),
-            next_port: NIC + 1,
+            next_port: OWN + 1,
+            own,
         }
+    }
+
+    /// This domain's own stack, if it takes part in the network.
+    pub fn own(&mut self) -> Option<&mut Stack> {
+        self.own.as_mut()
     }
 
     /// Whether a domain can have these interfaces.
@@ -109,6 +136,16 @@ impl<X: Xen> Network<X> {
         config: &VifConfig,
     ) -> Result<u32, Error> {
         Self::check(core::slice::from_ref(config))?;
+        if self
+            .own
+            .as_ref()
+            .is_some_and(|own| own.mac() == Mac(config.mac))
+        {
+            return Err(Error::BadConfig {
+                field: "vif".to_string(),
+                why: format!("{} is the host's own address", Mac(config.mac)),
+            });
+        }
         let free = |devid: &u32| self.vifs.find(domid, *devid).is_none();
         let Some(devid) = (0..VifConfig::MAX_VIFS as u32).find(free) else {
             return Err(Error::BadState {
@@ -242,9 +279,26 @@ impl<X: Xen> Network<X> {
                 self.forward(xen, port, frame);
             }
         }
+        more |= self.serve_own(xen);
         self.vifs.follow(store, xen, |_| true);
         let waits = self.vifs.end_round();
         more || waits
+    }
+
+    /// Gives this domain its turn; whether it has more to do at once.
+    fn serve_own(&mut self, xen: &mut X) -> bool {
+        let now = xen.now();
+        let Some(own) = self.own.as_mut().filter(|own| own.is_ready(now)) else {
+            return false;
+        };
+        let out = own.turn(now);
+        if let Some(line) = own.take_news() {
+            xen.log(&line);
+        }
+        for frame in out {
+            self.forward(xen, OWN, frame);
+        }
+        self.own.as_ref().is_some_and(Stack::is_busy)
     }
 
     fn forward(&mut self, xen: &mut X, from: PortId, frame: Frame) {
@@ -259,6 +313,12 @@ impl<X: Xen> Network<X> {
     }
 
     fn deliver(&mut self, xen: &mut X, port: PortId, frame: Frame) {
+        if port == OWN {
+            if let Some(own) = &mut self.own {
+                own.deliver(frame);
+            }
+            return;
+        }
         if port != NIC {
             if let Some(vif) = self.vifs.iter_mut().find(|it| it.driver.port == port) {
                 vif.signalled |= vif.driver.deliver(frame);
@@ -277,7 +337,8 @@ impl<X: Xen> Network<X> {
     /// When [`Self::serve`] is to be called although nothing came, in nanoseconds of system time.
     pub fn deadline(&self, now: u64) -> Option<u64> {
         let wakes = self.vifs.iter().filter_map(|vif| vif.driver.wake_at);
-        wakes.chain(self.vifs.deadline(now)).min()
+        let own = self.own.as_ref().and_then(Stack::due);
+        wakes.chain(self.vifs.deadline(now)).chain(own).min()
     }
 
     /// Has those who wait for memory or for credit looked at.

@@ -18,6 +18,7 @@ use xenstore::wire::TooLong;
 
 use crate::block::Step;
 use crate::images::Upload;
+use crate::net::sink::Sink;
 use crate::scrollback::Scrollback;
 use crate::toolstack::{Device, Toolstack};
 use crate::trace::Piece;
@@ -55,6 +56,8 @@ pub(super) enum State {
     Trace,
     /// A volume is written or read: the key of that.
     Transfer(u64),
+    /// What a guest sends is counted.
+    Receiving(Sink),
 }
 
 pub(super) struct Attachment {
@@ -261,17 +264,39 @@ impl Channel {
         true
     }
 
+    /// Goes on counting what a guest sends; whether that led to anything.
+    pub fn count_received<X: Xen>(&mut self, toolstack: &mut Toolstack<X>) -> bool {
+        let State::Receiving(sink) = &mut self.state else {
+            return false;
+        };
+        let step = toolstack
+            .own_stack()
+            .and_then(|(stack, now)| sink.step(stack, now));
+        let reply = match step {
+            Ok(None) => return false,
+            Ok(Some(reply)) => Reply::Network(reply),
+            Err(error) => Reply::Error(error),
+        };
+        self.detach(toolstack);
+        self.reply(reply);
+        true
+    }
+
     /// Ends what the channel has with others.
     pub fn detach<X: Xen>(&mut self, toolstack: &mut Toolstack<X>) {
-        match &self.state {
+        match core::mem::take(&mut self.state) {
             State::Store(link) => toolstack.store().0.disconnect(link.client),
             State::Trace => {
                 let (trace, xen) = toolstack.trace();
                 trace.abandon(xen);
             }
-            State::Transfer(key) => toolstack.blocks().0.end_transfer(*key),
+            State::Transfer(key) => toolstack.blocks().0.end_transfer(key),
+            State::Receiving(sink) => {
+                if let Ok((stack, now)) = toolstack.own_stack() {
+                    sink.close(stack, now);
+                }
+            }
             _ => {}
         }
-        self.state = State::Ready;
     }
 }

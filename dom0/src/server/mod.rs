@@ -183,6 +183,7 @@ impl Server {
                 State::Store(_) => channel.take_store_output(toolstack),
                 State::Trace => channel.take_trace(toolstack, &mut self.session, number),
                 State::Transfer(_) => channel.transfer(toolstack, &mut self.session, number),
+                State::Receiving(_) => channel.count_received(toolstack),
                 State::AwaitingGone(_, until)
                 | State::AwaitingDeviceGone(_, until)
                 | State::AwaitingAcknowledgement(_, _, until)

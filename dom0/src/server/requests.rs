@@ -6,11 +6,12 @@ use alloc::vec::Vec;
 
 use control::message::{MAX_CHUNK, MAX_DOMAINS};
 use control::{
-    DomainInfo, DomainRef, Error, HostAction, Reply, Request, TraceRequest, Usage, VolumeReply,
-    VolumeRequest,
+    DomainInfo, DomainRef, Error, HostAction, NetworkReply, NetworkRequest, Reply, Request,
+    TraceRequest, Usage, VolumeReply, VolumeRequest,
 };
 
 use super::channel::{Attachment, Channel, State, StoreLink};
+use crate::net::sink::Sink;
 use crate::scheduling;
 use crate::toolstack::{Device, Toolstack};
 use crate::xen::{Context, Xen};
@@ -234,7 +235,8 @@ impl Channel {
                 Reply::Volume(VolumeReply::Size(bytes))
             }
             Request::HostInfo => {
-                let info = toolstack.xen().host_info().context("physinfo")?;
+                let mut info = toolstack.xen().host_info().context("physinfo")?;
+                info.address = toolstack.own_stack().ok().and_then(|it| it.0.address());
                 Reply::HostInfo(Box::new(info))
             }
             Request::Usage => {
@@ -269,6 +271,12 @@ impl Channel {
                 Ok(reply) => reply,
                 Err(device) => return Ok(self.await_gone(toolstack, device)),
             },
+            Request::Network(NetworkRequest::Receive { port }) => {
+                let (stack, _) = toolstack.own_stack()?;
+                let address = stack.address().ok_or(Error::NoAddress)?;
+                self.state = State::Receiving(Sink::listen(stack, port)?);
+                Reply::Network(NetworkReply::Listening(address))
+            }
             Request::Network(request) => match toolstack.answer_network(request)? {
                 Ok(reply) => reply,
                 Err(device) => return Ok(self.await_gone(toolstack, device)),

@@ -5,6 +5,7 @@ mod disks;
 mod domains;
 mod ends;
 mod network;
+mod own_address;
 mod random;
 mod remote;
 mod store;
@@ -15,6 +16,7 @@ mod wishes;
 
 use super::*;
 use crate::fake::Fake;
+use crate::net::addressing::Addressing;
 use control::{
     Action, CloseReason, DomainConfig, DomainRef, Image, ImageHash, OnEvent, ShutdownReason, Stop,
     Uuid,
@@ -46,9 +48,13 @@ impl Host {
     }
 
     fn with(xen: Fake) -> Self {
+        Self::with_address(xen, Addressing::None)
+    }
+
+    fn with_address(xen: Fake, addressing: Addressing) -> Self {
         let mut host = Self {
             server: Server::new(1),
-            toolstack: Toolstack::new(xen, 1 << 20),
+            toolstack: Toolstack::new(xen, 1 << 20, addressing),
             client: Session::client(),
             events: VecDeque::new(),
             deaf: None,
@@ -87,7 +93,8 @@ impl Host {
             }
             let to_server = self.client.take_output();
             self.server.receive(&mut self.toolstack, &to_server);
-            if to_client.is_empty() && to_server.is_empty() {
+            let quiet = to_client.is_empty() && to_server.is_empty();
+            if quiet && !self.toolstack.is_network_ready() {
                 return;
             }
         }

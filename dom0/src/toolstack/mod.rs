@@ -24,6 +24,7 @@ use crate::builder::{self, Sources};
 use crate::console::Console;
 use crate::images::{CachedImage, ImageCache};
 use crate::net::Network;
+use crate::net::addressing::Addressing;
 use crate::nodes::{self, Entry};
 use crate::scrollback::Scrollback;
 use crate::store::Store;
@@ -113,8 +114,8 @@ pub struct Toolstack<X: Xen> {
 
 impl<X: Xen> Toolstack<X> {
     /// A host with no domain but the control domain. `image_room` is how many bytes of kernels and
-    /// ramdisks are kept; volumes may have half as many.
-    pub fn new(mut xen: X, image_room: u64) -> Self {
+    /// ramdisks are kept; volumes may have half as many. `addressing` is how this domain comes to an address.
+    pub fn new(mut xen: X, image_room: u64, addressing: Addressing) -> Self {
         let mut store = Store::new();
         if let Err(error) = nodes::begin(&mut store, &mut xen, DOM0_NAME) {
             xen.log(&format!(
@@ -123,7 +124,7 @@ impl<X: Xen> Toolstack<X> {
         }
         Self {
             blocks: Blocks::new(&xen, image_room / 2),
-            network: Network::new(&xen),
+            network: Network::new(&xen, addressing),
             xen,
             images: ImageCache::new(image_room),
             store,

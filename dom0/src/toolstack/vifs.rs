@@ -1,10 +1,13 @@
 //! Network interfaces of domains, given and taken.
 
+use alloc::string::String;
+
 use control::{Error, NetworkReply, NetworkRequest, Reply, VifConfig};
 use hypercall_abi::types::Domid;
 use split_drivers::net::Mac;
 
 use super::{Device, DeviceKind, Notice, Phase, Toolstack};
+use crate::net::stack::Stack;
 use crate::xen::Xen;
 
 impl<X: Xen> Toolstack<X> {
@@ -46,6 +49,8 @@ impl<X: Xen> Toolstack<X> {
                 let vifs = self.network.list(&mut self.store, &mut self.xen, domid);
                 Ok(Ok(Reply::Network(NetworkReply::Interfaces(vifs))))
             }
+            // The server's, for as long as the channel lasts.
+            NetworkRequest::Receive { .. } => Err(Error::BadRequest(String::from("where it came"))),
         }
     }
 
@@ -72,6 +77,22 @@ impl<X: Xen> Toolstack<X> {
         let more = self.network.serve(&mut self.store, &mut self.xen);
         self.hear_of_vifs();
         more
+    }
+
+    /// This domain's own stack, and the time.
+    ///
+    /// # Errors
+    ///
+    /// If it takes no part in the network.
+    pub fn own_stack(&mut self) -> Result<(&mut Stack, u64), Error> {
+        let now = self.xen.now();
+        let stack = self.network.own().ok_or(Error::NoAddress)?;
+        Ok((stack, now))
+    }
+
+    /// Whether a connection of this domain's own was used, so that [`Self::serve_network`] has something to do.
+    pub fn is_network_ready(&mut self) -> bool {
+        self.network.own().is_some_and(|own| own.is_kicked())
     }
 
     fn hear_of_vifs(&mut self) {

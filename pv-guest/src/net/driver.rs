@@ -17,7 +17,7 @@ use split_drivers::net::{Connection, Features, Mac, Ports, QueueNodes, Transport
 use split_drivers::xenbus::State;
 use split_drivers::xenbus::frontend::{Frontend, Step};
 
-use super::{Link, Network, Port, Stack, instant};
+use super::{Link, Network, Port, Stack, Wire, instant};
 use crate::events::EventChannel;
 use crate::frontend::{Place, Ring, Source};
 use crate::store::{Error, Store};
@@ -177,10 +177,10 @@ fn make_stack(link: &mut Link, mac: Mac, by_dhcp: bool) -> Stack {
     let address = HardwareAddress::Ethernet(EthernetAddress(mac.0));
     let mut config = Config::new(address);
     config.random_seed = clock::now() ^ u64::from(mac.0[5]) << 32;
-    let mut port = Port {
+    let mut port = Port(Wire {
         link: Some(link),
         incoming: &mut Default::default(),
-    };
+    });
     let interface = Interface::new(config, &mut port, instant());
     let mut sockets = SocketSet::new(vec![]);
     let dhcp = by_dhcp.then(|| sockets.add(dhcpv4::Socket::new()));

@@ -5,6 +5,7 @@
 //! connections notice nothing but silence. The address comes by DHCP, or is given.
 
 mod driver;
+mod ping;
 mod port;
 mod tcp;
 
@@ -22,10 +23,11 @@ use smoltcp::time::Instant;
 use smoltcp::wire::IpCidr;
 pub use smoltcp::wire::{IpEndpoint, Ipv4Address, Ipv4Cidr};
 use split_drivers::net::Frame;
+use split_drivers::net::stack::Port;
 
 use crate::store::Store;
 use crate::{clock, spawn};
-use port::{Link, Port};
+use port::{Link, Wire};
 pub use tcp::{Error, Listener, TcpStream};
 
 /// The first of the ports that connections are made from.
@@ -66,10 +68,10 @@ impl State {
             self.incoming.clear();
             return;
         };
-        let mut port = Port {
+        let mut port = Port(Wire {
             link: self.link.as_mut(),
             incoming: &mut self.incoming,
-        };
+        });
         stack
             .interface
             .poll(instant(), &mut port, &mut stack.sockets);

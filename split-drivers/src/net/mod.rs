@@ -16,6 +16,7 @@
 //! | [`credit`] | how much a guest may send in a time |
 //! | [`offload`] | checksums and segments, for who cannot do them |
 //! | [`sources`] | which IP addresses a guest may send from |
+//! | `stack` | frames as a TCP/IP stack takes and gives them |
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -30,6 +31,8 @@ pub mod nodes;
 pub mod offload;
 mod packet;
 pub mod sources;
+#[cfg(feature = "stack")]
+pub mod stack;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, fuzzing))]

@@ -10,6 +10,7 @@ mod iso;
 mod lifecycle;
 mod linux;
 mod network;
+mod own_address;
 mod processors;
 mod promises;
 mod ring;

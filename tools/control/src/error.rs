@@ -108,6 +108,12 @@ pub enum Error {
     /// The disk that a volume is on did not do what it was asked to.
     #[error("the disk under the volume {0:?} failed")]
     VolumeFailed(String),
+    /// A connection of dom0's own came to an end before all was said.
+    #[error("the connection was broken off")]
+    Disconnected,
+    /// dom0 has no address of its own.
+    #[error("dom0 has no address: none was given, or no DHCP server has answered yet")]
+    NoAddress,
     /// It must not be done to that domain, dom0 for example.
     #[error("not permitted: {0}")]
     NotPermitted(String),

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::OwnAddress;
+
 /// How the host's processors were used, up to a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -94,4 +96,6 @@ pub struct HostInfo {
     pub dom0_ports: u32,
     /// Memory that dom0 uses, in bytes, but for buffers that it only keeps.
     pub dom0_used: u64,
+    /// dom0's own address on the bridge, if it has one.
+    pub address: Option<OwnAddress>,
 }

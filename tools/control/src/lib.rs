@@ -77,7 +77,7 @@ pub use error::Error;
 pub use host::{HostInfo, Usage};
 pub use image::{Image, ImageHash, ImageHasher};
 pub use message::{ConsoleEnd, HostAction, Reply, Request, Stop};
-pub use net::{NetworkReply, NetworkRequest, VifConfig};
+pub use net::{NetworkReply, NetworkRequest, OwnAddress, VifConfig};
 pub use scheduling::{Scheduling, SchedulingReply, SchedulingRequest};
 pub use session::{CloseReason, Event, SendError, Session};
 pub use trace::{TraceReply, TraceRequest};
@@ -86,4 +86,4 @@ pub use volume::{VolumeReply, VolumeRequest};
 /// The version of the messages. Both sides must have the same; a channel opened with another is
 /// refused by [`CloseReason::Version`], which names the other side's. The layout of frames, and of
 /// opening and closing, does not depend on it.
-pub const PROTOCOL_VERSION: u16 = 11;
+pub const PROTOCOL_VERSION: u16 = 12;

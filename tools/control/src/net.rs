@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,25 @@ impl VifConfig {
     pub const BRIDGE: &str = "xenbr0";
 }
 
+/// dom0's own address on the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnAddress {
+    /// The address.
+    pub address: [u8; 4],
+    /// How many of its bits are its network's, at most 32.
+    pub prefix: u8,
+    /// Whom to give what is for other networks.
+    pub gateway: Option<[u8; 4]>,
+    /// A DHCP server gave it.
+    pub leased: bool,
+}
+
+impl fmt::Display for OwnAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.address), self.prefix)
+    }
+}
+
 /// What xl asks about network interfaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkRequest {
@@ -59,6 +80,13 @@ pub enum NetworkRequest {
     },
     /// The interfaces of a domain. Answer: [`NetworkReply::Interfaces`].
     Interfaces(DomainRef),
+    /// Take one TCP connection to a port of dom0's own, and count what comes by it, to see how fast that is. The sender
+    /// is told how many bytes came when it has sent all. Answer: [`NetworkReply::Listening`] at once, then
+    /// [`NetworkReply::Received`]. The channel's close ends it.
+    Receive {
+        /// The port.
+        port: u16,
+    },
 }
 
 /// What dom0 answers.
@@ -66,6 +94,15 @@ pub enum NetworkRequest {
 pub enum NetworkReply {
     /// Interfaces, by number.
     Interfaces(Vec<VifInfo>),
+    /// A connection may come to this address.
+    Listening(OwnAddress),
+    /// What came.
+    Received {
+        /// Bytes.
+        bytes: u64,
+        /// The time from the first of them to the last, in nanoseconds.
+        ns: u64,
+    },
 }
 
 /// What an interface has passed on.

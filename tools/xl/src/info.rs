@@ -1,6 +1,7 @@
 //! What is to be known of the host itself.
 
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use control::{HostInfo, PROTOCOL_VERSION, Reply, Request};
@@ -51,11 +52,16 @@ pub fn info(host: &mut Connection, args: &InfoArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+fn or_none(value: Option<impl ToString>) -> Value {
+    value.map_or_else(|| "none".into(), |value| value.to_string().into())
+}
+
 /// The lines of `xl info`, in its order.
 fn lines(info: &HostInfo) -> Vec<(&'static str, Value)> {
     let mib = |kib: u64| Value::from(kib / 1024);
     let frames = |frames: u64| Value::from(frames.saturating_mul(info.xen_pagesize.into()) >> 20);
     let text = |text: &str| Value::from(text);
+    let gateway = info.address.and_then(|it| it.gateway).map(Ipv4Addr::from);
     let hw_caps: Vec<String> = info
         .hw_cap
         .iter()
@@ -108,6 +114,9 @@ fn lines(info: &HostInfo) -> Vec<(&'static str, Value)> {
         ("cc_compile_date", text(&info.cc_compile_date)),
         ("build_id", text(&info.build_id)),
         ("xend_config_format", 4.into()),
+        // Xen's own xl has no need to tell: there, dom0 is a Linux that one asks.
+        ("dom0_address", or_none(info.address)),
+        ("dom0_gateway", or_none(gateway)),
     ]
 }
 

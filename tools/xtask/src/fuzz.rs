@@ -26,6 +26,8 @@ pub enum Target {
     NetFront,
     /// A network backend, whose frontend keeps to nothing
     NetBack,
+    /// dom0's own TCP/IP stack, whose neighbour keeps to nothing
+    OwnStack,
 }
 
 /// Options of the command.
@@ -49,6 +51,7 @@ pub fn run(workspace: &Workspace, consent: Consent, options: &Options) -> Result
         Target::BlockBack => "block_back",
         Target::NetFront => "net_front",
         Target::NetBack => "net_back",
+        Target::OwnStack => "own_stack",
     };
     Installer::new(consent).need(&[Tool::Cxx])?;
     need_cargo_fuzz(consent)?;

@@ -76,6 +76,7 @@ fn fuzzed(workspace: &Workspace) -> Result<()> {
     cargo
         .args(["check", "--target-dir", "target/fuzzing"])
         .args(["-p", "hv-core", "-p", "split-drivers", "-p", "xenstore"])
+        .args(["-p", "dom0"])
         .env("RUSTFLAGS", "--cfg fuzzing -D warnings")
         .current_dir(workspace.root());
     step.cargo(&mut cargo)?;

@@ -161,6 +161,18 @@ impl Boot {
             command_line.push_str(words);
         }
     }
+
+    /// Adds words to the command line of the first module, which is dom0's.
+    pub fn add_dom0_words(&mut self, words: &str) {
+        if let Self::Kernel { modules, .. } = self
+            && let Some(dom0) = modules.first_mut()
+        {
+            if !dom0.arguments.is_empty() {
+                dom0.arguments.push(' ');
+            }
+            dom0.arguments.push_str(words);
+        }
+    }
 }
 
 /// A running QEMU. It is killed when this is dropped.

@@ -64,6 +64,9 @@ pub struct Options {
     /// What runs the instructions
     #[arg(long, value_enum, default_value_t)]
     pub accel: Accel,
+    /// Words for dom0's command line, such as ip=10.0.2.100/24 or ip=none
+    #[arg(long, value_name = "WORDS")]
+    pub dom0_options: Option<String>,
     /// No prompt: show the host's log until it powers off or is interrupted
     #[arg(long, conflicts_with = "command")]
     pub headless: bool,
@@ -104,7 +107,10 @@ pub fn run(
     options: &Options,
 ) -> Result<u8> {
     forward::check(&options.forwards)?;
-    let boot = prepare(workspace, route, consent, options)?;
+    let mut boot = prepare(workspace, route, consent, options)?;
+    if let Some(words) = &options.dom0_options {
+        boot.add_dom0_words(words);
+    }
     let mut disks = options.disks.clone();
     if options.command.is_empty() {
         disks.push(site(workspace)?);

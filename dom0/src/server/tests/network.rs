@@ -14,11 +14,11 @@ use super::disks::{Frames, Page};
 use super::*;
 use crate::xen::Xen;
 
-fn mac(last: u8) -> Mac {
+pub(super) fn mac(last: u8) -> Mac {
     Mac([0, 0x16, 0x3e, 0, 0, last])
 }
 
-fn vif(last: u8) -> VifConfig {
+pub(super) fn vif(last: u8) -> VifConfig {
     VifConfig {
         mac: mac(last).0,
         bridge: VifConfig::BRIDGE.into(),
@@ -43,9 +43,9 @@ fn frame(to: Mac, from: Mac, content: u8) -> Frame {
 }
 
 /// A guest's frontend.
-struct Guest {
+pub(super) struct Guest {
     domid: u16,
-    mac: Mac,
+    pub mac: Mac,
     front: Front<Page, Page>,
     queues: Vec<QueueNodes>,
 }
@@ -69,7 +69,7 @@ impl Guest {
     }
 
     /// Connects to the backend; with a port for each direction if `split`.
-    fn connect(host: &mut Host, domid: u16, split: bool) -> Self {
+    pub fn connect(host: &mut Host, domid: u16, split: bool) -> Self {
         Self::connect_queues(host, domid, 1, split)
     }
 
@@ -130,7 +130,7 @@ impl Guest {
     }
 
     /// Has the backend see what is new.
-    fn kick(&mut self, host: &mut Host) {
+    pub fn kick(&mut self, host: &mut Host) {
         let mut frames = Frames {
             xen: host.xen(),
             domid: Domid(self.domid),
@@ -152,7 +152,7 @@ impl Guest {
         host.pump();
     }
 
-    fn send(&mut self, host: &mut Host, frame: &Frame) {
+    pub fn send(&mut self, host: &mut Host, frame: &Frame) {
         let mut frames = Frames {
             xen: host.xen(),
             domid: Domid(self.domid),
@@ -161,13 +161,13 @@ impl Guest {
         self.kick(host);
     }
 
-    fn received(&mut self) -> Vec<Frame> {
+    pub fn received(&mut self) -> Vec<Frame> {
         self.front.turn().unwrap()
     }
 }
 
 impl Host {
-    fn with_vif(&mut self, name: &str, vif: VifConfig) -> Reply {
+    pub fn with_vif(&mut self, name: &str, vif: VifConfig) -> Reply {
         let config = DomainConfig {
             vifs: vec![vif],
             ..self.config(name)
@@ -178,7 +178,7 @@ impl Host {
         })
     }
 
-    fn attach_vif(&mut self, domid: u16, vif: VifConfig) -> Reply {
+    pub fn attach_vif(&mut self, domid: u16, vif: VifConfig) -> Reply {
         let domain = DomainRef::Id(domid);
         self.ask(Request::Network(NetworkRequest::Attach { domain, vif }))
     }

@@ -21,17 +21,8 @@ const MOST: u64 = 256;
 /// Of so much there is a line.
 const REPORT: u64 = 16 << 20;
 
-/// The value of `name=` on the command line.
-fn word(name: &str) -> Option<&'static str> {
-    boot::command_line()
-        .split_ascii_whitespace()
-        .filter_map(|word| word.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-}
-
 fn number(name: &str, default: u64) -> u64 {
-    word(name)
+    boot::option(name)
         .and_then(|value| value.parse().ok())
         .unwrap_or(default)
 }
@@ -43,7 +34,7 @@ async fn main() {
         ring_order: number("order", 0) as u32,
         persistent: number("persistent", 1) != 0,
     };
-    let name = word("disk").unwrap_or("xvda");
+    let name = boot::option("disk").unwrap_or("xvda");
     let disk = store()
         .ok()
         .and_then(|store| Disk::open(store, name, options));

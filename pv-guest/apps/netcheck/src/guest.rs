@@ -12,26 +12,19 @@ pv_guest::entry!(main);
 const PART: usize = 64 * 1024;
 /// How long to wait until the next attempt to connect.
 const AGAIN: core::time::Duration = core::time::Duration::from_millis(200);
+/// How long an answer to a ping may take.
+const PATIENCE: core::time::Duration = core::time::Duration::from_secs(3);
 /// Of so much there is a line when there is no end.
 const REPORT: u64 = 16 << 20;
 
-/// The value of `name=` on the command line.
-fn word(name: &str) -> Option<&'static str> {
-    boot::command_line()
-        .split_ascii_whitespace()
-        .filter_map(|word| word.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-}
-
 fn number(name: &str, default: u64) -> u64 {
-    word(name)
+    boot::option(name)
         .and_then(|value| value.parse().ok())
         .unwrap_or(default)
 }
 
 fn address(name: &str) -> Option<Ipv4Address> {
-    word(name)?.parse().ok()
+    boot::option(name)?.parse().ok()
 }
 
 async fn main() {
@@ -45,13 +38,20 @@ async fn main() {
     let port = number("port", 5001) as u16;
     let own = network.address().await;
     println!("netcheck: has the address {own}");
+    if let Some(to) = address("ping") {
+        match network.ping(to, PATIENCE).await {
+            Ok(Some(took)) => println!("netcheck: {to} answers in {} us", took.as_micros()),
+            Ok(None) => println!("netcheck: {to} does not answer"),
+            Err(error) => println!("netcheck: WRONG: {error}"),
+        }
+    }
     match address("to") {
         Some(to) => {
             let peer = IpEndpoint::new(to.into(), port);
             if let Err(error) = send(&network, peer, number("mib", 64) << 20).await {
                 println!("netcheck: WRONG: {error}");
             }
-            if word("stop").is_some() {
+            if boot::option("stop").is_some() {
                 shutdown(Reason::PowerOff)
             }
         }

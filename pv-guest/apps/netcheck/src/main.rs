@@ -5,6 +5,7 @@
 //! | word | what it is for | if not given |
 //! |---|---|---|
 //! | `address=` | its address, in a network of 256 | by DHCP |
+//! | `ping=` | whom to ask first whether he is there | nobody |
 //! | `to=` | whom to send to | it receives, from any number at a time |
 //! | `port=` | on which port | 5001 |
 //! | `mib=` | how much to send; 0 for no end | 64 |

@@ -14,7 +14,8 @@ use control::hosts::{HostDir, Hosts};
 use control::mux::{self, Handle};
 use control::{
     ConsoleEnd, DeviceUse, DomainConfig, DomainInfo, DomainRef, DomainState, Error, Event,
-    HostInfo, ImageHash, ImageHasher, Reply, Request, Session, ShutdownReason, Stop, Uuid,
+    HostInfo, ImageHash, ImageHasher, OwnAddress, Reply, Request, Session, ShutdownReason, Stop,
+    Uuid,
 };
 use hypercall_abi::errno::Errno;
 use hypercall_abi::types::{Domid, Port};
@@ -409,6 +410,12 @@ impl Dom0 {
             }
             Request::HostInfo => Reply::HostInfo(Box::new(HostInfo {
                 hostname: "fake".into(),
+                address: Some(OwnAddress {
+                    address: [10, 0, 2, 15],
+                    prefix: 24,
+                    gateway: Some([10, 0, 2, 2]),
+                    leased: true,
+                }),
                 nr_cpus: 2,
                 threads_per_core: 1,
                 cores_per_socket: 2,

@@ -516,10 +516,12 @@ fn info_has_xls_lines() {
         "xen_version            : 4.17.0-xenolith",
         "platform_params        : virt_start=0xffff800000000000",
         "xend_config_format     : 4",
+        "dom0_address           : 10.0.2.15/24",
+        "dom0_gateway           : 10.0.2.2",
     ] {
         assert!(info.lines().any(|found| found == line), "{line}\n{info}");
     }
-    assert_eq!(info.lines().count(), 34);
+    assert_eq!(info.lines().count(), 36);
     assert_eq!(bench.ok(&["info", "free_memory"]), "256\n");
     assert!(
         bench

@@ -9,18 +9,9 @@ pub struct Meter {
     only: Option<&'static str>,
 }
 
-/// The value of `NAME=` on the command line.
-pub fn word(name: &str) -> Option<&'static str> {
-    boot::command_line()
-        .split_ascii_whitespace()
-        .filter_map(|word| word.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-}
-
 /// The number behind `NAME=` on the command line.
 pub fn option(name: &str) -> Option<u64> {
-    word(name)?.parse().ok()
+    boot::option(name)?.parse().ok()
 }
 
 /// Ticks that `action` takes.
@@ -41,7 +32,7 @@ impl Meter {
         Self {
             rounds: option("rounds").unwrap_or(1000).max(1),
             batches: option("batches").unwrap_or(15).max(1),
-            only: word("only"),
+            only: boot::option("only"),
         }
     }
 

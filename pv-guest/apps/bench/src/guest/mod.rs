@@ -16,7 +16,7 @@ mod user;
 
 use pv_guest::{boot, clock, println};
 
-use meter::{Meter, option, word};
+use meter::{Meter, option};
 
 pv_guest::entry!(main);
 
@@ -28,11 +28,11 @@ async fn main() {
         time::run(seconds).await;
         return;
     }
-    if let Some(name) = word("pair") {
+    if let Some(name) = boot::option("pair") {
         pair::run(&meter, name).await;
         return;
     }
-    if let Some(name) = word("disk") {
+    if let Some(name) = boot::option("disk") {
         disk::run(name).await;
         println!("# done");
         return;
@@ -43,7 +43,7 @@ async fn main() {
     entries::run(&meter);
     grants::run(&meter);
     turns::switches(&meter);
-    if word("timer") != Some("0") {
+    if boot::option("timer") != Some("0") {
         turns::timer(&meter);
     }
     user::run(&meter);

@@ -20,28 +20,19 @@ const CONNECTIONS: usize = 8;
 /// How long a client may take for its request, and for each step of taking the answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The value of `name=` on the command line.
-fn word(name: &str) -> Option<&'static str> {
-    boot::command_line()
-        .split_ascii_whitespace()
-        .filter_map(|word| word.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-}
-
 async fn main() {
     spawn(control::obey(async |_| ())).detach();
     let Ok(store) = store() else {
         println!("httpd: there is no store");
         shutdown(Reason::Crash)
     };
-    let name = word("disk").unwrap_or("xvda");
+    let name = boot::option("disk").unwrap_or("xvda");
     let Some(disk) = Disk::open(store.clone(), name, Options::default()) else {
         println!("httpd: there can be no disk {name}");
         shutdown(Reason::Crash)
     };
     let network = Network::open(store, 0, None);
-    let port = word("port")
+    let port = boot::option("port")
         .and_then(|port| port.parse().ok())
         .unwrap_or(80);
     let address = network.address().await.address();
