@@ -113,6 +113,35 @@ fn what_is_imported_is_on_the_volume_and_comes_back_by_export() {
     assert!(fs::read(data.path()).expect("the disk's file") == second);
 }
 
+/// What `diskcheck` says of bytes that it has read: FNV-1a.
+fn sum(bytes: &[u8]) -> u64 {
+    let add = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, add)
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn a_guest_reads_what_was_imported() {
+    let data = disk_file(8 * MIB);
+    let host = TestHost::boot_on(&Hardware {
+        disks: vec![disk("data", &data)],
+        ..Hardware::default()
+    });
+    for (volume, create) in [("data", ""), ("memory", "--create")] {
+        let content = random(8 * MIB);
+        let file = host.file("content", &content);
+        let import = format!("volume import {create} {volume} {}", file.display());
+        host.xl(&import).ok();
+        let disk = format!("disk = ['phy:{volume},raw,xvda,r']");
+        let console = host.create_app("diskcheck", volume, &disk, "sum=1");
+        let sectors = content.len() / 512;
+        console.expect_line(&format!("diskcheck: {sectors} sectors of 512 bytes read"));
+        console.expect(&format!("their sum is {:016x}", sum(&content)));
+        host.xl(&format!("destroy {volume}")).ok();
+    }
+    host.power_off();
+}
+
 #[test]
 #[ignore = "needs QEMU: run by cargo xtask test"]
 fn an_import_or_export_that_cannot_be_is_refused_in_a_line_and_touches_nothing() {

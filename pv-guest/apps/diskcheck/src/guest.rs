@@ -50,7 +50,9 @@ async fn main() {
         device.sector_size,
         if device.read_only { ", read-only" } else { "" },
     );
-    if device.read_only {
+    if number("sum", 0) != 0 {
+        sum(&disk, &device).await;
+    } else if device.read_only {
         read_only(&disk).await;
     } else {
         check(disk, device).await;
@@ -87,6 +89,26 @@ async fn check(disk: Disk, device: Device) {
         "diskcheck: {} MiB moved in {millis} ms, {flushes} flushes: all as it was written",
         moved >> 20
     );
+}
+
+/// Reads all of the disk, and says what its FNV-1a sum is.
+async fn sum(disk: &Disk, device: &Device) {
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    let mut bytes = vec![0; MOST as usize * SECTOR];
+    let mut at = 0;
+    while at < device.sectors {
+        let count = (device.sectors - at).min(MOST);
+        let bytes = &mut bytes[..count as usize * SECTOR];
+        if let Err(error) = disk.read(at, bytes).await {
+            println!("diskcheck: WRONG: sector {at} and behind it: {error:?}");
+            return;
+        }
+        for byte in bytes {
+            sum = (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+        at += count;
+    }
+    println!("diskcheck: {at} sectors of {SECTOR} bytes read, their sum is {sum:016x}");
 }
 
 async fn read_only(disk: &Disk) {

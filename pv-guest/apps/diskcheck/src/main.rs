@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `disk=` | which disk | `xvda` |
 //! | `mib=` | how much to move; 0 for no end | 64 |
+//! | `sum=` | it only reads all of the disk, and says its sum | it does not |
 //! | `tasks=` | requests at a time | 8 |
 //! | `queues=`, `order=`, `persistent=` | how to connect | 1, 0, 1 |
 #![cfg_attr(target_os = "none", no_std, no_main)]
