@@ -37,6 +37,9 @@ const WANTED: [&str; 9] = [
 /// What is large and of no use there, below what is wanted.
 const UNWANTED: [&str; 1] = ["usr/lib/x86_64-linux-gnu/gconv"];
 
+/// By which Xen's scripts wait for each other.
+const FLOCK: &str = "usr/bin/flock";
+
 /// What a control domain boots.
 #[derive(Clone, Debug)]
 pub struct Dom0 {
@@ -54,7 +57,7 @@ pub struct Dom0 {
 /// When it cannot be had here, with the reason.
 pub fn dom0(workspace: &Workspace) -> Result<Dom0> {
     let linux = linux::linux(workspace, Kernel::Full)?;
-    let programs = workspace.cache().join("xen-utils-4.17");
+    let programs = workspace.cache().join("dom0-programs");
     let dom0 = Dom0 {
         xen: xen(workspace)?,
         kernel: linux.kernel,
@@ -71,6 +74,9 @@ pub fn dom0(workspace: &Workspace) -> Result<Dom0> {
     for wanted in WANTED {
         ramdisk.tree(wanted, &stage.path().join(wanted))?;
     }
+    // Of that package's programs only one is missing in busybox, and that one needs no libraries of its own.
+    let more = package::unpack(workspace, "util-linux")?;
+    ramdisk.tree(FLOCK, &more.path().join(FLOCK))?;
     let scratch = stage.path().join("ramdisk");
     fs::write(&scratch, ramdisk.finish()?)?;
     fs::rename(&scratch, &programs)?;
@@ -85,15 +91,12 @@ const COMMAND_LINE: &str =
 const BEGIN: &str = "dom0: the script begins";
 const END: &str = "dom0: the script ended";
 
-/// The first program. `flock` is missing in busybox, and nobody is there to wait for; the other names that it makes are what
-/// a device manager would. Disks are `/dev/loop0` and so on, the bridge is `xenbr0`.
+/// The first program. It makes what a device manager would, and the bridge `xenbr0`.
 const INIT: &str = "#!/bin/busybox sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 /bin/busybox mkdir -p /dev /proc /sys /run/lock /run/xen /run/xenstored /sbin /tmp /var/lib/xen /var/log/xen
 /bin/busybox --install -s
 ln -s /run /var/run
-printf '#!/bin/sh\\n' >/bin/flock
-chmod 755 /bin/flock
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -113,7 +116,8 @@ mount -t xenfs xenfs /proc/xen
 xenstored --pid-file /run/xenstored.pid
 until xenstore-read -s / >/dev/null 2>&1; do sleep 0.1; done
 /usr/lib/xen-4.17/bin/xen-init-dom0
-xenconsoled --pid-file=/run/xenconsoled.pid
+mkdir -p /var/log/xen/console
+xenconsoled --log=guest --pid-file=/run/xenconsoled.pid
 brctl addbr xenbr0
 ip link set xenbr0 up
 echo 'dom0: the script begins'
