@@ -1,7 +1,8 @@
 //! Disks as `xl-disk-configuration(5)` describes them.
 //!
-//! A target is the name of one of the host's volumes, `phy:NAME` or `/dev/NAME` or `NAME`. Of what the
-//! manual has, that which would make another disk of it than a raw one is refused by name.
+//! A target is the name of one of the host's volumes, `phy:NAME` or `/dev/NAME` or `NAME`. Behind `phy:NAME` xl has no
+//! place for the format; here there may be one. Of what the manual has, that which would make another disk of it than
+//! a raw one is refused by name.
 
 use control::DiskConfig;
 
@@ -44,10 +45,15 @@ pub fn disks(document: &Document) -> Result<Vec<DiskConfig>, ConfigError> {
 #[derive(Default)]
 struct Parts {
     target: Option<String>,
+    /// The target says by its prefix what it is.
+    prefixed: bool,
     vdev: Option<String>,
     read_only: Option<bool>,
     discard: Option<bool>,
 }
+
+/// What a disk's format may be called, whether it is supported or not.
+const FORMATS: [&str; 6] = ["", "raw", "qcow", "qcow2", "qed", "vhd"];
 
 /// A disk specification.
 ///
@@ -72,6 +78,10 @@ pub fn parse(text: &str) -> Result<DiskConfig, String> {
             Some((key, value)) => parts.set(key.trim(), Some(value.trim()))?,
             None if is_flag(part) => parts.set(part, None)?,
             None => match positional.next() {
+                Some("format") if parts.prefixed && !FORMATS.contains(&part) => {
+                    positional.next();
+                    parts.set("vdev", Some(part))?;
+                }
                 // What is left empty is as if it were not there.
                 Some(_) if part.is_empty() => {}
                 Some(key) => parts.set(key, Some(part))?,
@@ -100,7 +110,10 @@ impl Parts {
         let text = value.unwrap_or_default();
         let unsupported = || Err(format!("{key}={text} is not supported"));
         match key {
-            "target" => once(&mut self.target, key, volume(text)?),
+            "target" => {
+                self.prefixed = text.contains(':');
+                once(&mut self.target, key, volume(text)?)
+            }
             "vdev" => once(&mut self.vdev, key, vdev(text)?),
             "access" => {
                 let read_only = match text {
@@ -183,6 +196,8 @@ mod tests {
     fn positions_and_names_say_the_same() {
         for text in [
             "phy:data,raw,xvda,w",
+            "phy:/dev/data,xvda,w",
+            "phy:data,,xvda",
             "/dev/data,raw,xvda,rw",
             "data,,xvda",
             "data, raw, vdev=xvda",
@@ -206,6 +221,8 @@ mod tests {
             ("data", "no vdev is given"),
             ("data,raw", "no vdev is given"),
             ("data,qcow2,xvda", "format=qcow2 is not supported"),
+            ("data,xvda,w", "format=xvda is not supported"),
+            ("phy:data,xvda,w,more", "'more' is one word too many"),
             ("data,raw,vda", "'vda' is no vdev; one is xvda"),
             ("data,raw,xvda,x", "access is r, ro, w or rw, not 'x'"),
             ("data,raw,xvda,w,more", "'more' is one word too many"),
