@@ -159,6 +159,16 @@ pub fn config_json(config: &DomainConfig) -> Value {
     }
     build.insert("max_memkb".into(), config.max_memory_kib.into());
     build.insert("target_memkb".into(), config.memory_kib.into());
+    build.insert("video_memkb".into(), 0.into());
+    let mut parameters = Map::new();
+    for (key, value) in [("weight", scheduling.weight), ("cap", scheduling.cap)] {
+        if let Some(value) = value {
+            parameters.insert(key.into(), value.into());
+        }
+    }
+    if !parameters.is_empty() {
+        build.insert("sched_params".into(), parameters.into());
+    }
     build.insert("kernel".into(), config.kernel.path.as_str().into());
     build.insert("cmdline".into(), config.cmdline.as_str().into());
     if let Some(ramdisk) = &config.ramdisk {
@@ -167,62 +177,72 @@ pub fn config_json(config: &DomainConfig) -> Value {
     if config.max_event_channels != DomainConfig::EVENT_CHANNELS {
         build.insert("event_channels".into(), config.max_event_channels.into());
     }
-    let mut parameters = Map::new();
-    if let Some(weight) = scheduling.weight {
-        parameters.insert("weight".into(), weight.into());
+    add_kind(&mut build);
+    let mut all = Map::new();
+    let identity = json!({
+        "type": "pv",
+        "name": config.name,
+        "uuid": config.uuid.to_string(),
+    });
+    all.insert("c_info".into(), identity);
+    all.insert("b_info".into(), build.into());
+    let disks: Vec<Value> = config.disks.iter().map(disk_json).collect();
+    let nics: Vec<Value> = config.vifs.iter().enumerate().map(vif_json).collect();
+    for (key, devices) in [("disks", disks), ("nics", nics)] {
+        if !devices.is_empty() {
+            all.insert(key.into(), devices.into());
+        }
     }
-    if let Some(cap) = scheduling.cap {
-        parameters.insert("cap".into(), cap.into());
+    for (key, action) in [
+        ("on_poweroff", config.on.poweroff),
+        ("on_reboot", config.on.reboot),
+        ("on_watchdog", config.on.watchdog),
+        ("on_crash", config.on.crash),
+        ("on_soft_reset", config.on.soft_reset),
+    ] {
+        if action != Action::Destroy {
+            all.insert(key.into(), action_json(action).into());
+        }
     }
-    if !parameters.is_empty() {
-        build.insert("sched_params".into(), parameters.into());
-    }
+    all.into()
+}
+
+/// What is said of the kind of domain and of the architecture.
+fn add_kind(build: &mut Map<String, Value>) {
     build.insert("type.pv".into(), json!({}));
-    json!({
-        "c_info": {
-            "type": "pv",
-            "name": config.name,
-            "uuid": config.uuid.to_string(),
-        },
-        "b_info": build,
-        "disks": config.disks.iter().map(disk_json).collect::<Value>(),
-        "nics": config.vifs.iter().enumerate().map(vif_json).collect::<Value>(),
-        "on_poweroff": action_json(config.on.poweroff),
-        "on_reboot": action_json(config.on.reboot),
-        "on_watchdog": action_json(config.on.watchdog),
-        "on_crash": action_json(config.on.crash),
-        "on_soft_reset": action_json(config.on.soft_reset),
-    })
+    build.insert("arch_arm".into(), json!({}));
+    // A guest that reads a register that it may not is told so.
+    build.insert("arch_x86".into(), json!({ "msr_relaxed": "False" }));
 }
 
 fn disk_json(disk: &DiskConfig) -> Value {
-    json!({
-        "pdev_path": disk.volume,
-        "vdev": disk.vdev,
-        "backend": "phy",
-        "format": "raw",
-        "removable": 0,
-        "readwrite": u8::from(!disk.read_only),
-        "is_cdrom": 0,
-        "discard_enable": if disk.discard { "True" } else { "False" },
-    })
+    let mut json = Map::new();
+    json.insert("pdev_path".into(), format!("/dev/{}", disk.volume).into());
+    json.insert("vdev".into(), disk.vdev.as_str().into());
+    json.insert("format".into(), "raw".into());
+    if !disk.read_only {
+        json.insert("readwrite".into(), 1.into());
+    }
+    if !disk.discard {
+        json.insert("discard_enable".into(), "False".into());
+    }
+    json.into()
 }
 
 fn vif_json((devid, vif): (usize, &VifConfig)) -> Value {
-    let mut json = json!({
-        "devid": devid,
-        "mac": Mac(vif.mac).to_string(),
-        "bridge": vif.bridge,
-        "nictype": "vif",
-    });
-    if let (Some(object), Some(name)) = (json.as_object_mut(), &vif.name) {
-        object.insert("ifname".into(), name.as_str().into());
+    let mut json = Map::new();
+    json.insert("devid".into(), devid.into());
+    json.insert("mac".into(), Mac(vif.mac).to_string().into());
+    json.insert("bridge".into(), vif.bridge.as_str().into());
+    json.insert("nictype".into(), "vif".into());
+    if let Some(name) = &vif.name {
+        json.insert("ifname".into(), name.as_str().into());
     }
-    if let (Some(object), Some(rate)) = (json.as_object_mut(), &vif.rate) {
-        object.insert("rate_bytes_per_interval".into(), rate.bytes.into());
-        object.insert("rate_interval_usecs".into(), rate.interval_us.into());
+    if let Some(rate) = &vif.rate {
+        json.insert("rate_bytes_per_interval".into(), rate.bytes.into());
+        json.insert("rate_interval_usecs".into(), rate.interval_us.into());
     }
-    json
+    json.into()
 }
 
 /// What is known of a domain that no configuration describes.
@@ -253,7 +273,7 @@ fn action_json(action: Action) -> String {
 
 pub fn vm_list(host: &mut Connection) -> Outcome {
     let mut out = String::from("UUID                                  ID    name\n");
-    for it in host.domains(&[])?.iter().filter(|it| it.domid != 0) {
+    for it in &host.domains(&[])? {
         let _ = writeln!(out, "{}  {}    {:<30}", it.uuid, it.domid, it.name);
     }
     print(&out)?;

@@ -479,7 +479,8 @@ fn guests_are_asked_for_memory_vcpus_and_keys() {
     let list = bench.ok(&["vm-list"]);
     let lines: Vec<&str> = list.lines().collect();
     assert_eq!(lines[0], "UUID                                  ID    name");
-    assert!(lines[1].contains("  1    a ") && lines.len() == 2, "{list}");
+    assert!(lines[1].contains("  0    Domain-0 "), "{list}");
+    assert!(lines[2].contains("  1    a ") && lines.len() == 3, "{list}");
 }
 
 #[test]
