@@ -155,13 +155,17 @@ impl<X: Xen> Blocks<X> {
         ];
         let back = [
             ("params", format!("/dev/{}", disk.volume)),
+            ("script", "/etc/xen/scripts/block".to_string()),
             ("removable", "0".to_string()),
             ("bootable", "1".to_string()),
             ("dev", disk.vdev.clone()),
             ("type", "phy".to_string()),
             ("mode", if writes { "w" } else { "r" }.to_string()),
             ("device-type", "disk".to_string()),
-            ("discard-enable", u8::from(disk.discard).to_string()),
+            (
+                "discard-enable",
+                u8::from(disk.discard && writes).to_string(),
+            ),
             ("specification", "xen".to_string()),
         ];
         self.devices

@@ -88,12 +88,13 @@ impl Volume {
 
     /// The volume as it is offered to a guest.
     pub fn device(&self, config: &DiskConfig) -> Device {
-        let granularity = self.discard.filter(|_| config.discard);
+        let read_only = self.read_only || config.read_only;
+        let granularity = self.discard.filter(|_| config.discard && !read_only);
         Device {
             sectors: self.sectors,
             sector_size: self.sector_size,
             physical_sector_size: self.sector_size,
-            read_only: self.read_only || config.read_only,
+            read_only,
             flush: self.flush,
             // Flushes are what guests ask for wherever they can.
             barrier: false,

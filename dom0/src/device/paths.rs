@@ -19,6 +19,9 @@ const BACKENDS: &str = "/local/domain/0/backend";
 /// Nodes of one end, by name.
 pub(super) type NewNodes<'a> = &'a [(&'a str, String)];
 
+/// What the guest is told of its end and may not change.
+const READ_ONLY: [&str; 1] = ["mtu"];
+
 /// Where a device has its nodes.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -70,7 +73,11 @@ impl Paths {
         store.write(&format!("{}/backend", self.front), &self.back)?;
         store.write(&format!("{}/backend-id", self.front), "0")?;
         for (name, value) in front {
-            store.write(&format!("{}/{name}", self.front), value)?;
+            let path = format!("{}/{name}", self.front);
+            store.write(&path, value)?;
+            if READ_ONLY.contains(name) {
+                store.set_permissions(&path, &["n0", &reads])?;
+            }
         }
         for (place, permissions) in [
             (&self.back, ["n0", &reads].as_slice()),
@@ -90,6 +97,8 @@ impl Paths {
             }
             store.write(&format!("{place}/state"), &initialising)?;
         }
+        // There is no script that would say so.
+        store.write(&format!("{}/hotplug-status", self.back), "connected")?;
         store.write(&format!("{}/backend", self.notes), &self.back)?;
         store.write(&format!("{}/state", self.front), &initialising)
     }

@@ -166,8 +166,7 @@ impl<X: Xen> Network<X> {
             ("bridge", config.bridge.clone()),
             ("handle", handle),
             ("type", "vif".to_string()),
-            // There is no script that would say so.
-            ("hotplug-status", "connected".to_string()),
+            ("hotplug-status", "".to_string()),
         ]);
         if let Some(name) = &config.name {
             back.push(("vifname", name.clone()));
