@@ -8,6 +8,7 @@ mod forks;
 mod guest_store;
 mod iso;
 mod lifecycle;
+mod likeness;
 mod linux;
 mod network;
 mod own_address;
