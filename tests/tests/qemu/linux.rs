@@ -13,13 +13,13 @@ use xtask::site;
 use xtask::tool::administrative;
 
 /// How long a kernel may take to its first program on a busy machine.
-const BOOT: Duration = Duration::from_secs(120);
+pub(crate) const BOOT: Duration = Duration::from_secs(120);
 
 /// What it says wherever there is no local APIC, as under Xen: the identifier that none has is not the CPU's.
 const KNOWN: &str = "APIC id mismatch. Firmware: ffff";
 
 /// A kernel of Debian's, or a notice that there is none.
-fn linux(kernel: Kernel) -> Option<Linux> {
+pub(crate) fn linux(kernel: Kernel) -> Option<Linux> {
     linux::linux(&WORKSPACE, kernel)
         .inspect_err(|error| eprintln!("skipped: {error:#}"))
         .ok()
@@ -27,7 +27,12 @@ fn linux(kernel: Kernel) -> Option<Linux> {
 
 /// Creates a guest called `linux`, with so many vCPUs and MiB and these lines of its configuration; its console, once it
 /// has a shell.
-fn shell(host: &TestHost, linux: &Linux, [vcpus, memory]: [u32; 2], lines: &str) -> Running {
+pub(crate) fn shell(
+    host: &TestHost,
+    linux: &Linux,
+    [vcpus, memory]: [u32; 2],
+    lines: &str,
+) -> Running {
     let text = format!(
         "name = 'linux'\nkernel = '{}'\nramdisk = '{}'\nvcpus = {vcpus}\nmemory = {memory}\n{lines}\n\
          extra = 'console=hvc0 earlyprintk=xen'\n",
@@ -42,7 +47,7 @@ fn shell(host: &TestHost, linux: &Linux, [vcpus, memory]: [u32; 2], lines: &str)
 }
 
 /// Sees that the kernel complained of nothing, and ends it.
-fn is_content(host: &TestHost, mut console: Running) {
+pub(crate) fn is_content(host: &TestHost, mut console: Running) {
     console.say(&format!(
         "dmesg | grep -E 'WARN[I]NG:|B[U]G:|[Ff]irmware [Bb]ug' | grep -v '{KNOWN}'; echo nothing else is wrong"
     ));
@@ -110,6 +115,21 @@ fn disk(serial: &str, file: &Path, read_only: bool) -> Disk {
     }
 }
 
+/// Makes a volume with ext4 of so many MiB.
+pub(crate) fn ext4(file: &Path, mib: u64) {
+    fs::File::create(file)
+        .and_then(|image| image.set_len(mib << 20))
+        .expect("an image");
+    let mkfs = administrative("mkfs.ext4");
+    program::run(Command::new(mkfs).arg("-q").arg(file)).ok();
+}
+
+/// Sees that there is nothing wrong with such a volume.
+pub(crate) fn is_sound(file: &Path) {
+    let e2fsck = administrative("e2fsck");
+    program::run(Command::new(e2fsck).args(["-f", "-n"]).arg(file)).ok();
+}
+
 /// Has a kernel mount an ext4 volume, get an address, and fetch a page from another guest.
 fn uses_devices(kernel: Kernel) {
     let Some(linux) = linux(kernel) else { return };
@@ -119,15 +139,7 @@ fn uses_devices(kernel: Kernel) {
     fs::write(file("files/index.html"), "the page of another guest\n").expect("a file");
     site::make(&file("files"), &file("www.img")).expect("a volume");
     let data = file("data.img");
-    fs::File::create(&data)
-        .and_then(|image| image.set_len(64 << 20))
-        .expect("an image");
-    program::run(
-        Command::new(administrative("mkfs.ext4"))
-            .arg("-q")
-            .arg(&data),
-    )
-    .ok();
+    ext4(&data, 64);
     let host = TestHost::boot_on(&Hardware {
         cpus: 2,
         disks: vec![
@@ -160,12 +172,7 @@ fn uses_devices(kernel: Kernel) {
     is_content(&host, console);
     host.xl("destroy httpd").ok();
     host.power_off();
-    program::run(
-        Command::new(administrative("e2fsck"))
-            .args(["-f", "-n"])
-            .arg(&data),
-    )
-    .ok();
+    is_sound(&data);
 }
 
 #[test]
@@ -232,8 +239,35 @@ fn debians_kernel_does_what_the_toolstack_asks() {
     host.xl("sysrq linux h").ok();
     console.expect("sysrq: HELP");
 
+    let before = host.row("linux");
+    let domid = |row: Option<Vec<String>>| row.and_then(|row| row.get(1).cloned());
+    host.xl("reboot linux").ok();
+    wait_for("another domain", || {
+        let now = domid(host.row("linux"))?;
+        (Some(now) != domid(before.clone())).then_some(())
+    });
+    let mut console = host.start_xl("console linux");
+    console.expect_line_within(READY, BOOT);
+    until(&mut console, "true", "that it has begun anew");
+
     console.say("echo c >/proc/sysrq-trigger");
     console.expect("Kernel panic");
     wait_for("the crash", || is('c').then_some(()));
     host.xl("destroy linux").ok();
+}
+
+#[test]
+#[ignore = "needs QEMU: run by cargo xtask test"]
+fn debians_kernel_ends_when_it_is_asked_to() {
+    let Some(linux) = linux(Kernel::Cloud) else {
+        return;
+    };
+    let host = TestHost::boot_on(&Hardware {
+        cpus: 2,
+        ..Hardware::default()
+    });
+    let console = shell(&host, &linux, [2, 256], "");
+    host.xl("shutdown -w linux").ok();
+    console.expect("reboot: ");
+    assert_eq!(host.row("linux"), None);
 }

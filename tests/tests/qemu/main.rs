@@ -10,6 +10,7 @@ mod iso;
 mod lifecycle;
 mod likeness;
 mod linux;
+mod linux_load;
 mod network;
 mod own_address;
 mod processors;

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use lzma_rust2::XzReader;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// Options of the command.
 #[derive(clap::Args, Debug)]
@@ -88,10 +89,23 @@ pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
         ramdisk: folder.join("initrd"),
         backends: folder.join("backends"),
     };
-    let files = [&linux.kernel, &linux.ramdisk, &linux.backends];
-    if files.iter().all(|file| file.is_file()) {
-        return Ok(linux);
+    let base = folder.join("base");
+    let files = [&linux.kernel, &base, &linux.backends];
+    if !files.iter().all(|file| file.is_file()) {
+        fetch(workspace, kernel, &linux, &base)?;
     }
+    // Its own programs are as they are now, whenever the others were fetched.
+    let ramdisk = [fs::read(&base)?, own()?].concat();
+    if fs::read(&linux.ramdisk).ok().as_ref() != Some(&ramdisk) {
+        let mut scratch = NamedTempFile::new_in(&folder)?;
+        scratch.write_all(&ramdisk)?;
+        scratch.persist(&linux.ramdisk)?;
+    }
+    Ok(linux)
+}
+
+/// Puts there what does not change.
+fn fetch(workspace: &Workspace, kernel: Kernel, linux: &Linux, base: &Path) -> Result<()> {
     let wanted = kernel.package();
     let suite = wanted.find('/').map_or("", |at| &wanted[at..]);
     let image = package::dependency(workspace, wanted, "linux-image-")?;
@@ -112,12 +126,39 @@ pub fn linux(workspace: &Workspace, kernel: Kernel) -> Result<Linux> {
     add_modules(&mut backends, &modules(&all, &BACKENDS)?)?;
     fs::write(scratch("backends"), backends.finish()?)?;
     let modules = modules(&all, &FRONTENDS)?;
-    fs::write(scratch("initrd"), ramdisk(&busybox, &modules)?)?;
-    fs::create_dir_all(&folder)?;
+    fs::write(scratch("base"), ramdisk(&busybox, &modules)?)?;
+    fs::create_dir_all(base.parent().context("the cache")?)?;
     fs::rename(scratch("backends"), &linux.backends)?;
     fs::rename(&found, &linux.kernel)?;
-    fs::rename(scratch("initrd"), &linux.ramdisk)?;
-    Ok(linux)
+    fs::rename(scratch("base"), base)?;
+    Ok(())
+}
+
+/// A ramdisk with `stress-ng` and its libraries, to be put behind another, fetched once and kept in `target/cache`.
+///
+/// # Errors
+/// When it cannot be had here, with the reason.
+pub fn stress(workspace: &Workspace) -> Result<PathBuf> {
+    let path = workspace.cache().join("stress-ng");
+    if path.is_file() {
+        return Ok(path);
+    }
+    let stage = package::unpack_with_libraries(workspace, &["stress-ng"])?;
+    // Large, and of no use there.
+    fs::remove_dir_all(stage.path().join("usr/lib/x86_64-linux-gnu/gconv"))?;
+    let mut ramdisk = Ramdisk::default();
+    for wanted in [
+        "lib",
+        "lib64",
+        "usr/bin/stress-ng",
+        "usr/lib/x86_64-linux-gnu",
+    ] {
+        ramdisk.tree(wanted, &stage.path().join(wanted))?;
+    }
+    let scratch = stage.path().join("ramdisk");
+    fs::write(&scratch, ramdisk.finish()?)?;
+    fs::rename(&scratch, &path)?;
+    Ok(path)
 }
 
 /// What a guest has of a kernel's modules, as far as they are not in the kernel: the frontends, and ext4 with what that
@@ -189,6 +230,7 @@ pub const READY: &str = "ramdisk: the shell is ready";
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mkdir -p /dev /proc /sys /run /tmp /mnt /sbin /usr/bin /usr/sbin /modules
 /bin/busybox --install -s
+mv /end/* /sbin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -213,12 +255,33 @@ bound | renew) ifconfig $interface $ip netmask $subnet && route add default gw $
 esac
 ";
 
-/// An archive with what the first program needs.
+/// What the kernel runs when the toolstack asks for the end; nobody is there whom busybox could ask for it.
+const ENDS: [(&str, &str); 2] = [
+    (
+        "end/poweroff",
+        "#!/bin/sh\numount -a -r 2>/dev/null\nexec /bin/busybox poweroff -f\n",
+    ),
+    (
+        "end/reboot",
+        "#!/bin/sh\numount -a -r 2>/dev/null\nexec /bin/busybox reboot -f\n",
+    ),
+];
+
+/// An archive with the first program, and what that and the kernel run.
+fn own() -> io::Result<Vec<u8>> {
+    let mut ramdisk = Ramdisk::default();
+    ramdisk.program("init", INIT.as_bytes())?;
+    ramdisk.program("bin/dhcp", DHCP.as_bytes())?;
+    for (name, text) in ENDS {
+        ramdisk.program(name, text.as_bytes())?;
+    }
+    ramdisk.finish()
+}
+
+/// An archive with busybox and a kernel's modules.
 fn ramdisk(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
     let mut ramdisk = Ramdisk::default();
     ramdisk.program("bin/busybox", busybox)?;
-    ramdisk.program("bin/dhcp", DHCP.as_bytes())?;
-    ramdisk.program("init", INIT.as_bytes())?;
     add_modules(&mut ramdisk, modules)?;
     ramdisk.finish()
 }
@@ -240,20 +303,17 @@ mod tests {
         let archive = ramdisk(b"busybox", &[module]).unwrap();
         let files = entries(&archive);
         let names: Vec<_> = files.iter().map(|(name, ..)| &**name).collect();
-        let expected = [
-            "bin",
-            "bin/busybox",
-            "bin/dhcp",
-            "init",
-            "modules",
-            "modules/xen-blkfront",
-        ];
-        assert_eq!(names, expected);
         assert_eq!(
-            (&*files[1].2, &*files[5].2),
+            names,
+            ["bin", "bin/busybox", "modules", "modules/xen-blkfront"]
+        );
+        assert_eq!(
+            (&*files[1].2, &*files[3].2),
             (&b"busybox"[..], &b"module"[..])
         );
-        let init = String::from_utf8_lossy(&files[3].2);
-        assert!(init.starts_with("#!/bin/busybox sh\n") && init.contains(READY));
+        let files = entries(&own().unwrap());
+        let init = files.iter().find(|(name, ..)| name == "init").unwrap();
+        let text = String::from_utf8_lossy(&init.2);
+        assert!(text.starts_with("#!/bin/busybox sh\n") && text.contains(READY));
     }
 }
