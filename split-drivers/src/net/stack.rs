@@ -14,6 +14,7 @@ use super::{Checksum, ETHERNET_HEADER, Features, Frame, Gso, offload};
 
 /// Bytes of an IP packet on the wire.
 const MTU: usize = 1500;
+
 /// What the stack's frames come from and go to.
 pub trait Line {
     /// What is taken from the stack as it is.
