@@ -18,6 +18,7 @@
 //! | [`source`] | sizes of source code |
 //! | [`package`] | Debian's packages, looked into |
 //! | [`ramdisk`] | what Linux unpacks before it starts |
+//! | [`linux`] | Debian's kernels as guests, and what they run |
 //! | [`reference`] | Xen itself, the yardstick |
 //! | [`setup`], [`build`], [`run`], [`test`], [`iso`], [`lint`], [`bench`], [`mutants`], [`fuzz`] | the commands |
 #![forbid(unsafe_code)]
